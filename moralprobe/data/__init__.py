@@ -1,0 +1,1 @@
+"""Rows and texts: reading, checking, splitting and sampling human moral judgements."""

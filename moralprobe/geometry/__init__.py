@@ -1,0 +1,1 @@
+"""Arithmetic on hidden states and human judgements: arrays in, numbers out, no model in sight."""

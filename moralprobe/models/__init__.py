@@ -1,0 +1,1 @@
+"""Language models: loading them, finding their layers, reading their hidden states."""

@@ -1,0 +1,1 @@
+"""Figures and one HTML folder that opens from file://; computes nothing."""
