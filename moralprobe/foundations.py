@@ -1,4 +1,4 @@
-"""The five moral axes, their ten poles, and how they are shown: the only place where they are written.
+"""The five moral axes, their ten poles, their colours: the only place where they are written.
 
 Order and labels follow Social-Chemistry-101 and the slot order of the moral vector
 (arXiv 2603.15615): virtue in the even slots, vice in the odd ones.
@@ -12,7 +12,7 @@ Polarity = Literal["virtue", "vice"]
 
 
 class Axis(NamedTuple):
-    """One moral axis: `tag` is its spelling in Social-Chemistry-101, `virtue` and `vice` its poles."""
+    """One axis: `tag` is its spelling in Social-Chemistry-101, `virtue` and `vice` its poles."""
 
     tag: str
     virtue: str

@@ -1,0 +1,78 @@
+"""Moral representations in language models: from human judgements to a report you can doubt."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from moralprobe.activations.extract import extract as extract
+    from moralprobe.activations.pooling import POOLINGS as POOLINGS
+    from moralprobe.activations.store import ActivationStore as ActivationStore
+    from moralprobe.activations.store import verify as verify
+    from moralprobe.data.download import download as download
+    from moralprobe.data.prompts import TEMPLATES as TEMPLATES
+    from moralprobe.errors import DataError as DataError
+    from moralprobe.errors import IntegrityError as IntegrityError
+    from moralprobe.errors import ModelError as ModelError
+    from moralprobe.errors import MoralprobeError as MoralprobeError
+    from moralprobe.errors import NumericError as NumericError
+    from moralprobe.errors import StoreError as StoreError
+    from moralprobe.errors import UsageError as UsageError
+    from moralprobe.foundations import AXES as AXES
+    from moralprobe.foundations import POLES as POLES
+    from moralprobe.models.available import available_models as available_models
+    from moralprobe.models.causal import CausalModel as CausalModel
+    from moralprobe.models.load import load_model as load_model
+    from moralprobe.moral_vectors import MoralVectors as MoralVectors
+    from moralprobe.moral_vectors import build_vectors as build_vectors
+    from moralprobe.report.page import write_report as write_report
+    from moralprobe.sites import Site as Site
+    from moralprobe.study import MEASURES as MEASURES
+    from moralprobe.study import Study as Study
+    from moralprobe.study import probe as probe
+
+# Where each public name lives. They are imported when first asked for: `import moralprobe` is
+# instant and needs no torch.
+_HOMES = {
+    "AXES": "foundations",
+    "ActivationStore": "activations.store",
+    "CausalModel": "models.causal",
+    "DataError": "errors",
+    "IntegrityError": "errors",
+    "MEASURES": "study",
+    "ModelError": "errors",
+    "MoralVectors": "moral_vectors",
+    "MoralprobeError": "errors",
+    "NumericError": "errors",
+    "POLES": "foundations",
+    "POOLINGS": "activations.pooling",
+    "Site": "sites",
+    "StoreError": "errors",
+    "Study": "study",
+    "TEMPLATES": "data.prompts",
+    "UsageError": "errors",
+    "available_models": "models.available",
+    "build_vectors": "moral_vectors",
+    "download": "data.download",
+    "extract": "activations.extract",
+    "load_model": "models.load",
+    "probe": "study",
+    "verify": "activations.store",
+    "write_report": "report.page",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'moralprobe' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"moralprobe.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,5 @@
+"""`python -m moralprobe`."""
+
+from moralprobe.cli.main import run
+
+run()

@@ -1,0 +1,174 @@
+"""Pooled hidden states on disk, with the texts and the moral vectors they belong to."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+import xxhash
+from numpy.typing import NDArray
+
+from moralprobe.artifacts import Artifact, canonical_json, hash_file, write_bytes
+from moralprobe.errors import IntegrityError, StoreError, UsageError
+from moralprobe.moral_vectors import MoralVectors
+from moralprobe.sites import Site
+
+KIND: Final = "activation store"
+TEXTS: Final = "texts.parquet"
+VECTORS: Final = "vectors.parquet"
+STATS: Final[tuple[str, ...]] = ("token0_norm", "other_norm", "left_out_share")
+
+
+def tensor_name(layer: int, what: str) -> str:
+    """Return the name of a shard's tensor: `resid_post.12/mean_unit`."""
+    return f"{Site('resid_post', layer)}/{what}"
+
+
+def tables_of(texts: pl.DataFrame, vectors: MoralVectors) -> dict[str, bytes]:
+    """Return the bytes of a store's two tables, by file name."""
+    buffer = io.BytesIO()
+    texts.write_parquet(buffer)
+    return {TEXTS: buffer.getvalue(), VECTORS: vectors.to_bytes()}
+
+
+def repair_tables(folder: Path, tables: dict[str, bytes], hashes: dict[str, str]) -> None:
+    """Write the tables that are missing from a store or damaged in it."""
+    for name, data in tables.items():
+        if not (folder / name).is_file() or hash_file(folder / name) != hashes[name]:
+            write_bytes(folder / name, data)
+
+
+class ActivationStore:
+    """A finished or growing store of pooled hidden states, read one layer at a time."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self._artifact = artifact
+        self.folder = artifact.folder
+        self.key: dict[str, Any] = artifact.key
+        self.layers: tuple[int, ...] = tuple(artifact.key["layers"])
+        self.poolings: tuple[str, ...] = tuple(artifact.key["poolings"])
+        self.d_model: int = artifact.key["d_model"]
+        self.n_layers: int = artifact.key["n_layers"]
+        self.model_name: str = artifact.key["model"]["id"]
+        self.template: str = artifact.key["template"]
+        self.texts = self._table(TEXTS)
+
+    @classmethod
+    def open(cls, folder: Path) -> ActivationStore:
+        """Open a store.
+
+        Raises:
+            StoreError: no store, or one whose extraction isn't finished.
+            IntegrityError: a manifest or table that isn't what was written.
+        """
+        store = cls(Artifact.open(Path(folder), KIND))
+        have = sum(shard.n for shard in store._artifact.shards.values())
+        if have != store.n_readable:
+            raise StoreError(
+                f"{folder} is not finished",
+                f"{have} of {store.n_readable} texts are there",
+                "repeat the extract command that made it: it continues",
+            )
+        return store
+
+    @property
+    def n_readable(self) -> int:
+        """How many texts have hidden states; the first so many rows of `texts`."""
+        return int((self.texts["status"] == "ok").sum())
+
+    def vectors(self) -> MoralVectors:
+        """Return the moral vectors that the store was made for."""
+        self._check_table(VECTORS)
+        return MoralVectors.load(self.folder / VECTORS)
+
+    def valid(self, pooling: str) -> NDArray[np.bool_]:
+        """Return which texts have a vector under this pooling, [n_texts]."""
+        ok = (self.texts["status"] == "ok").to_numpy()
+        if pooling == "mean_action":
+            ok = ok & (self.texts["n_action_tokens"] > 0).to_numpy()
+        return ok
+
+    def layer(self, pooling: str, layer: int) -> NDArray[np.float32]:
+        """Read one layer under one pooling, without reading the others.
+
+        Returns:
+            [n_texts, d_model] fp32 in the order of `texts`; NaN where `valid` is false.
+
+        Raises:
+            UsageError: a layer or pooling that the store doesn't hold.
+            IntegrityError: bytes that aren't those that were written.
+        """
+        if pooling not in self.poolings:
+            raise UsageError(
+                f"the store holds no pooling {pooling!r}",
+                f"it holds {', '.join(self.poolings)}",
+                "extract again with --pooling",
+            )
+        values = np.full((self.texts.height, self.d_model), np.nan, np.float32)
+        self._gather(layer, pooling, values)
+        values[~self.valid(pooling)] = np.nan
+        return values
+
+    def stats(self, layer: int) -> dict[str, NDArray[np.float32]]:
+        """Read the sink report of a layer: `STATS`, each [n_texts], NaN where nothing was read."""
+        found = {}
+        for name in STATS:
+            found[name] = np.full(self.texts.height, np.nan, np.float32)
+            self._gather(layer, name, found[name])
+        return found
+
+    def digest(self) -> str:
+        """Return a hash of the key and of every shard's hash: equal stores, equal digests."""
+        shards = sorted((s.first, s.xxh3_128) for s in self._artifact.shards.values())
+        return xxhash.xxh3_128_hexdigest(canonical_json([self.key, shards]))
+
+    def _gather(self, layer: int, what: str, values: NDArray[np.float32]) -> None:
+        if layer not in self.layers:
+            raise UsageError(
+                f"the store holds no layer {layer}",
+                f"it holds {self.layers[0]} to {self.layers[-1]} ({len(self.layers)} layers)",
+                "extract again with --layers",
+            )
+        for name, shard in self._artifact.shards.items():
+            part = self._artifact.read(name, tensor_name(layer, what))
+            values[shard.first : shard.last + 1] = part.astype(np.float32)
+
+    def _table(self, name: str) -> pl.DataFrame:
+        self._check_table(name)
+        return pl.read_parquet(self.folder / name)
+
+    def _check_table(self, name: str) -> None:
+        if why := _table_problem(self._artifact, name):
+            raise IntegrityError(
+                f"{self.folder / name} is damaged",
+                why,
+                "repeat the extract command that made the store",
+            )
+
+
+def verify(folder: Path) -> tuple[dict[str, str], list[str]]:
+    """Check every byte of a store, finished or not.
+
+    Returns:
+        What is wrong, by file, and the shard files in the folder that aren't part of the store.
+
+    Raises:
+        StoreError: no store.
+        IntegrityError: a manifest that isn't what was written.
+    """
+    artifact = Artifact.open(Path(folder), KIND)
+    problems = artifact.problems()
+    for name in (TEXTS, VECTORS):
+        if why := _table_problem(artifact, name):
+            problems[name] = why
+    return problems, artifact.foreign()
+
+
+def _table_problem(artifact: Artifact, name: str) -> str:
+    path = artifact.folder / name
+    if not path.is_file():
+        return "missing"
+    return "" if hash_file(path) == artifact.key["tables"][name] else "checksum doesn't match"

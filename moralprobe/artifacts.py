@@ -1,0 +1,368 @@
+"""A folder of checksummed safetensors shards under one manifest: atomic, resumable, verifiable.
+
+The manifest, not the folder, says what exists. safetensors has no checksum of its own, so a flipped
+bit would load silently; here the manifest holds a hash of each shard and of its header, and the
+header holds a hash of each tensor, so that one tensor can be checked without reading the others.
+Nothing in a manifest depends on the clock or the machine: the same run writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import ml_dtypes  # noqa: F401 (teaches numpy the name bfloat16)
+import numpy as np
+import xxhash
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from moralprobe.errors import IntegrityError, StoreError
+
+MANIFEST: Final = "manifest.json"
+FORMAT: Final = 1
+_TEMPORARY: Final = ".partial"
+_HEADER_LIMIT: Final = 100 << 20
+_CHUNK: Final = 16 << 20
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path` that becomes `path` when the block ends well.
+
+    Raises:
+        StoreError: the disk is full or the folder can't be written; what stood there before stays.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    with atomic_path(path) as temporary:
+        try:
+            temporary.write_bytes(data)
+        except OSError as error:
+            raise _cannot_write(path, error, len(data)) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON with sorted keys, whole or not at all."""
+    write_bytes(path, canonical_json(value) + b"\n")
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return the one spelling of a JSON value that hashes are taken of."""
+    return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False).encode()
+
+
+def hash_file(path: Path) -> str:
+    """Return the xxh3_128 of a file's bytes, in hexadecimal."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A manifest row: which rows a file holds, and the hashes that it must have."""
+
+    name: str
+    bytes: int
+    xxh3_128: str
+    header_bytes: int
+    header_xxh3_128: str
+    first: int
+    last: int
+    n: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Artifact:
+    """An artefact on disk: its key (all that can change its bytes), its extras and its shards."""
+
+    def __init__(
+        self, folder: Path, kind: str, key: dict[str, Any], shards: dict[str, Shard]
+    ) -> None:
+        self.folder = folder
+        self.kind = kind
+        self.key = key
+        self.shards = shards
+        self._headers: dict[str, dict[str, str]] = {}
+
+    # -- opening --------------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, folder: Path, kind: str) -> Artifact:
+        """Open what exists.
+
+        Raises:
+            StoreError: no such artefact, another kind, another format.
+            IntegrityError: a manifest whose bytes aren't those that were written.
+        """
+        folder = Path(folder)
+        path = folder / MANIFEST
+        try:
+            manifest = json.loads(path.read_bytes())
+            body, checksum = manifest["body"], manifest["xxh3_128"]
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"{folder} holds no {kind}", f"there is no {MANIFEST} in it", "check the path"
+            ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise _damaged(path, "it is no manifest") from error
+        if xxhash.xxh3_128_hexdigest(canonical_json(body)) != checksum:
+            raise _damaged(path, "its checksum doesn't match")
+        if body["format"] != FORMAT or body["kind"] != kind:
+            raise StoreError(
+                f"{folder} is no {kind} of format {FORMAT}",
+                f"it is a {body['kind']} of format {body['format']}",
+                "give the folder of another artefact, or use the version that wrote it",
+            )
+        shards = {
+            row["name"]: Shard(**{**row, "shape": tuple(row["shape"])}) for row in body["shards"]
+        }
+        for name in shards:
+            if Path(name).name != name:
+                raise _damaged(path, f"shard {name!r} lies outside the folder")
+        return cls(folder, kind, body["key"], shards)
+
+    @classmethod
+    def create(cls, folder: Path, kind: str, key: dict[str, Any]) -> Artifact:
+        """Open the artefact of that key, or begin it.
+
+        Raises:
+            StoreError: the folder holds an artefact of another key, or other files.
+        """
+        folder = Path(folder)
+        key = json.loads(canonical_json(key))
+        if (folder / MANIFEST).exists():
+            artifact = cls.open(folder, kind)
+            if artifact.key != key:
+                raise StoreError(
+                    f"{folder} belongs to another run",
+                    "; ".join(_differences(artifact.key, key)),
+                    "give another --out, or repeat the command that made it",
+                )
+            return artifact
+        if folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
+            raise StoreError(
+                f"{folder} is not empty and holds no {kind}",
+                f"there is no {MANIFEST} in it",
+                "give a new or empty folder",
+            )
+        artifact = cls(folder, kind, key, {})
+        artifact._write_manifest()
+        return artifact
+
+    @staticmethod
+    def lock(folder: Path) -> FileLock:
+        """Return the lock that a writer holds; the system frees it when the process dies."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _cannot_write(folder, error) from error
+        return FileLock(folder / ".lock")
+
+    # -- writing --------------------------------------------------------------------------------
+
+    def add_shard(
+        self, name: str, tensors: Mapping[str, NDArray[Any]], *, first: int, last: int
+    ) -> Shard:
+        """Write a shard of rows first..last and enter it in the manifest.
+
+        Raises:
+            StoreError: it can't be written; earlier shards stay valid.
+        """
+        from safetensors.numpy import save
+
+        contiguous = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
+        hashes = {key: _hash_array(value) for key, value in contiguous.items()}
+        # One string with sorted keys: safetensors would order several metadata entries by chance.
+        data = save(contiguous, metadata={"xxh3_128": json.dumps(hashes, sort_keys=True)})
+        header_bytes = 8 + int.from_bytes(data[:8], "little")
+        example = next(iter(contiguous.values()))
+        shard = Shard(
+            name=name,
+            bytes=len(data),
+            xxh3_128=xxhash.xxh3_128_hexdigest(data),
+            header_bytes=header_bytes,
+            header_xxh3_128=xxhash.xxh3_128_hexdigest(data[:header_bytes]),
+            first=first,
+            last=last,
+            n=last - first + 1,
+            dtype=str(example.dtype),
+            shape=tuple(example.shape),
+        )
+        write_bytes(self.folder / name, data)
+        self.shards[name] = shard
+        self._headers.pop(name, None)
+        self._write_manifest()
+        return shard
+
+    def drop_shard(self, name: str) -> None:
+        """Take a shard out of the manifest, so that it is made again."""
+        del self.shards[name]
+        self._headers.pop(name, None)
+        self._write_manifest()
+
+    def clean(self) -> list[str]:
+        """Remove temporary files that a killed writer left; return their names."""
+        left = sorted(self.folder.glob(f".*{_TEMPORARY}"))
+        for path in left:
+            path.unlink(missing_ok=True)
+        return [path.name for path in left]
+
+    def _write_manifest(self) -> None:
+        rows = sorted((asdict(shard) for shard in self.shards.values()), key=lambda r: r["first"])
+        body = {"format": FORMAT, "kind": self.kind, "key": self.key, "shards": rows}
+        body = json.loads(canonical_json(body))
+        checksum = xxhash.xxh3_128_hexdigest(canonical_json(body))
+        write_json(self.folder / MANIFEST, {"body": body, "xxh3_128": checksum})
+
+    # -- reading --------------------------------------------------------------------------------
+
+    def read(self, name: str, tensor: str) -> NDArray[Any]:
+        """Read one tensor of one shard, checked against its hash.
+
+        Raises:
+            IntegrityError: the shard is missing, cut, swapped or changed; never numbers.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        shard = self.shards[name]
+        hashes = self._header(shard)
+        if tensor not in hashes:
+            raise _damaged(self.folder / name, f"it holds no tensor {tensor!r}")
+        try:
+            with safe_open(self.folder / name, framework="np") as stream:
+                array: NDArray[Any] = stream.get_tensor(tensor)
+        except (SafetensorError, OSError) as error:
+            raise _damaged(self.folder / name, str(error)) from error
+        if _hash_array(array) != hashes[tensor]:
+            raise _damaged(self.folder / name, f"the checksum of tensor {tensor!r} doesn't match")
+        return array
+
+    def _header(self, shard: Shard) -> dict[str, str]:
+        """Check a shard's length and header, and return its tensors' hashes."""
+        if shard.name in self._headers:
+            return self._headers[shard.name]
+        path = self.folder / shard.name
+        try:
+            size = path.stat().st_size
+            if size != shard.bytes:
+                raise _damaged(path, f"it has {size} bytes, not {shard.bytes}")
+            if not 8 <= shard.header_bytes <= min(_HEADER_LIMIT, size):
+                raise _damaged(path, f"a header of {shard.header_bytes} bytes can't be right")
+            with path.open("rb") as stream:
+                header = stream.read(shard.header_bytes)
+        except FileNotFoundError as error:
+            raise _damaged(path, "it is missing") from error
+        if xxhash.xxh3_128_hexdigest(header) != shard.header_xxh3_128:
+            raise _damaged(path, "its header's checksum doesn't match")
+        hashes: dict[str, str] = json.loads(json.loads(header[8:])["__metadata__"]["xxh3_128"])
+        self._headers[shard.name] = hashes
+        return hashes
+
+    def problems(self) -> dict[str, str]:
+        """Check every byte of every shard; return what is wrong, by shard."""
+        found: dict[str, str] = {}
+        for name, shard in self.shards.items():
+            path = self.folder / name
+            if not path.is_file():
+                found[name] = "missing"
+            elif path.stat().st_size != shard.bytes:
+                found[name] = f"{path.stat().st_size} bytes instead of {shard.bytes}"
+            elif hash_file(path) != shard.xxh3_128:
+                found[name] = "checksum doesn't match"
+        return found
+
+    def foreign(self) -> list[str]:
+        """Return the shard files in the folder that the manifest doesn't know."""
+        return sorted(
+            p.name for p in self.folder.glob("*.safetensors") if p.name not in self.shards
+        )
+
+
+def _hash_array(array: NDArray[Any]) -> str:
+    return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # a folder can't be opened there, and needs no sync
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _damaged(path: Path, why: str) -> IntegrityError:
+    return IntegrityError(
+        f"{path} is damaged",
+        why,
+        "repeat the command that made it: only what is damaged is computed again",
+    )
+
+
+def _cannot_write(path: Path, error: OSError, size: int | None = None) -> StoreError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        with contextlib.suppress(OSError):
+            free = shutil.disk_usage(path.parent).free
+            needed = f"{size:,} bytes are needed" if size else "more space is needed"
+            return _exit_1(
+                StoreError(
+                    f"no space left for {path}",
+                    f"{needed}, {free:,} are free",
+                    "make room and repeat the command: what is complete is kept",
+                )
+            )
+    return _exit_1(
+        StoreError(
+            f"can't write {path}",
+            str(error.strerror or error),
+            "check the folder, or give another one",
+        )
+    )
+
+
+def _exit_1(error: StoreError) -> StoreError:
+    error.exit_code = 1
+    return error
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") -> Iterator[str]:
+    for name in sorted(old.keys() | new.keys()):
+        a, b = old.get(name), new.get(name)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            yield from _differences(a, b, f"{at}{name}.")
+        elif a != b:
+            yield f"{at}{name}: there {_short(a)}, asked for {_short(b)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."

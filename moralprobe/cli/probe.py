@@ -1,0 +1,49 @@
+"""`moralprobe probe`: the analyses of a store, as a table and a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moralprobe.cli.console import say, steps
+
+
+def probe_command(
+    store: Annotated[Path, typer.Argument(help="A folder made by 'extract'.")],
+    out: Annotated[Path, typer.Option(help="The study's folder.")],
+    mode: Annotated[str, typer.Option(help="li2026, audited, or both.")] = "both",
+    quota: Annotated[
+        str, typer.Option(help="li2026 draws the paper's sample; none takes all pairs.")
+    ] = "li2026",
+    draws: Annotated[int, typer.Option(help="Resamples and permutations.", min=100)] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the sample, folds and draws.")] = 42,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Measure separation and gradient at every layer, in both modes, and write a report.
+
+    Example: moralprobe probe store --out study
+    """
+    from moralprobe.activations.store import ActivationStore
+    from moralprobe.report.page import write_report
+    from moralprobe.study import finished, probe
+
+    opened = ActivationStore.open(store)
+    study = finished(out, opened, mode=mode, quota=quota, draws=draws, seed=seed)
+    if study is None:
+        with steps("probing layers", quiet=quiet) as step:
+            study = probe(
+                opened,
+                mode=mode,
+                quota=quota,
+                draws=draws,
+                seed=seed,
+                progress=lambda done, total: step(done, total, ""),
+            )
+        study.save(out)
+    else:
+        say(f"{out} holds this study already: only the report is written again")
+    page = write_report(study, out / "report")
+    say(f"table:  {out / 'measures.parquet'} ({study.frame.height:,} measures)")
+    say(f"report: {page}")

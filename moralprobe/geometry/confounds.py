@@ -1,0 +1,85 @@
+"""What a number may show instead of morality: the attention sink, and how long the texts are."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moralprobe.geometry.arrays import Counts, Floats
+
+
+def sink_ratio(token0_norm: Floats, other_norm: Floats) -> NDArray[np.float64]:
+    """Return each text's norm of token 0 over the mean norm of its other tokens, [n]."""
+    return np.asarray(token0_norm, np.float64) / np.asarray(other_norm, np.float64)
+
+
+def length_share(X: Floats, inverse_length: Floats, weights: Counts) -> NDArray[np.float64]:
+    """Return the share of the states' variance that 1 / length explains linearly, [b].
+
+    A mean over T tokens that holds one huge state M is about M / T plus signal. Where this share is
+    near 1 the pooled vectors vary because texts differ in length, and cosines between centres show
+    which texts are longer.
+
+    Args:
+        X: [n, d] pooled states, centred.
+        inverse_length: [n] one over the number of tokens pooled.
+        weights: [b, n] counts of a resample; a row of ones gives the observed share.
+
+    Returns:
+        [b] in [0, 1]; nan where the texts don't differ in length.
+    """
+    t = _centred(inverse_length)
+    columns = np.stack([np.ones_like(t), t, t * t, np.einsum("nd,nd->n", X, X, dtype=float)], 1)
+    n, sum_t, sum_tt, sum_xx = (weights.astype(np.float64) @ columns).T
+    w = weights.astype(X.dtype)
+    sum_x = (w @ X).astype(np.float64)
+    sum_tx = (w @ (X * t[:, None].astype(X.dtype))).astype(np.float64)
+    slope = sum_tx - (sum_t / n)[:, None] * sum_x
+    spread = sum_tt - sum_t**2 / n
+    variance = sum_xx - np.square(sum_x).sum(1) / n
+    return _share(np.square(slope).sum(1), spread / n, variance * n)
+
+
+def permuted_length_share(X: Floats, inverse_lengths: Floats) -> NDArray[np.float64]:
+    """Return the same share for many permutations of the lengths, [b].
+
+    Args:
+        X: [n, d] pooled states.
+        inverse_lengths: [b, n].
+    """
+    t = _centred(inverse_lengths)
+    X = X - X.mean(0)
+    variance = np.square(X, dtype=np.float64).sum()
+    slope = (t.astype(X.dtype) @ X).astype(np.float64)
+    return _share(np.square(slope).sum(1), np.square(t).mean(1), variance * X.shape[0])
+
+
+def _centred(inverse_length: Floats) -> NDArray[np.float64]:
+    t = np.asarray(inverse_length, np.float64)
+    centred: NDArray[np.float64] = t - t.mean(-1, keepdims=True)
+    return centred
+
+
+def _share(explained: Floats, spread: Floats, variance: Floats) -> NDArray[np.float64]:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        usable = (spread > 1e-12) & (variance > 0)
+        return np.where(usable, explained / (spread * variance), np.nan)
+
+
+def length_offset(inverse_length: Floats, prototypes: Counts, weights: Counts) -> Floats:
+    """Return how far the prototypes' mean 1 / length lies from everybody's, [b].
+
+    Where a sink decides, a centre points along the sink times this offset, so that the sign of an
+    opposed cosine is the sign of the product of its two poles' offsets.
+
+    Args:
+        inverse_length: [n].
+        prototypes: [n] 1 for the pole's prototypes, else 0.
+        weights: [b, n] counts of a resample.
+    """
+    w = weights.astype(np.float64)
+    mine = w * prototypes
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(
+            mine @ inverse_length / mine.sum(1) - w @ inverse_length / w.sum(1), np.float64
+        )

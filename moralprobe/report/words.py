@@ -1,0 +1,227 @@
+"""Sentences made from a study's numbers by stated rules; none is typed by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import polars as pl
+
+from moralprobe.study import ONE_ANNOTATOR, POOLINGS_OF, Study
+
+CONFOUND: Final = "explained by text length"
+CONFOUND_SHARE: Final = 0.5
+"""The rule: 1 / length explains more than this share of the pooled states' variance, with the whole
+95 % interval."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """One measure where a mode is at its best or most extreme, as a table cell."""
+
+    mode: str
+    pooling: str
+    row: dict[str, Any]
+
+
+def headline_pooling(study: Study, mode: str) -> str | None:
+    """Return the pooling that a mode's headline is read from, or None."""
+    here = study.meta["modes"].get(mode, [])
+    return next((p for p in POOLINGS_OF[mode] if p in here), None)  # type: ignore[index]
+
+
+def confounded_layers(study: Study, pooling: str, mode: str = "li2026") -> list[int]:
+    """Return the layers in which text length explains what a pooling shows, by `CONFOUND_SHARE`."""
+    share = study.select(measure="length_share", pooling=pooling, mode=mode)
+    return share.filter(pl.col("ci_low") >= CONFOUND_SHARE)["layer"].to_list()
+
+
+def confound_sentence(study: Study, pooling: str) -> str | None:
+    """Say where and how far text length explains the `li2026` numbers; None where it doesn't."""
+    layers = confounded_layers(study, pooling)
+    if not layers:
+        return None
+    where = pl.col("layer").is_in(layers)
+
+    def span(measure: str, category: str) -> str:
+        rows = study.select(measure=measure, category=category, mode="li2026", pooling=pooling)
+        return _span(rows.filter(where)["value"].drop_nans().to_list())
+
+    text = (
+        f"In {_layers(layers)} the li2026 numbers under {pooling} pooling are {CONFOUND}: "
+        f"one over the number of tokens accounts for {span('length_share', 'all')} of the variance "
+        f"of the pooled states, and likeness to a category's own centre goes with the number of "
+        f"tokens at a rank correlation of {span('length_correlation', 'mean_abs')} (mean of "
+        f"absolute values)."
+    )
+    cosine = study.select(
+        measure="opposed_cosine", category="mean", mode="li2026", pooling=pooling
+    ).filter(where)
+    if cosine.height and cosine["value"].is_finite().any():
+        text += (
+            f" The opposed cosines there ({span('opposed_cosine', 'mean')} on average) say which "
+            f"pole's texts are longer, not how the model tells the poles apart"
+        )
+        as_shuffled = cosine.filter(pl.col("p") > 0.05).height
+        text += (
+            f"; in {as_shuffled} of these {len(layers)} layers shuffled labels give the same."
+            if as_shuffled
+            else "."
+        )
+    return text
+
+
+def findings(study: Study) -> list[str]:
+    """Return what the study says, a sentence each: the confound first, then each analysis."""
+    found = [
+        sentence
+        for pooling in study.meta["modes"].get("li2026", [])
+        if (sentence := confound_sentence(study, pooling)) is not None
+    ]
+    pooling = headline_pooling(study, "audited")
+    if pooling is not None:
+        found += _separation(study, pooling)
+        found += _gradient(study, pooling)
+    return found + _disagreement(study)
+
+
+def best(study: Study, mode: str, measure: str, category: str, *, lowest: bool) -> Best | None:
+    """Return the layer where a measure is lowest or highest under a mode's headline pooling."""
+    pooling = headline_pooling(study, mode)
+    if pooling is None:
+        return None
+    rows = study.select(measure=measure, category=category, mode=mode, pooling=pooling)
+    rows = rows.filter(pl.col("value").is_finite())
+    if rows.is_empty():
+        return None
+    return Best(mode, pooling, rows.sort("value", descending=not lowest).row(0, named=True))
+
+
+def _separation(study: Study, pooling: str) -> list[str]:
+    rows = study.select(measure="auroc", category="mean", mode="audited", pooling=pooling)
+    rows = rows.filter(pl.col("value").is_finite())
+    if rows.is_empty():
+        return ["There are too few texts of opposed poles to say whether they are separated."]
+    above_null = rows.filter((pl.col("q") < 0.05) & (pl.col("value") > pl.col("null_high"))).height
+    words = rows["baseline"][0]
+    above_words = rows.filter(pl.col("ci_low") > pl.col("baseline")).height
+    top = rows.sort("value", descending=True).row(0, named=True)
+    return [
+        f"Held out, virtue and vice of one axis are told apart better than text length and topic "
+        f"alone allow (labels shuffled within strata, q < 0.05) in {above_null} of "
+        f"{rows.height} layers under {pooling} pooling, and better than a bag of words does "
+        f"({words:.2f}) in {above_words}: at best AUROC {_with_interval(top)} in layer "
+        f"{top['layer']}, the highest of {rows.height}, which flatters it."
+    ]
+
+
+def _gradient(study: Study, pooling: str) -> list[str]:
+    name = "spearman_given_length"
+    rows = study.select(measure=name, category="mean", mode="audited", pooling=pooling)
+    rows = rows.filter(pl.col("value").is_finite())
+    if rows.is_empty():
+        return ["There are too few prototypes to say whether intensity is kept in categories."]
+    kept = rows.filter((pl.col("q") < 0.05) & (pl.col("value") > pl.col("null_high"))).height
+    above = rows.filter(pl.col("ci_low") > pl.col("baseline")).height
+    top = rows.sort("value", descending=True).row(0, named=True)
+    return [
+        f"Inside categories, likeness to the other texts' prototypes rises with typicality, text "
+        f"length held constant, in {kept} of {rows.height} layers under {pooling} pooling "
+        f"(q < 0.05), and more than in a bag of words ({rows['baseline'][0]:.2f}) in {above}: at "
+        f"best a rank correlation of {_with_interval(top)} in layer {top['layer']}."
+    ]
+
+
+def _disagreement(study: Study) -> list[str]:
+    """Name the headline measures whose intervals under the two sink-free poolings don't meet."""
+    audited = study.frame.filter(pl.col("mode") == "audited", pl.col("ci_low").is_finite())
+    keys = ["layer", "measure", "category"]
+    headline = pl.col("measure").is_in(["opposed_cosine", "auroc", "spearman_given_length"])
+    both = audited.filter(headline, pooling="mean_unit").join(
+        audited.filter(pooling="mean_no_sink"), on=keys, suffix="_2"
+    )
+    if both.is_empty():
+        return []
+    apart = both.filter(
+        (pl.col("ci_low") > pl.col("ci_high_2")) | (pl.col("ci_low_2") > pl.col("ci_high"))
+    )
+    if apart.is_empty():
+        return [
+            "The two poolings without sink, mean_unit and mean_no_sink, agree within their "
+            "intervals on every headline measure, at every layer."
+        ]
+    parts = [
+        f"{name} ({category}) in {_layers(sorted(set(part['layer'].to_list())))}"
+        for (name, category), part in apart.group_by(["measure", "category"], maintain_order=True)
+    ]
+    return [
+        "mean_unit and mean_no_sink disagree beyond their intervals on "
+        + "; ".join(parts)
+        + ": what is left of the sink, or of other large tokens, matters there."
+    ]
+
+
+def caveats(study: Study) -> list[str]:
+    """Return what a reader must know of the data behind the numbers."""
+    vectors, texts = study.meta["vectors"], study.meta["texts"]
+    found = []
+    if vectors["source"]["name"] == "starter":
+        found.append(
+            "The texts are the starter set, authored for demonstration: it holds no human "
+            "annotation, and nothing here is a finding about human morality."
+        )
+    if vectors["agreement"] == "rot-agree":
+        found.append(
+            "Agreement is taken from rot-agree (with the rule of thumb), not from action-agree."
+        )
+    if (study.frame["status"] == ONE_ANNOTATOR).any():
+        found.append(
+            "Every row has one annotator, so there is no noise ceiling: how high a perfect reading "
+            "would score isn't known."
+        )
+    sample = study.meta["sample"]
+    if "li2026" in study.meta["modes"] and sample is not None and sample["unfilled"]:
+        short = sample["unfilled"]
+        found.append(
+            f"li2026 is computed on the paper's stratified sample; {len(short)} of its strata fall "
+            f"short of their quota: "
+            + ", ".join(f"{s['stratum']} ({s['have']} of {s['quota']})" for s in short)
+            + "."
+        )
+    if texts["left out"]:
+        found.append(f"{texts['left out']} texts are empty or of one token and were left out.")
+    if texts["truncated"]:
+        limit = study.meta["store"]["max_tokens"]
+        found.append(f"{texts['truncated']} texts were cut at {limit} tokens.")
+    if texts["token 0 is content"]:
+        found.append(
+            "The tokenizer puts no BOS in front, so token 0 is part of the action; the poolings "
+            "that leave it out lose its content."
+        )
+    missing = study.frame.filter(pl.col("status").str.starts_with("not enough data"))
+    if missing.height:
+        names = missing.select("category").unique().sort("category")["category"].to_list()
+        found.append(f"Not enough data for some measures of: {', '.join(names)}.")
+    return found
+
+
+def _with_interval(row: dict[str, Any]) -> str:
+    return f"{row['value']:.2f} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
+
+
+def _span(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _layers(layers: Sequence[int]) -> str:
+    """Return layers in words, runs joined: `layers 11 to 27`, `layer 3`, `layers 2, 5 to 7`."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1][1] = layer
+        else:
+            runs.append([layer, layer])
+    parts = [str(a) if a == b else f"{a} to {b}" for a, b in runs]
+    return ("layer " if len(layers) == 1 else "layers ") + ", ".join(parts)

@@ -1,0 +1,393 @@
+"""Run the analyses over a store's layers and poolings into one long table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from moralprobe.activations.store import ActivationStore
+from moralprobe.analyses import gradient, length_explains, length_offsets, separation, sink
+from moralprobe.artifacts import write_bytes, write_json
+from moralprobe.design import Design, Mode, make_design
+from moralprobe.errors import DataError, NumericError, UsageError, nearest
+from moralprobe.foundations import AXIS_BY_TAG, AXIS_OF_POLE
+from moralprobe.geometry.baselines import BAG_OF_WORDS, bag_of_words
+from moralprobe.geometry.baselines import topics as topics_of
+from moralprobe.geometry.confounds import sink_ratio
+from moralprobe.geometry.measure import OK, Measure
+from moralprobe.geometry.reliability import Reliability, auroc_ceiling
+from moralprobe.geometry.uncertainty import false_discovery
+from moralprobe.moral_vectors import reliability_from_meta
+from moralprobe.provenance import environment
+
+COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
+    "model": pl.String,
+    "layer": pl.Int32,
+    "pooling": pl.String,
+    "template": pl.String,
+    "mode": pl.String,
+    "analysis": pl.String,
+    "measure": pl.String,
+    "category": pl.String,
+    "value": pl.Float64,
+    "ci_low": pl.Float64,
+    "ci_high": pl.Float64,
+    "null_low": pl.Float64,
+    "null_high": pl.Float64,
+    "p": pl.Float64,
+    "q": pl.Float64,
+    "baseline": pl.Float64,
+    "baseline_name": pl.String,
+    "ceiling": pl.Float64,
+    "n": pl.Int64,
+    "unit": pl.String,
+    "status": pl.String,
+}
+MEASURES: Final[dict[str, str]] = {
+    "opposed_cosine": "separation",
+    "centre_cosine_mean": "separation",
+    "centre_cosine_sd": "separation",
+    "centre_cosine_min": "separation",
+    "centre_cosine_max": "separation",
+    "auroc": "separation",
+    "crossnobis": "separation",
+    "sink_ratio": "separation",
+    "length_share": "separation",
+    "length_offset": "separation",
+    "spearman": "gradient",
+    "pearson": "gradient",
+    "spearman_given_length": "gradient",
+    "length_correlation": "gradient",
+}
+"""Every measure and the analysis that it belongs to."""
+
+POOLINGS_OF: Final[dict[Mode, tuple[str, ...]]] = {
+    "li2026": ("mean", "last"),
+    "audited": ("mean_unit", "mean_no_sink", "mean_action", "last"),
+}
+"""Which poolings a mode reads, the headline first."""
+
+ONE_ANNOTATOR: Final = "one annotator"
+_CEILED: Final = ("spearman", "pearson", "spearman_given_length", "auroc")
+_NO_BASELINE: Final = ("sink_ratio", "length_share", "length_offset")
+
+
+@dataclass(frozen=True)
+class Study:
+    """One long table of measures (`COLUMNS`), and what it was made from."""
+
+    frame: pl.DataFrame
+    meta: dict[str, Any]
+
+    def save(self, folder: Path) -> Path:
+        """Write `measures.parquet`, its JSON twin and `study.json` into a folder."""
+        import io
+
+        folder = Path(folder)
+        buffer = io.BytesIO()
+        self.frame.write_parquet(buffer)
+        write_bytes(folder / "measures.parquet", buffer.getvalue())
+        rows = [
+            {k: None if v != v else v for k, v in row.items()}
+            for row in self.frame.iter_rows(named=True)
+        ]
+        write_bytes(folder / "measures.json", json.dumps(rows, indent=0).encode())
+        write_json(folder / "study.json", self.meta)
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path) -> Study:
+        """Read what `save` wrote; anything else raises DataError."""
+        folder = Path(folder)
+        try:
+            frame = pl.read_parquet(folder / "measures.parquet")
+            meta = json.loads((folder / "study.json").read_bytes())
+        except (OSError, pl.exceptions.PolarsError, ValueError) as error:
+            raise DataError(
+                f"can't read {folder} as a study",
+                str(error).splitlines()[0],
+                "make one with: moralprobe probe STORE --out STUDY",
+            ) from error
+        if frame.columns != list(COLUMNS):
+            raise DataError(f"{folder} is no study", "its columns differ", "probe the store again")
+        return cls(frame, meta)
+
+    def select(self, **where: str | int) -> pl.DataFrame:
+        """Return the rows with these column values, by layer."""
+        return self.frame.filter(**where).sort("layer", nulls_last=False)
+
+
+def finished(folder: Path, store: ActivationStore, **options: str | int) -> Study | None:
+    """Return the study that a folder holds if it is of this store, with these options; else None.
+
+    Args:
+        folder: where a study may have been saved.
+        store: the store that would be probed.
+        options: of `probe`: mode, quota, draws, seed.
+    """
+    if not (Path(folder) / "study.json").is_file():
+        return None
+    study = Study.load(folder)
+    same = study.meta["request"] == _request(store, **options)
+    return study if same else None
+
+
+def _request(store: ActivationStore, **options: str | int) -> dict[str, Any]:
+    """Return all that can change a study's numbers."""
+    return {**options, "store": store.digest(), "environment": environment()}
+
+
+def parse_modes(mode: str) -> tuple[Mode, ...]:
+    """Read `li2026`, `audited` or `both`."""
+    known: dict[str, tuple[Mode, ...]] = {
+        "li2026": ("li2026",),
+        "audited": ("audited",),
+        "both": ("li2026", "audited"),
+    }
+    if mode not in known:
+        raise UsageError(f"unknown mode {mode!r}", nearest(mode, known), "choose one of these")
+    return known[mode]
+
+
+def probe(
+    store: ActivationStore,
+    *,
+    mode: str = "both",
+    quota: str = "li2026",
+    draws: int = 1000,
+    seed: int = 42,
+    progress: Callable[[int, int], None] | None = None,
+) -> Study:
+    """Measure separation and gradient at every layer of a store.
+
+    Args:
+        store: from `extract` or `ActivationStore.open`.
+        mode: `li2026` (faithful), `audited` (corrected), or `both`.
+        quota: the sample that `li2026` is computed on: `li2026` draws the paper's, unless the
+            vectors already are one; `none` takes all pairs.
+        draws: bootstrap resamples and permutations behind every interval and null.
+        seed: of the sample, the folds and the draws.
+        progress: called with steps done and steps in all.
+
+    Raises:
+        UsageError: an unknown mode or quota, or a store without a pooling that the mode reads.
+        IntegrityError: bytes that aren't those that were written.
+        NumericError: NaN or infinity in the stored states.
+    """
+    modes = parse_modes(mode)
+    chosen = {m: tuple(p for p in POOLINGS_OF[m] if p in store.poolings) for m in modes}
+    for m, poolings in chosen.items():
+        if not poolings:
+            raise UsageError(
+                f"mode {m} has nothing to read",
+                f"it reads {', '.join(POOLINGS_OF[m])}; the store holds "
+                f"{', '.join(store.poolings)}",
+                "extract again with --pooling, or choose the other --mode",
+            )
+    import os
+
+    if os.environ.get("LIM"):
+        store.layers = store.layers[::6]
+    prepared = _prepare(store, modes, quota=quota, draws=draws, seed=seed)
+    rows: list[dict[str, Any]] = []
+    steps = len(store.layers) * sum(len(p) for p in chosen.values())
+    done = 0
+    for m in modes:
+        part = prepared.of_mode[m]
+        rows += [_row(store, m, None, "none", measure) for measure in length_offsets(part.design)]
+        for layer in store.layers:
+            stats = store.stats(layer)
+            ratio = sink_ratio(stats["token0_norm"], stats["other_norm"])
+            rows.append(_row(store, m, layer, "none", sink(ratio, part.design)))
+        for pooling in chosen[m]:
+            design, baseline = part.under(store, pooling)
+            for layer in store.layers:
+                X = _rows_of(store.layer(pooling, layer), design.text, f"layer {layer}")
+                measures = [
+                    *separation(X, design),
+                    length_explains(X, design),
+                    *gradient(X, design),
+                ]
+                rows += [
+                    _row(store, m, layer, pooling, x, prepared.reliability, baseline)
+                    for x in measures
+                ]
+                done += 1
+                if progress is not None:
+                    progress(done, steps)
+    frame = _with_q(pl.DataFrame(rows, schema=COLUMNS, orient="row"))
+    request = _request(store, mode=mode, quota=quota, draws=draws, seed=seed)
+    return Study(frame, _meta(store, prepared, chosen, request))
+
+
+# -- preparation ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One mode: its pairs, its design, the words' features, and topics."""
+
+    mode: Mode
+    pairs: pl.DataFrame
+    design: Design
+    words: NDArray[np.float32]
+    topics: NDArray[np.int64]
+    draws: int
+    seed: int
+
+    def under(
+        self, store: ActivationStore, pooling: str
+    ) -> tuple[Design, dict[tuple[str, str], float]]:
+        """Return the design over the texts that have a vector under a pooling, and the baseline."""
+        valid = store.valid(pooling)[self.design.text]
+        design = self.design
+        if not valid.all():
+            kept = store.valid(pooling)[self.pairs["text_index"].to_numpy()]
+            design = make_design(
+                self.pairs.filter(kept), self.topics, self.mode, draws=self.draws, seed=self.seed
+            )
+        bare = design.without_draws()
+        X = _rows_of(self.words, design.text, "the bag of words")
+        measures = [*separation(X, bare), *gradient(X, bare)]
+        return design, {(m.name, m.category): m.value for m in measures}
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    of_mode: dict[Mode, _Part]
+    reliability: dict[str, Reliability]
+    vectors_meta: dict[str, Any]
+    sample: dict[str, Any] | None
+
+
+def _prepare(
+    store: ActivationStore, modes: Sequence[Mode], *, quota: str, draws: int, seed: int
+) -> _Prepared:
+    vectors = store.vectors()
+    sample = vectors
+    if quota != "none" and vectors.meta.get("sample") is None:
+        sample = vectors.sample(quota=quota, seed=seed)
+    texts = store.texts.select("text", "n_tokens").with_row_index("text_index")
+    words = bag_of_words(store.texts["text"].to_list())
+    topics = topics_of(store.texts["text"].to_list())
+    ok = store.valid(store.poolings[0]) if store.poolings != ("mean_action",) else None
+    parts: dict[Mode, _Part] = {}
+    for m in modes:
+        frame = (sample if m == "li2026" else vectors).frame
+        pairs = frame.join(texts, left_on="action", right_on="text", how="left")
+        if ok is not None:
+            pairs = pairs.filter(ok[pairs["text_index"].to_numpy()])
+        design = make_design(pairs, topics, m, draws=draws, seed=seed)
+        parts[m] = _Part(m, pairs, design, words, topics, draws, seed)
+    return _Prepared(
+        parts, reliability_from_meta(vectors.meta), vectors.meta, sample.meta.get("sample")
+    )
+
+
+def _rows_of(values: NDArray[np.float32], text: NDArray[Any], what: str) -> NDArray[np.float32]:
+    """Return the rows' states, centred on their mean; refuse what isn't a number."""
+    X = values[text]
+    if not np.isfinite(X).all():
+        raise NumericError(
+            f"{what} holds NaN or infinity",
+            f"in {int((~np.isfinite(X).all(1)).sum())} rows",
+            "run: moralprobe verify, and extract again",
+        )
+    centred: NDArray[np.float32] = X - X.mean(0, dtype=np.float64).astype(np.float32)
+    return centred
+
+
+# -- the table ------------------------------------------------------------------------------------
+
+
+def _row(
+    store: ActivationStore,
+    mode: Mode,
+    layer: int | None,
+    pooling: str,
+    measure: Measure,
+    reliability: dict[str, Reliability] | None = None,
+    baseline: dict[tuple[str, str], float] | None = None,
+) -> dict[str, Any]:
+    ceiling = _ceiling(measure, reliability or {})
+    if measure.status == OK and measure.name in _CEILED and ceiling is None:
+        measure = replace(measure, status=ONE_ANNOTATOR)
+    words = None
+    if baseline is not None and measure.name not in _NO_BASELINE:
+        words = baseline.get((measure.name, measure.category))
+    fields = asdict(measure)
+    fields["measure"] = fields.pop("name")
+    return {
+        "model": store.model_name,
+        "layer": layer,
+        "pooling": pooling,
+        "template": store.template,
+        "mode": mode,
+        "analysis": MEASURES[measure.name],
+        **fields,
+        "q": float("nan"),
+        "baseline": words,
+        "baseline_name": BAG_OF_WORDS if words is not None else "",
+        "ceiling": ceiling,
+    }
+
+
+def _ceiling(measure: Measure, reliability: dict[str, Reliability]) -> float | None:
+    """Return the best that a perfect reading reaches against one annotator, where that is known."""
+    if measure.name not in _CEILED or not reliability:
+        return None
+    if measure.category in AXIS_BY_TAG:
+        icc = reliability[measure.category].icc
+    elif measure.category in AXIS_OF_POLE:
+        icc = reliability[AXIS_OF_POLE[measure.category].tag].icc
+    else:
+        icc = reliability["all"].icc
+    if not np.isfinite(icc):
+        return None
+    if measure.name == "auroc":
+        return auroc_ceiling(icc)
+    return float(np.sqrt(max(icc, 0.0)))
+
+
+def _with_q(frame: pl.DataFrame) -> pl.DataFrame:
+    """Control false discoveries over the layers of one measure."""
+    keys = ["model", "pooling", "template", "mode", "analysis", "measure", "category"]
+    parts = [
+        part.with_columns(q=pl.Series(false_discovery(part["p"].to_numpy())))
+        for part in frame.with_columns(pl.col("p").fill_null(np.nan)).partition_by(
+            keys, maintain_order=True
+        )
+    ]
+    order = ["mode", "pooling", "layer", "analysis", "measure", "category"]
+    return pl.concat(parts).select(list(COLUMNS)).sort(order, nulls_last=False)
+
+
+def _meta(
+    store: ActivationStore,
+    prepared: _Prepared,
+    chosen: dict[Mode, tuple[str, ...]],
+    request: dict[str, Any],
+) -> dict[str, Any]:
+    texts = store.texts
+    return {
+        "request": request,
+        "store": store.key,
+        "vectors": prepared.vectors_meta,
+        "modes": {m: list(poolings) for m, poolings in chosen.items()},
+        "pairs": {m: len(part.pairs) for m, part in prepared.of_mode.items()},
+        "sample": prepared.sample,
+        "texts": {
+            "distinct": texts.height,
+            "left out": int((texts["status"] != "ok").sum()),
+            "truncated": int(texts["truncated"].sum()),
+            "tokens": int(texts["n_tokens"].sum()),
+            "token 0 is content": bool(store.key["token0_is_content"]),
+        },
+    }

@@ -1,0 +1,30 @@
+"""What tests share: no network, the shared data where it lies, small tables and models."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def shared_file(*parts: str) -> Path:
+    """Return a file of the shared data, or skip the test with the reason."""
+    root = Path(os.environ.get("MORALPROBE_SHARED_DATA", "../shared/data"))
+    path = root.joinpath(*parts)
+    if not path.is_file():
+        pytest.skip(f"needs {'/'.join(parts)} under {root} (set MORALPROBE_SHARED_DATA)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def test_split() -> Path:
+    return shared_file("social_chem_101", "test_split_8col.csv")
+
+
+@pytest.fixture(scope="session")
+def permissible() -> Path:
+    return shared_file("social_chem_101", "full25_permissible.tsv")

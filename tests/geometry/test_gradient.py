@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from moralprobe.geometry.gradient import (
+    partial_correlation,
+    permuted_rank_correlations,
+    prototype_similarity,
+    rank_correlations,
+)
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+@pytest.fixture
+def rows():
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(30, 6)).astype(np.float32)
+    groups = np.concatenate([np.arange(26), [0, 0, 1, 25]])  # some texts stand several times
+    X[26:] = X[groups[26:]]
+    prototypes = (rng.random((4, 30)) < 0.4).astype(int)
+    return X, prototypes, groups
+
+
+def test_paper_similarity_is_circular_and_equals_the_formula(rows) -> None:
+    X, prototypes, _ = rows
+    got = prototype_similarity(X, prototypes)
+    for b in range(4):
+        centre = X[prototypes[b] == 1].mean(0)
+        assert got[b] == pytest.approx([cosine(x, centre) for x in X], abs=1e-5)
+
+
+def test_audited_similarity_leaves_the_whole_text_group_out(rows) -> None:
+    X, prototypes, groups = rows
+    got = prototype_similarity(X, prototypes, groups)
+    for b in range(4):
+        for i in range(30):
+            others = (prototypes[b] == 1) & (groups != groups[i])
+            assert got[b, i] == pytest.approx(cosine(X[i], X[others].mean(0)), abs=1e-4)
+
+
+def test_no_other_prototype_gives_no_number() -> None:
+    X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    got = prototype_similarity(X, np.array([[1, 0, 0]]), np.array([0, 1, 2]))
+    assert np.isnan(got[0, 0]) and np.isfinite(got[0, 1:]).all()
+
+
+def test_leaving_out_removes_the_circular_gain() -> None:
+    """Pure noise: the paper's gradient is positive by construction, the audited one is not."""
+    circular, left_out = [], []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        X = rng.normal(size=(60, 20)).astype(np.float32)
+        score = rng.permutation(np.repeat([0.25, 0.5, 1.0], 20))
+        prototypes = (score == 1)[None]
+        for groups, into in ((None, circular), (np.arange(60), left_out)):
+            into.append(spearmanr(score, prototype_similarity(X, prototypes, groups)[0]).statistic)
+    assert np.mean(circular) > 0.15
+    assert abs(np.mean(left_out)) < 3 * np.std(left_out, ddof=1) / np.sqrt(40)
+
+
+def test_rank_correlations_equal_scipy_on_repeated_rows() -> None:
+    rng = np.random.default_rng(4)
+    n = 60
+    s, y, z = rng.normal(size=n), rng.choice([0.125, 0.5, 1.0], n), rng.integers(5, 12, n)
+    counts = np.concatenate([np.ones((1, n), np.uint8), rng.integers(0, 4, (7, n)).astype(np.uint8)])
+    got = rank_correlations(s, y, z, counts)
+    for b in range(8):
+        # Repeats of a row are equal in similarity; a trace of jitter ranks them as the weights do.
+        rows = np.repeat(np.arange(n), counts[b])
+        order = np.lexsort((np.arange(len(rows)), s[rows]))
+        jittered = np.empty(len(rows))
+        jittered[order] = np.arange(len(rows))
+        mid = np.array([jittered[rows == r].mean() for r in rows])
+        r_sy, r_sz, r_yz = spearmanr(y[rows], mid).statistic, spearmanr(z[rows], mid).statistic, spearmanr(y[rows], z[rows]).statistic
+        assert got.score[b] == pytest.approx(r_sy, abs=2e-3 if b else 1e-12)
+        assert got.length[b] == pytest.approx(r_sz, abs=2e-3 if b else 1e-12)
+        partial = (r_sy - r_sz * r_yz) / np.sqrt((1 - r_sz**2) * (1 - r_yz**2))
+        assert got.score_given_length[b] == pytest.approx(partial, abs=3e-3 if b else 1e-12)
+
+
+def test_partial_correlation_equals_that_of_residuals() -> None:
+    rng = np.random.default_rng(6)
+    z = rng.normal(size=200)
+    x, y = z + rng.normal(size=200), -z + rng.normal(size=200)
+    residual = lambda a: a - np.polyval(np.polyfit(z, a, 1), z)  # noqa: E731
+    expected = np.corrcoef(residual(x), residual(y))[0, 1]
+    r = np.corrcoef([x, y, z])
+    assert partial_correlation(r[0, 1], r[0, 2], r[1, 2]) == pytest.approx(expected, abs=1e-12)
+    # texts of one length: nothing to take out
+    assert partial_correlation(np.array([0.3]), np.array([np.nan]), np.array([np.nan]))[0] == 0.3
+    # a score that length decides leaves nothing to correlate
+    assert np.isnan(partial_correlation(np.array([0.3]), np.array([0.3]), np.array([1.0])))[0]
+
+
+def test_permuted_correlations_equal_scipy_column_by_column() -> None:
+    rng = np.random.default_rng(7)
+    n = 50
+    y = rng.choice([0.125, 0.25, 1.0], n)
+    score = np.stack([rng.permutation(y) for _ in range(5)])
+    similarity, z = rng.normal(size=(5, n)), rng.integers(4, 9, n)
+    got = permuted_rank_correlations(similarity, score, z)
+    for b in range(5):
+        assert got.score[b] == pytest.approx(spearmanr(score[b], similarity[b]).statistic, abs=1e-12)
+        assert got.length[b] == pytest.approx(spearmanr(z, similarity[b]).statistic, abs=1e-12)
+        one = rank_correlations(similarity[b], score[b], z, np.ones((1, n)))
+        assert got.score_given_length[b] == pytest.approx(one.score_given_length[0], abs=1e-12)

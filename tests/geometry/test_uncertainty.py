@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from moralprobe.geometry.measure import Draws, mean_draws, not_enough, permutation_p, summarise
+from moralprobe.geometry.uncertainty import (
+    bootstrap_counts,
+    false_discovery,
+    group_folds,
+    length_bins,
+    permutations,
+    strata_of,
+)
+
+
+def test_bootstrap_draws_every_group_as_often_as_chance_says() -> None:
+    counts = bootstrap_counts(50, 2000, seed=0)
+    assert (counts.sum(1) == 50).all()
+    assert counts.mean() == 1.0 and counts.var() == pytest.approx(0.98, abs=0.03)
+    np.testing.assert_array_equal(counts, bootstrap_counts(50, 2000, seed=0))
+
+
+def test_permutations_keep_groups_together_and_inside_strata() -> None:
+    groups = np.array([0, 0, 1, 1, 2, 2, 3, 4, 5, 6])
+    strata = np.array([0, 0, 0, 0, 1, 1, 0, 0, 1, 1])
+    moved = permutations(groups, strata, 300, seed=1)
+    for result in moved:
+        np.testing.assert_array_equal(np.sort(result), np.arange(10))
+        np.testing.assert_array_equal(strata[result], strata)
+        for rows in ([0, 1], [2, 3], [4, 5]):
+            assert len(set(groups[result[rows]])) == 1, "labels of one text stay together"
+    # groups 0 and 1 change places, as do 3 and 4; group 2 has no partner
+    assert {tuple(r[:2]) for r in moved} == {(0, 1), (2, 3)}
+    assert (moved[:, 4:6] == [4, 5]).all()
+    assert {r[6] for r in moved} == {6, 7}
+
+
+def test_length_bins_hold_like_lengths_and_enough_rows() -> None:
+    lengths = np.random.default_rng(0).integers(5, 20, 400)
+    bins = length_bins(lengths)
+    assert bins.max() <= 9
+    for a, b in zip(range(bins.max()), range(1, bins.max() + 1), strict=True):
+        assert lengths[bins == a].max() <= lengths[bins == b].min()
+    assert len(set(length_bins(np.full(30, 7)))) == 1
+    assert (length_bins(lengths[:12]) == 0).all(), "too few rows for bins"
+
+
+def test_topics_join_the_strata_only_where_rows_are_many() -> None:
+    rng = np.random.default_rng(0)
+    lengths, topics = rng.integers(5, 15, 3000), rng.integers(0, 20, 3000)
+    assert len(np.unique(strata_of(lengths, topics))) > 100
+    assert len(np.unique(strata_of(lengths[:100], topics[:100]))) <= 10
+
+
+def test_folds_never_part_a_group_and_ignore_row_order() -> None:
+    groups = np.random.default_rng(0).integers(0, 40, 200)
+    folds = group_folds(groups, 5, seed=0)
+    assert set(folds) == set(range(5))
+    for g in range(40):
+        assert len(set(folds[groups == g])) <= 1
+    order = np.random.default_rng(1).permutation(200)
+    np.testing.assert_array_equal(group_folds(groups[order], 5, seed=0), folds[order])
+
+
+def test_p_values_count_the_smaller_tail_twice() -> None:
+    null = np.arange(999.0)
+    assert permutation_p(1e6, null) == pytest.approx(2 / 1000)
+    assert permutation_p(-1.0, null) == pytest.approx(2 / 1000)
+    assert permutation_p(499.0, null) == 1.0
+    assert np.isnan(permutation_p(1.0, np.empty(0)))
+    assert np.isnan(permutation_p(np.nan, null))
+
+
+def test_p_values_are_uniform_under_the_null() -> None:
+    rng = np.random.default_rng(2)
+    p = np.array([permutation_p(rng.normal(), rng.normal(size=199)) for _ in range(4000)])
+    assert np.mean(p <= 0.05) == pytest.approx(0.05, abs=0.012)
+    assert np.mean(p <= 0.5) == pytest.approx(0.5, abs=0.025)
+
+
+def test_false_discovery_equals_the_definition() -> None:
+    p = np.array([0.01, 0.04, np.nan, 0.03, 0.5])
+    q = false_discovery(p)
+    assert np.isnan(q[2])
+    np.testing.assert_allclose(q[[0, 1, 3, 4]], [0.04, 0.04 * 4 / 3, 0.04 * 4 / 3, 0.5])
+
+
+def test_summaries_and_means() -> None:
+    one = Draws(0.2, np.array([0.1, 0.3]), np.array([-0.1, 0.1]), 10)
+    two = Draws(-0.4, np.array([-0.5, -0.3]), np.array([0.0, 0.0]), 20)
+    both = mean_draws([one, two])
+    assert both.value == pytest.approx(-0.1) and both.n == 30
+    np.testing.assert_allclose(both.boot, [-0.2, 0.0])
+    assert mean_draws([one, two], absolute=True).value == pytest.approx(0.3)
+    measure = summarise("m", "c", one, "rho")
+    assert (measure.ci_low, measure.ci_high) == pytest.approx((0.105, 0.295))
+    few = not_enough("m", "c", "rho", have=3, needed=5, of="prototypes")
+    assert np.isnan(few.value) and few.status == "not enough data (prototypes: 3, needed 5)"
