@@ -191,10 +191,6 @@ def probe(
                 f"{', '.join(store.poolings)}",
                 "extract again with --pooling, or choose the other --mode",
             )
-    import os
-
-    if os.environ.get("LIM"):
-        store.layers = store.layers[::6]
     prepared = _prepare(store, modes, quota=quota, draws=draws, seed=seed)
     rows: list[dict[str, Any]] = []
     steps = len(store.layers) * sum(len(p) for p in chosen.values())

@@ -21,7 +21,10 @@ def make(folder: Path, shards: int = 3) -> Artifact:
     artifact = Artifact.create(folder, "test store", KEY)
     rng = np.random.default_rng(0)
     for k in range(shards):
-        tensors = {"a": rng.normal(size=(4, 3)).astype(np.float32), "b": rng.normal(size=(4, 3)).astype(ml_dtypes.bfloat16)}
+        tensors = {
+            "a": rng.normal(size=(4, 3)).astype(np.float32),
+            "b": rng.normal(size=(4, 3)).astype(ml_dtypes.bfloat16),
+        }
         artifact.add_shard(f"shard-{k}.safetensors", tensors, first=4 * k, last=4 * k + 3)
     return artifact
 
@@ -32,7 +35,11 @@ def test_round_trip_and_verification(tmp_path: Path) -> None:
     assert again.problems() == {} and again.foreign() == [] and again.key == KEY
     a, b = again.read("shard-1.safetensors", "a"), again.read("shard-1.safetensors", "b")
     assert a.dtype == np.float32 and b.dtype == ml_dtypes.bfloat16 and a.shape == (4, 3)
-    assert [(s.first, s.last, s.n) for s in again.shards.values()] == [(0, 3, 4), (4, 7, 4), (8, 11, 4)]
+    assert [(s.first, s.last, s.n) for s in again.shards.values()] == [
+        (0, 3, 4),
+        (4, 7, 4),
+        (8, 11, 4),
+    ]
 
 
 def test_the_same_run_writes_the_same_bytes(tmp_path: Path) -> None:
@@ -54,9 +61,13 @@ def test_a_cut_shard_is_named_and_never_read(tmp_path: Path, keep: int) -> None:
     assert artifact.read("shard-0.safetensors", "a").shape == (4, 3)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
-def test_one_flipped_bit_anywhere_never_gives_other_numbers(tmp_path: Path, data: st.DataObject) -> None:
+def test_one_flipped_bit_anywhere_never_gives_other_numbers(
+    tmp_path: Path, data: st.DataObject
+) -> None:
     folder = tmp_path / "s"
     shutil.rmtree(folder, ignore_errors=True)
     original = make(folder, shards=1)
@@ -87,7 +98,11 @@ def test_swapped_missing_and_foreign_shards(tmp_path: Path) -> None:
     save_file({"a": np.zeros(3)}, tmp_path / "other.safetensors")
     (tmp_path / "shard-0.safetensors").unlink()
     artifact = Artifact.open(tmp_path, "test store")
-    assert sorted(artifact.problems()) == ["shard-0.safetensors", "shard-1.safetensors", "shard-2.safetensors"]
+    assert sorted(artifact.problems()) == [
+        "shard-0.safetensors",
+        "shard-1.safetensors",
+        "shard-2.safetensors",
+    ]
     assert artifact.foreign() == ["other.safetensors"]
     for name in artifact.problems():
         with pytest.raises(IntegrityError, match=name):
@@ -157,4 +172,15 @@ def test_manifest_is_plain_json_without_clock_or_machine(tmp_path: Path) -> None
     make(tmp_path)
     body = json.loads((tmp_path / MANIFEST).read_bytes())["body"]
     assert set(body) == {"format", "kind", "key", "shards"}
-    assert set(body["shards"][0]) == {"name", "bytes", "xxh3_128", "header_bytes", "header_xxh3_128", "first", "last", "n", "dtype", "shape"}
+    assert set(body["shards"][0]) == {
+        "name",
+        "bytes",
+        "xxh3_128",
+        "header_bytes",
+        "header_xxh3_128",
+        "first",
+        "last",
+        "n",
+        "dtype",
+        "shape",
+    }

@@ -19,7 +19,13 @@ def naive_vector(judgment: float, agreement: float, tags: set[str]) -> list[floa
     """The formula of the method, spelled out: spec 1.2."""
     v, w = judgment / 2, agreement / 4
     h = []
-    for tag in ("care-harm", "fairness-cheating", "loyalty-betrayal", "authority-subversion", "sanctity-degradation"):
+    for tag in (
+        "care-harm",
+        "fairness-cheating",
+        "loyalty-betrayal",
+        "authority-subversion",
+        "sanctity-degradation",
+    ):
         h.append(max(0, v) * w if tag in tags else 0)
         h.append(max(0, -v) * w if tag in tags else 0)
     return h
@@ -30,8 +36,20 @@ def write_table(path: Path, rows: list[dict[str, object]], separator: str = "\t"
     return path
 
 
-def row(action: str, tags: str = "care-harm", judgment: object = 1, agreement: object = 3, **more: object) -> dict[str, object]:
-    return {"action": action, "rot-moral-foundations": tags, "action-moral-judgment": judgment, "action-agree": agreement, **more}
+def row(
+    action: str,
+    tags: str = "care-harm",
+    judgment: object = 1,
+    agreement: object = 3,
+    **more: object,
+) -> dict[str, object]:
+    return {
+        "action": action,
+        "rot-moral-foundations": tags,
+        "action-moral-judgment": judgment,
+        "action-agree": agreement,
+        **more,
+    }
 
 
 def test_every_combination_equals_the_formula_written_naively(tmp_path: Path) -> None:
@@ -46,11 +64,16 @@ def test_every_combination_equals_the_formula_written_naively(tmp_path: Path) ->
     # and through a file: every pair of the table carries its row's whole vector
     path = write_table(
         tmp_path / "all.tsv",
-        [row(f"action {i}", "|".join(AXIS_TAGS[k] for k in chosen), j, a) for i, (j, a, chosen) in enumerate(cells)],
+        [
+            row(f"action {i}", "|".join(AXIS_TAGS[k] for k in chosen), j, a)
+            for i, (j, a, chosen) in enumerate(cells)
+        ],
     )
     table = build_vectors(path)
     assert len(table) == sum(len(chosen) for _, _, chosen in cells)
-    np.testing.assert_array_equal(table.vectors(), np.array(expected, np.float32)[table.frame["row"].to_numpy()])
+    np.testing.assert_array_equal(
+        table.vectors(), np.array(expected, np.float32)[table.frame["row"].to_numpy()]
+    )
 
 
 def test_published_examples() -> None:
@@ -66,12 +89,20 @@ def test_permissible_file_equals_naive_on_the_rows_the_paper_keeps(permissible: 
     kept = [
         r
         for r in source.iter_rows(named=True)
-        if r["rot-bad"] == "0" and r["m"] == "1"
-        and all(r[c] not in (None, "") for c in ("action", "rot-moral-foundations", "action-moral-judgment", "action-agree"))
+        if r["rot-bad"] == "0"
+        and r["m"] == "1"
+        and all(
+            r[c] not in (None, "")
+            for c in ("action", "rot-moral-foundations", "action-moral-judgment", "action-agree")
+        )
     ]
     assert len(kept) == 10_639
     expected = {
-        r["row"]: naive_vector(float(r["action-moral-judgment"]), float(r["action-agree"]), set(r["rot-moral-foundations"].split("|")))
+        r["row"]: naive_vector(
+            float(r["action-moral-judgment"]),
+            float(r["action-agree"]),
+            set(r["rot-moral-foundations"].split("|")),
+        )
         for r in kept
     }
     table = build_vectors(permissible)
@@ -113,7 +144,9 @@ def test_merge_by_normalised_text(tmp_path: Path) -> None:
     assert rude.height == 3 and rude["group"].n_unique() == 1
     assert set(rude["merged_judgment"]) == {-1.0} and set(rude["merged_agreement"]) == {3.0}
     assert rude["merged_judgment_sd"][0] == pytest.approx(np.std([-2, 0], ddof=1))
-    assert set(rude["frequency_care-harm"]) == {1.0} and set(rude["frequency_loyalty-betrayal"]) == {0.5}
+    assert set(rude["frequency_care-harm"]) == {1.0} and set(
+        rude["frequency_loyalty-betrayal"]
+    ) == {0.5}
     assert set(rude["action"]) == {"Being  Rude ", "being rude"}, "texts are kept verbatim"
 
 
@@ -131,10 +164,20 @@ def test_rules_count_what_they_drop_and_say_what_does_not_apply(tmp_path: Path) 
         ],
     )
     rules = {r["name"]: r["dropped"] for r in build_vectors(full).meta["rules"]}
-    assert rules == {"rot-bad is not 0": 2, "m is not 1": 1, "no action": 2, "no moral foundation": 1, "no judgment": 0, "no action-agree": 0}
+    assert rules == {
+        "rot-bad is not 0": 2,
+        "m is not 1": 1,
+        "no action": 2,
+        "no moral foundation": 1,
+        "no judgment": 0,
+        "no action-agree": 0,
+    }
     both = build_vectors(full, schema="factored")
     assert {r["name"]: r["dropped"] for r in both.meta["rules"]}["m is not 1"] is None
-    assert dict(both.frame.select("action", "paper").iter_rows()) == {"a b": True, "five workers": False}
+    assert dict(both.frame.select("action", "paper").iter_rows()) == {
+        "a b": True,
+        "five workers": False,
+    }
     bare = write_table(tmp_path / "bare.tsv", [row("a b")])
     rules = {r["name"]: r["dropped"] for r in build_vectors(bare).meta["rules"]}
     assert rules["rot-bad is not 0"] is None and rules["m is not 1"] is None
@@ -155,14 +198,28 @@ def test_agreement_from_the_other_column_is_asked_for_never_assumed(tmp_path: Pa
 def test_groups_never_straddle_splits(tmp_path: Path) -> None:
     path = write_table(
         tmp_path / "t.tsv",
-        [row("same text", split="test"), row("Same  text", split="train"), row("other", split="dev"), row("third", split="test")],
+        [
+            row("same text", split="test"),
+            row("Same  text", split="train"),
+            row("other", split="dev"),
+            row("third", split="test"),
+        ],
     )
     frame = build_vectors(path).frame
     assert frame.group_by("group").agg(pl.col("split").n_unique())["split"].to_list() == [1, 1, 1]
-    assert dict(frame.select("action", "split").iter_rows()) == {"same text": "train", "Same  text": "train", "other": "dev", "third": "test"}
-    hashed = build_vectors(write_table(tmp_path / "h.tsv", [row(f"text {i}") for i in range(2000)])).frame
+    assert dict(frame.select("action", "split").iter_rows()) == {
+        "same text": "train",
+        "Same  text": "train",
+        "other": "dev",
+        "third": "test",
+    }
+    hashed = build_vectors(
+        write_table(tmp_path / "h.tsv", [row(f"text {i}") for i in range(2000)])
+    ).frame
     shares = dict(hashed["split"].value_counts(normalize=True).iter_rows())
-    assert shares["train"] == pytest.approx(0.8, abs=0.04) and shares["test"] == pytest.approx(0.1, abs=0.03)
+    assert shares["train"] == pytest.approx(0.8, abs=0.04) and shares["test"] == pytest.approx(
+        0.1, abs=0.03
+    )
 
 
 def test_save_and_load_are_one_and_the_same(tmp_path: Path) -> None:
@@ -194,7 +251,14 @@ def planted_annotators(path: Path, *, icc: float, workers: int, rules: int) -> P
             score = truth + rng.normal(0, np.sqrt(1 - icc))
             judgment = int(np.clip(np.round(score), -2, 2))
             rows.append(
-                row(f"action {rule} by {worker}", "care-harm", judgment, 4, m=workers, **{"rot-bad": 0, "rot-id": f"r{rule}", "breakdown-worker-id": worker})
+                row(
+                    f"action {rule} by {worker}",
+                    "care-harm",
+                    judgment,
+                    4,
+                    m=workers,
+                    **{"rot-bad": 0, "rot-id": f"r{rule}", "breakdown-worker-id": worker},
+                )
             )
     return write_table(path, rows)
 

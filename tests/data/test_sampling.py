@@ -17,15 +17,41 @@ def many() -> pl.DataFrame:
     parts = []
     for pole, score in strata:
         axis = next(a for a in AXES if pole in (a.virtue, a.vice))
-        parts.append({"axis": axis.tag, "category": pole, "polarity": "virtue" if pole == axis.virtue else "vice", "score": score})
-    parts += [{"axis": a.tag, "category": None, "polarity": "neutral", "score": 0.0} for a in AXES[:2]]
-    frame = pl.concat([pl.DataFrame([p] * 400, infer_schema_length=None, schema={"axis": pl.String, "category": pl.String, "polarity": pl.String, "score": pl.Float64}) for p in parts])
+        parts.append(
+            {
+                "axis": axis.tag,
+                "category": pole,
+                "polarity": "virtue" if pole == axis.virtue else "vice",
+                "score": score,
+            }
+        )
+    parts += [
+        {"axis": a.tag, "category": None, "polarity": "neutral", "score": 0.0} for a in AXES[:2]
+    ]
+    frame = pl.concat(
+        [
+            pl.DataFrame(
+                [p] * 400,
+                infer_schema_length=None,
+                schema={
+                    "axis": pl.String,
+                    "category": pl.String,
+                    "polarity": pl.String,
+                    "score": pl.Float64,
+                },
+            )
+            for p in parts
+        ]
+    )
     return frame.with_columns(row=pl.Series(range(frame.height)), paper=pl.lit(True))
 
 
 def test_quotas_of_the_paper(many: pl.DataFrame) -> None:
     drawn, unfilled = stratified_sample(many)
-    counts = {(r["axis"], r["category"], r["score"]): r["len"] for r in drawn.group_by("axis", "category", "score").len().iter_rows(named=True)}
+    counts = {
+        (r["axis"], r["category"], r["score"]): r["len"]
+        for r in drawn.group_by("axis", "category", "score").len().iter_rows(named=True)
+    }
     for axis in AXES[:2]:
         assert counts[axis.tag, None, 0.0] == 300
         for pole in (axis.virtue, axis.vice):

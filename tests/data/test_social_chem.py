@@ -26,9 +26,18 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
     [
         ("", "is empty"),
         ("a\tb\n1\t2\n", "no column 'action'"),
-        (HEADER.replace("action-moral-judgment", "judgement") + "x\tcare-harm\t1\t4\n", "no column 'action-moral-judgment'"),
-        (HEADER + "x\tcare-harms\t1\t4\n", "data row 1: unknown foundation 'care-harms'.*did you mean care-harm"),
-        (HEADER + "x\tcare-harm\t1\t4\ny\tcare-harm\t3\t4\n", "data row 2: action-moral-judgment is '3'"),
+        (
+            HEADER.replace("action-moral-judgment", "judgement") + "x\tcare-harm\t1\t4\n",
+            "no column 'action-moral-judgment'",
+        ),
+        (
+            HEADER + "x\tcare-harms\t1\t4\n",
+            "data row 1: unknown foundation 'care-harms'.*did you mean care-harm",
+        ),
+        (
+            HEADER + "x\tcare-harm\t1\t4\ny\tcare-harm\t3\t4\n",
+            "data row 2: action-moral-judgment is '3'",
+        ),
         (HEADER + "x\tcare-harm\t1.5\t4\n", "action-moral-judgment is '1.5'"),
         (HEADER + "x\tcare-harm\tgood\t4\n", "action-moral-judgment is 'good'"),
         (HEADER + "x\tcare-harm\tnan\t4\n", "action-moral-judgment is 'nan'"),
@@ -44,7 +53,12 @@ def test_bad_input_is_named(tmp_path: Path, text: str | bytes, message: str) -> 
 def test_separators_byte_order_mark_and_quotes(tmp_path: Path) -> None:
     tab = load(tmp_path / "t.tsv", HEADER + '"say ""no"" loudly"\tcare-harm\t1.0\t4\n')
     assert tab.kept["action"].to_list() == ['say "no" loudly']
-    comma = load(tmp_path / "c.csv", b"\xef\xbb\xbf" + HEADER.replace("\t", ",").encode() + b'"a, b","care-harm|loyalty-betrayal",-2,3\n')
+    comma = load(
+        tmp_path / "c.csv",
+        b"\xef\xbb\xbf"
+        + HEADER.replace("\t", ",").encode()
+        + b'"a, b","care-harm|loyalty-betrayal",-2,3\n',
+    )
     assert comma.kept["action"].to_list() == ["a, b"]
     assert comma.kept["axes"].to_list() == ["care-harm|loyalty-betrayal"]
     semicolon = load(tmp_path / "s.csv", HEADER.replace("\t", ";") + "a;care-harm;-2;3\n")

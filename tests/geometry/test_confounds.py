@@ -45,7 +45,10 @@ def test_a_sink_turns_length_into_opposed_centres() -> None:
     with_sink = pooled_with_sink(lengths, sink=1000.0)
     assert length_share(with_sink, 1 / lengths, np.ones((1, 200)))[0] > 0.99
     assert cosine_of_centres(with_sink, virtue[None], ~virtue[None])[0] < -0.99
-    offsets = [length_offset(1 / lengths, group.astype(float), np.ones((1, 200)))[0] for group in (virtue, ~virtue)]
+    offsets = [
+        length_offset(1 / lengths, group.astype(float), np.ones((1, 200)))[0]
+        for group in (virtue, ~virtue)
+    ]
     assert offsets[0] > 0 > offsets[1], "opposite offsets predict a cosine of minus one"
 
 
@@ -60,7 +63,9 @@ def test_icc_equals_the_analysis_of_variance() -> None:
     values = rng.normal(size=(40, 1)) + 0.5 * rng.normal(size=(40, 3))
     items = np.repeat(np.arange(40), 3)
     between, within = 3 * values.mean(1).var(ddof=1), values.var(1, ddof=1).mean()
-    assert icc_oneway(values.ravel(), items) == pytest.approx((between - within) / (between + 2 * within))
+    assert icc_oneway(values.ravel(), items) == pytest.approx(
+        (between - within) / (between + 2 * within)
+    )
     assert np.isnan(icc_oneway(np.zeros(9), np.repeat(np.arange(3), 3)))
     assert np.isnan(icc_oneway(rng.normal(size=5), np.arange(5)))
 
@@ -88,7 +93,12 @@ def test_auroc_ceiling_is_that_of_a_perfect_reading() -> None:
 
 
 def test_bag_of_words_knows_words_and_not_models() -> None:
-    texts = ["helping a friend move", "helping a friend cook", "stealing from a shop", "stealing from a bank"] * 3
+    texts = [
+        "helping a friend move",
+        "helping a friend cook",
+        "stealing from a shop",
+        "stealing from a bank",
+    ] * 3
     X = bag_of_words(texts)
     assert X.shape[0] == 12 and np.isfinite(X).all()
     np.testing.assert_allclose(X[0], X[4], atol=1e-6)

@@ -67,7 +67,9 @@ def test_rank_correlations_equal_scipy_on_repeated_rows() -> None:
     rng = np.random.default_rng(4)
     n = 60
     s, y, z = rng.normal(size=n), rng.choice([0.125, 0.5, 1.0], n), rng.integers(5, 12, n)
-    counts = np.concatenate([np.ones((1, n), np.uint8), rng.integers(0, 4, (7, n)).astype(np.uint8)])
+    counts = np.concatenate(
+        [np.ones((1, n), np.uint8), rng.integers(0, 4, (7, n)).astype(np.uint8)]
+    )
     got = rank_correlations(s, y, z, counts)
     for b in range(8):
         # Repeats of a row are equal in similarity; a trace of jitter ranks them as the weights do.
@@ -76,7 +78,11 @@ def test_rank_correlations_equal_scipy_on_repeated_rows() -> None:
         jittered = np.empty(len(rows))
         jittered[order] = np.arange(len(rows))
         mid = np.array([jittered[rows == r].mean() for r in rows])
-        r_sy, r_sz, r_yz = spearmanr(y[rows], mid).statistic, spearmanr(z[rows], mid).statistic, spearmanr(y[rows], z[rows]).statistic
+        r_sy, r_sz, r_yz = (
+            spearmanr(y[rows], mid).statistic,
+            spearmanr(z[rows], mid).statistic,
+            spearmanr(y[rows], z[rows]).statistic,
+        )
         assert got.score[b] == pytest.approx(r_sy, abs=2e-3 if b else 1e-12)
         assert got.length[b] == pytest.approx(r_sz, abs=2e-3 if b else 1e-12)
         partial = (r_sy - r_sz * r_yz) / np.sqrt((1 - r_sz**2) * (1 - r_yz**2))
@@ -105,7 +111,9 @@ def test_permuted_correlations_equal_scipy_column_by_column() -> None:
     similarity, z = rng.normal(size=(5, n)), rng.integers(4, 9, n)
     got = permuted_rank_correlations(similarity, score, z)
     for b in range(5):
-        assert got.score[b] == pytest.approx(spearmanr(score[b], similarity[b]).statistic, abs=1e-12)
+        assert got.score[b] == pytest.approx(
+            spearmanr(score[b], similarity[b]).statistic, abs=1e-12
+        )
         assert got.length[b] == pytest.approx(spearmanr(z, similarity[b]).statistic, abs=1e-12)
         one = rank_correlations(similarity[b], score[b], z, np.ones((1, n)))
         assert got.score_given_length[b] == pytest.approx(one.score_given_length[0], abs=1e-12)

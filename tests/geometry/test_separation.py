@@ -45,7 +45,9 @@ def test_shrinkage_equals_scikit_learn() -> None:
     centres = np.stack([X[labels == k].mean(0) for k in range(4)])
     rest = X - centres[labels]
     expected, _ = ledoit_wolf(rest, assume_centered=True)
-    np.testing.assert_allclose(_shrunk(X, labels, centres, rest.T @ rest), expected, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(
+        _shrunk(X, labels, centres, rest.T @ rest), expected, rtol=1e-6, atol=1e-8
+    )
 
 
 def test_held_out_scores_equal_scikit_learns_discriminant_fold_by_fold() -> None:
@@ -63,7 +65,9 @@ def test_held_out_scores_equal_scikit_learns_discriminant_fold_by_fold() -> None
             np.testing.assert_allclose(got[rows], expected, rtol=1e-3, atol=1e-3)
     # an independent read-out ranks held-out rows nearly the same way
     train, test = (folds != 0) & (pairs == 0), (folds == 0) & (pairs == 0)
-    lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(X[train], labels[train] == 0)
+    lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(
+        X[train], labels[train] == 0
+    )
     assert np.corrcoef(lda.decision_function(X[test]), got[test])[0, 1] > 0.98
 
 
@@ -92,14 +96,20 @@ def test_crossnobis_equals_the_naive_distance() -> None:
     X, labels, folds, pairs = planted()
     scores = held_out_scores(X, labels, folds, pairs)
     mine = pairs == 0
-    got = crossnobis(scores[mine], (labels[mine] == 0)[None], (labels[mine] == 1)[None], folds[mine])[0]
+    got = crossnobis(
+        scores[mine], (labels[mine] == 0)[None], (labels[mine] == 1)[None], folds[mine]
+    )[0]
     naive = []
     for fold in range(5):
         train, test = folds != fold, folds == fold
         centre = lambda rows: X[rows].astype(np.float64).mean(0)  # noqa: E731
-        rest = np.concatenate([X[train & (labels == k)] - centre(train & (labels == k)) for k in range(4)])
+        rest = np.concatenate(
+            [X[train & (labels == k)] - centre(train & (labels == k)) for k in range(4)]
+        )
         covariance, _ = ledoit_wolf(rest, assume_centered=True)
-        delta = [centre(part & (labels == 0)) - centre(part & (labels == 1)) for part in (train, test)]
+        delta = [
+            centre(part & (labels == 0)) - centre(part & (labels == 1)) for part in (train, test)
+        ]
         naive.append(delta[0] @ np.linalg.solve(covariance, delta[1]))
     assert got == pytest.approx(np.mean(naive), rel=1e-3)
 
@@ -112,7 +122,12 @@ def test_planted_separation_is_found_and_its_absence_too() -> None:
         for k, into in ((0, found), (1, absent)):
             mine = pairs == k
             first, second = (labels[mine] == 2 * k)[None], (labels[mine] == 2 * k + 1)[None]
-            into.append((weighted_auroc(scores[mine], first, second, folds[mine])[0], crossnobis(scores[mine], first, second, folds[mine])[0]))
+            into.append(
+                (
+                    weighted_auroc(scores[mine], first, second, folds[mine])[0],
+                    crossnobis(scores[mine], first, second, folds[mine])[0],
+                )
+            )
     found, absent = np.array(found), np.array(absent)
     assert (found[:, 0] > 0.8).all() and (found[:, 1] > 1).all()
     # Without separation AUROC is one half and the distance zero, on average over the draws.

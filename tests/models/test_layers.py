@@ -19,16 +19,22 @@ def test_taps_equal_output_hidden_states(family: str, n_layers: int) -> None:
     live = load_model(tiny_model(family, n_layers=n_layers), tokenizer=tiny_tokenizer())
     batch = live.collate(live.encode([TEXT], [(0, 19)], max_tokens=128))
     read: dict[int, torch.Tensor] = {}
-    live.run_taps(batch, range(n_layers), lambda layer, hidden: read.setdefault(layer, hidden.clone()))
+    live.run_taps(
+        batch, range(n_layers), lambda layer, hidden: read.setdefault(layer, hidden.clone())
+    )
     with torch.inference_mode():
-        states = live.model(input_ids=batch.ids, output_hidden_states=True, use_cache=False).hidden_states
+        states = live.model(
+            input_ids=batch.ids, output_hidden_states=True, use_cache=False
+        ).hidden_states
     assert len(states) == n_layers + 1 and sorted(read) == list(range(n_layers))
     for layer in range(n_layers - 1):
         torch.testing.assert_close(read[layer], states[layer + 1], rtol=1e-4, atol=1e-5)
         assert not torch.allclose(read[layer], states[layer], rtol=1e-2), "one layer off would pass"
     assert live.decoder.final_norm is not None
     with torch.inference_mode():
-        torch.testing.assert_close(live.decoder.final_norm(read[n_layers - 1]), states[-1], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            live.decoder.final_norm(read[n_layers - 1]), states[-1], rtol=1e-4, atol=1e-5
+        )
     assert not torch.allclose(read[n_layers - 1], states[-1], rtol=1e-2)
 
 
