@@ -43,12 +43,12 @@ BATCH_TOKENS: Final = 1024
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an extraction is: texts and tokens read, bytes written, texts in all."""
+    """How far an extraction is: texts done of `total`, of which `kept` were there before; bytes."""
 
     texts: int
-    tokens: int
-    bytes: int
     total: int
+    kept: int
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def extract(
         template: name of a template in `data.prompts`.
         max_tokens: longer texts are cut at the end and flagged.
         batch_tokens: tokens in a batch; what is read together is of equal length, never padded.
-        progress: called after every shard.
+        progress: called at the start and after every batch.
         say: called with what a user should know.
 
     Raises:
@@ -198,21 +198,26 @@ def _status(action: str, encoded: Encoded) -> str:
 
 
 def _run(job: _Job, artifact: Artifact, progress: Callable[[Progress], None] | None) -> None:
-    total = len(job.encoded)
-    done_texts = done_tokens = 0
-    for shard in job.plan.shards:
-        name = f"shard-{job.plan.shards.index(shard):05d}.safetensors"
-        if name not in artifact.shards:
-            tensors = _read_shard(job, shard)
-            artifact.add_shard(name, tensors, first=shard[0], last=shard[1] - 1)
-        done_texts += shard[1] - shard[0]
-        done_tokens += sum(job.plan.lengths[shard[0] : shard[1]])
+    kept = done = sum(row.n for row in artifact.shards.values())
+
+    def step(texts: int) -> None:
+        nonlocal done
+        done += texts
         if progress is not None:
             written = sum(row.bytes for row in artifact.shards.values())
-            progress(Progress(done_texts, done_tokens, written, total))
+            progress(Progress(done, len(job.encoded), kept, written))
+
+    step(0)
+    for i, shard in enumerate(job.plan.shards):
+        name = f"shard-{i:05d}.safetensors"
+        if name not in artifact.shards:
+            tensors = _read_shard(job, shard, step)
+            artifact.add_shard(name, tensors, first=shard[0], last=shard[1] - 1)
 
 
-def _read_shard(job: _Job, shard: tuple[int, int]) -> dict[str, NDArray[Any]]:
+def _read_shard(
+    job: _Job, shard: tuple[int, int], step: Callable[[int], None]
+) -> dict[str, NDArray[Any]]:
     """Run the model over a shard's batches and pool every layer as it passes."""
     n = shard[1] - shard[0]
     d = job.model.d_model
@@ -234,6 +239,7 @@ def _read_shard(job: _Job, shard: tuple[int, int]) -> dict[str, NDArray[Any]]:
             stats[layer][:, rows] = torch.stack(sink_report(norms, batch.mask)).cpu()  # noqa: B023
 
         job.model.run_taps(batch, job.layers, on_hidden)
+        step(stop - start)
     tensors: dict[str, NDArray[Any]] = {}
     for layer in job.layers:
         _check_varies(pooled[layer], layer)

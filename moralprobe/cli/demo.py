@@ -16,7 +16,9 @@ def demo_command(
     draws: Annotated[int, typer.Option(help="Resamples and permutations.", min=100)] = 1000,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
-    """Go the whole way: starter actions, moral vectors, SmolLM2's hidden states, a report.
+    """Go the whole way on what comes with the package.
+
+    Starter actions to moral vectors, SmolLM2's hidden states, both modes, a report.
 
     Example: moralprobe demo --out out/demo
     """

@@ -12,7 +12,7 @@ from moralprobe.cli.console import say, say_json
 def doctor_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Say what works here: versions, device, dtype speed, weights, caches, BLAS settings.
+    """Say what works here, and how to mend what doesn't.
 
     Example: moralprobe doctor
     """

@@ -32,7 +32,9 @@ def extract_command(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
-    """Read every distinct text once, at all layers; the same command continues.
+    """Read every distinct text once, at all layers.
+
+    What is complete is kept: the same command again continues.
 
     Example: moralprobe extract smollm2-135m starter.parquet --out store
     """
@@ -40,20 +42,22 @@ def extract_command(
     from moralprobe.moral_vectors import MoralVectors
 
     table = MoralVectors.load(vectors)
-    with steps(f"reading texts with {model}", quiet=quiet) as step:
-        from moralprobe.models.load import load_model
+    if not quiet:
+        notice(f"loading {model}")
+    from moralprobe.models.load import load_model
 
-        loaded = load_model(
-            model, dtype=dtype, device=device, revision=revision, layers_path=layers_path
-        )
+    loaded = load_model(
+        model, dtype=dtype, device=device, revision=revision, layers_path=layers_path
+    )
+    with steps(f"reading texts with {model}", quiet=quiet) as step:
         started = time.monotonic()
-        first: list[Progress] = []
 
         def progress(p: Progress) -> None:
-            first.append(p)
-            seconds = time.monotonic() - started
-            rate = (p.texts - first[0].texts) / seconds if len(first) > 1 else 0.0
-            step(p.texts, p.total, f"texts, {rate:.0f}/s, {p.bytes / 1e6:,.0f} MB")
+            if p.kept == p.total:
+                step(p.texts, p.total, "texts: all were read before")
+                return
+            rate = (p.texts - p.kept) / max(time.monotonic() - started, 1e-3)
+            step(p.texts, p.total, f"texts, {rate:.0f}/s, {p.bytes / 1e6:,.0f} MB written")
 
         store = extract(
             loaded,

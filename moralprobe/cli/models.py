@@ -12,7 +12,9 @@ from moralprobe.cli.console import say, say_json
 def models_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """List the models that are packaged, in the hub's cache, or in the paper's registry.
+    """List the models that can be read.
+
+    Packaged with weights, in the hub's cache, or in the paper's registry.
 
     Example: moralprobe models
     """

@@ -21,7 +21,9 @@ def probe_command(
     seed: Annotated[int, typer.Option(help="Of the sample, folds and draws.")] = 42,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
-    """Measure separation and gradient at every layer, in both modes, and write a report.
+    """Measure a store at every layer and write a report.
+
+    Separation of opposed categories and the gradient inside each, as published and audited.
 
     Example: moralprobe probe store --out study
     """

@@ -27,7 +27,9 @@ def build(
     ] = "action-agree",
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
 ) -> None:
-    """Build moral vectors from Social-Chemistry-101 or a table with some of its columns.
+    """Build moral vectors from annotated actions.
+
+    From Social-Chemistry-101 or any table with some of its columns.
 
     Example: moralprobe vectors build starter --out starter.parquet
     """

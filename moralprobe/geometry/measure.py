@@ -11,6 +11,13 @@ import numpy as np
 from moralprobe.geometry.arrays import Floats
 
 OK: Final = "ok"
+_BOUNDS: Final[dict[str, tuple[float, float]]] = {
+    "cosine": (-1.0, 1.0),
+    "rho": (-1.0, 1.0),
+    "AUROC": (0.0, 1.0),
+    "share of variance": (0.0, 1.0),
+}
+"""Where a unit's scale ends: an interval doesn't reach beyond."""
 MIN_PROTOTYPES: Final = 5
 MIN_GROUPS: Final = 10
 
@@ -50,10 +57,13 @@ def summarise(
 ) -> Measure:
     """Turn draws into a measure.
 
-    The interval is the percentile interval of the bootstrap. The p value is two-sided: twice the
-    smaller tail of the permutation null, with one added to either count (Phipson and Smyth 2010).
+    The interval is the percentile interval of the bootstrap, moved so that the resamples' mean lies
+    at the value: resampling adds noise of its own, which draws a cosine between centres of few
+    prototypes toward zero, so that the plain percentiles can miss the very value they belong to.
+    The p value is two-sided: twice the smaller tail of the permutation null, with one added to
+    either count (Phipson and Smyth 2010).
     """
-    ci_low, ci_high = _range(draws.boot)
+    ci_low, ci_high = _interval(draws, *_BOUNDS.get(unit, (-np.inf, np.inf)))
     null_low, null_high = _range(draws.null)
     if p is None:
         p = permutation_p(draws.value, draws.null)
@@ -87,6 +97,12 @@ def permutation_p(value: float, null: Floats) -> float:
         return float("nan")
     tail = min(int(np.sum(finite >= value)), int(np.sum(finite <= value)))
     return float(min(1.0, 2 * (tail + 1) / (len(finite) + 1)))
+
+
+def _interval(draws: Draws, lowest: float, highest: float) -> tuple[float, float]:
+    low, high = _range(draws.boot)
+    bias = float(np.mean(draws.boot[np.isfinite(draws.boot)])) - draws.value if low == low else 0.0
+    return max(low - bias, lowest), min(high - bias, highest)
 
 
 def _range(draws: Floats) -> tuple[float, float]:

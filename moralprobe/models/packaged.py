@@ -6,6 +6,8 @@ once; the copy is verified at every use and made again where a byte differs.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -121,7 +123,8 @@ def _convert(gguf: Path, folder: Path) -> None:
     from moralprobe.models.quiet import quiet_transformers
 
     options: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
-    with quiet_transformers():
+    # The bar of transformers' GGUF reader can't be turned off.
+    with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
         # Since 5.x transformers keeps GGUF weights packed unless asked otherwise.
         unpacked = transformers.GgufConfig(dequantize=True)
         model = transformers.AutoModelForCausalLM.from_pretrained(

@@ -130,19 +130,19 @@ _FIGURES: Final = {
     "separation": (
         separation_figure,
         "Cosine between the centres of opposed categories, with 95 % bootstrap intervals over text "
-        "groups; the grey band is the mean's 95 % range under polarity shuffled within strata of "
+        "groups; hatched is the mean's 95 % range under polarity shuffled within strata of "
         "length and topic. Shaded layers: what is shown there is explained by text length.",
     ),
     "held_out": (
         held_out_figure,
         "Virtue against vice within an axis, on texts that the read-out hasn't seen, with 95 % "
-        "intervals. Grey band: labels shuffled within strata. Dotted: the same read-out on a bag "
+        "intervals. Hatched: labels shuffled within strata. Dotted: the same read-out on a bag "
         "of words.",
     ),
     "gradient": (
         gradient_figure,
         "Rank correlation between human typicality and likeness to the category's prototypes. The "
-        "audited mode leaves a text's own prototypes out. Grey band: shuffled scores run through "
+        "audited mode leaves a text's own prototypes out. Hatched: shuffled scores run through "
         "the whole pipeline; dotted: a bag of words. Shaded layers: explained by text length.",
     ),
     "confound": (
@@ -194,7 +194,10 @@ def _line(
     ax.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
     if null and rows["null_low"].is_finite().any():
         low, high = rows["null_low"].to_numpy(), rows["null_high"].to_numpy()
-        ax.fill_between(x, low, high, color=NULL, alpha=0.5, lw=0, label="shuffled labels")
+        # Hatched, so that it isn't taken for an interval.
+        ax.fill_between(
+            x, low, high, facecolor="none", edgecolor=NULL, hatch="////", lw=0, label="shuffled"
+        )
 
 
 def _baseline(ax: Axes, rows: pl.DataFrame) -> None:

@@ -16,6 +16,7 @@ from moralprobe.report.words import (
     confounded_layers,
     findings,
     headline_pooling,
+    modes_of,
 )
 from moralprobe.study import Study
 
@@ -61,8 +62,8 @@ def write_report(study: Study, folder: Path) -> Path:
         model=study.frame["model"][0],
         template=study.frame["template"][0],
         meta=study.meta,
-        modes=list(study.meta["modes"]),
-        poolings={mode: headline_pooling(study, mode) for mode in study.meta["modes"]},
+        modes=modes_of(study),
+        poolings={mode: headline_pooling(study, mode) for mode in modes_of(study)},
         findings=findings(study),
         caveats=caveats(study),
         headlines=[_headline(study, *row) for row in _HEADLINES],
@@ -79,14 +80,14 @@ def _headline(
     study: Study, measure: str, category: str, label: str, lowest: bool
 ) -> dict[str, Any]:
     cells: dict[str, dict[str, Any] | None] = {}
-    for mode in study.meta["modes"]:
+    for mode in modes_of(study):
         found = best(study, mode, measure, category, lowest=lowest)
         if found is None:
             cells[mode] = None
             continue
         row = found.row
         cells[mode] = {
-            **{key: _number(row[key]) for key in _NUMBERS},
+            **_numbers(row),
             "layer": row["layer"],
             "pooling": found.pooling,
             "n": f"{row['n']:,}",
@@ -101,8 +102,8 @@ def _headline(
 def _by_layer(study: Study) -> list[dict[str, Any]]:
     """One block a mode and pooling: a row a layer, a column a measure."""
     blocks = []
-    for mode, poolings in study.meta["modes"].items():
-        for pooling in poolings:
+    for mode in modes_of(study):
+        for pooling in study.meta["modes"][mode]:
             rows = study.frame.filter(mode=mode, pooling=pooling)
             names = [(m, c) for m, c in _BY_LAYER if rows.filter(measure=m, category=c).height]
             confounded = confounded_layers(study, pooling, mode) if mode == "li2026" else []
@@ -124,21 +125,25 @@ def _by_layer(study: Study) -> list[dict[str, Any]]:
     return blocks
 
 
-_NUMBERS: Final = ("value", "ci_low", "ci_high", "null_low", "null_high", "q", "baseline")
+_NUMBERS: Final = ("value", "ci_low", "ci_high", "null_low", "null_high", "baseline")
 
 
 def _cell(row: dict[str, Any]) -> dict[str, Any]:
     return {
-        **{key: _number(row[key]) for key in _NUMBERS},
+        **_numbers(row),
         "n": f"{row['n']:,}",
         "status": row["status"],
     }
 
 
+def _numbers(row: dict[str, Any]) -> dict[str, str]:
+    found = {key: _number(row[key]) for key in _NUMBERS}
+    q = row["q"]
+    return {**found, "q": "" if q is None or q != q else "< 0.01" if q < 0.01 else f"= {q:.2f}"}
+
+
 def _number(value: float | None) -> str:
     if value is None or value != value:
         return ""
-    if value and abs(value) < 0.001:
-        return f"{value:.1e}"
     # Values that round to the end of a scale and aren't there are shown with one digit more.
     return f"{value:.3f}" if 0.995 <= abs(value) < 1 else f"{value:.2f}"

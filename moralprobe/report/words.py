@@ -16,6 +16,9 @@ CONFOUND_SHARE: Final = 0.5
 95 % interval."""
 
 
+_SHOWN: Final = 6  # unfilled strata that are named
+
+
 @dataclass(frozen=True)
 class Best:
     """One measure where a mode is at its best or most extreme, as a table cell."""
@@ -23,6 +26,11 @@ class Best:
     mode: str
     pooling: str
     row: dict[str, Any]
+
+
+def modes_of(study: Study) -> list[str]:
+    """Return a study's modes, the published one first."""
+    return [mode for mode in POOLINGS_OF if mode in study.meta["modes"]]
 
 
 def headline_pooling(study: Study, mode: str) -> str | None:
@@ -60,8 +68,8 @@ def confound_sentence(study: Study, pooling: str) -> str | None:
     ).filter(where)
     if cosine.height and cosine["value"].is_finite().any():
         text += (
-            f" The opposed cosines there ({span('opposed_cosine', 'mean')} on average) say which "
-            f"pole's texts are longer, not how the model tells the poles apart"
+            f" The opposed cosines there ({span('opposed_cosine', 'mean')} on average) follow how "
+            f"long the poles' texts are, not how the model tells the poles apart"
         )
         as_shuffled = cosine.filter(pl.col("p") > 0.05).height
         text += (
@@ -186,8 +194,8 @@ def caveats(study: Study) -> list[str]:
         found.append(
             f"li2026 is computed on the paper's stratified sample; {len(short)} of its strata fall "
             f"short of their quota: "
-            + ", ".join(f"{s['stratum']} ({s['have']} of {s['quota']})" for s in short)
-            + "."
+            + ", ".join(f"{s['stratum']} ({s['have']} of {s['quota']})" for s in short[:_SHOWN])
+            + (f" and {len(short) - _SHOWN} more (see Provenance)." if len(short) > _SHOWN else ".")
         )
     if texts["left out"]:
         found.append(f"{texts['left out']} texts are empty or of one token and were left out.")
