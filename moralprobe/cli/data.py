@@ -17,7 +17,7 @@ def data() -> None:
 
 @app.command()
 def download(
-    name: Annotated[str, typer.Argument(help="The dataset: social-chem-101.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The dataset: social-chem-101.")],
     out: Annotated[
         Path | None,
         typer.Option(help="Folder to put it in; the user's cache unless given.", file_okay=False),

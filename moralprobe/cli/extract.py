@@ -12,8 +12,12 @@ from moralprobe.cli.console import notice, say, say_json, steps
 
 
 def extract_command(
-    model: Annotated[str, typer.Argument(help="smollm2-135m, a folder, or an id on the hub.")],
-    vectors: Annotated[Path, typer.Argument(help="A file made by 'vectors build'.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="smollm2-135m, a folder, or an id on the hub.")
+    ],
+    vectors: Annotated[
+        Path, typer.Argument(metavar="VECTORS", help="A file made by 'vectors build'.")
+    ],
     out: Annotated[Path, typer.Option(help="The store's folder.")],
     layers: Annotated[str, typer.Option(help="all, 12, 8-20, 8-20:2, or several.")] = "all",
     pooling: Annotated[
@@ -83,7 +87,7 @@ def extract_command(
 
 
 def verify_command(
-    store: Annotated[Path, typer.Argument(help="A folder made by 'extract'.")],
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="A folder made by 'extract'.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Check every byte of a store against its manifest.

@@ -11,7 +11,7 @@ from moralprobe.cli.console import say, steps
 
 
 def probe_command(
-    store: Annotated[Path, typer.Argument(help="A folder made by 'extract'.")],
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="A folder made by 'extract'.")],
     out: Annotated[Path, typer.Option(help="The study's folder.")],
     mode: Annotated[str, typer.Option(help="li2026, audited, or both.")] = "both",
     quota: Annotated[

@@ -17,7 +17,9 @@ app = typer.Typer(help="Turn human judgements into moral vectors.", no_args_is_h
 
 @app.command()
 def build(
-    source: Annotated[str, typer.Argument(help="'starter', or a table of annotated actions.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="'starter', or a table of annotated actions.")
+    ],
     out: Annotated[Path, typer.Option(help="The Parquet file to write.")],
     schema: Annotated[
         str, typer.Option(help="li2026 keeps the paper's rows; factored also repeated annotations.")
@@ -47,7 +49,9 @@ def build(
 
 @app.command()
 def sample(
-    vectors: Annotated[Path, typer.Argument(help="A file made by 'vectors build'.")],
+    vectors: Annotated[
+        Path, typer.Argument(metavar="VECTORS", help="A file made by 'vectors build'.")
+    ],
     out: Annotated[Path, typer.Option(help="The Parquet file to write.")],
     quota: Annotated[str, typer.Option(help="Which quotas: li2026.")] = "li2026",
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 42,
