@@ -1,0 +1,350 @@
+"""Stored states against transformers' own, text by text, and what extraction refuses."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from moralprobe.activations import plan
+from moralprobe.activations.extract import Progress, extract
+from moralprobe.activations.plan import make_plan
+from moralprobe.activations.store import ActivationStore, verify
+from moralprobe.errors import IntegrityError, NumericError, StoreError, UsageError
+from moralprobe.models.causal import CausalModel
+from moralprobe.models.load import load_model
+from moralprobe.models.tiny import save_tiny, tiny_model, tiny_tokenizer
+from moralprobe.moral_vectors import MoralVectors, build_vectors
+from tests.activations.test_pooling import naive
+
+POOLINGS = ("mean", "mean_unit", "mean_no_sink", "mean_action", "last")
+
+
+def starter(rows: int | None = None) -> MoralVectors:
+    vectors = build_vectors("starter")
+    return vectors if rows is None else MoralVectors(vectors.frame.head(rows), vectors.meta)
+
+
+def tiny(family: str = "llama", *, seed: int = 0, bos: bool = True) -> CausalModel:
+    return load_model(tiny_model(family, seed=seed), tokenizer=tiny_tokenizer(bos=bos))
+
+
+def with_actions(actions: list[str]) -> MoralVectors:
+    vectors = starter(len(actions))
+    return MoralVectors(vectors.frame.with_columns(action=pl.Series(actions)), vectors.meta)
+
+
+def reference(model: CausalModel, text: str, action: str) -> tuple[list[np.ndarray], list[bool]]:
+    """Every block's output for one text alone, from transformers, and which tokens are the action."""
+    fields = model.tokenizer(text, return_offsets_mapping=True)
+    inside = [a < b and a < len(action) for a, b in fields["offset_mapping"]]
+    last: list[torch.Tensor] = []
+    handle = model.decoder.layers[-1].register_forward_hook(
+        lambda _m, _i, out: last.append(out[0] if isinstance(out, tuple) else out)
+    )
+    with torch.inference_mode():
+        out = model.model(
+            torch.tensor([fields["input_ids"]]), output_hidden_states=True, use_cache=False
+        )
+    handle.remove()
+    return [h[0].numpy() for h in (*out.hidden_states[1:-1], last[0])], inside
+
+
+def assert_equals_transformers(model: CausalModel, store: ActivationStore, some: int) -> None:
+    texts = store.texts.with_row_index().gather_every(max(1, store.texts.height // some))
+    stored = {(p, layer): store.layer(p, layer) for p in POOLINGS for layer in store.layers}
+    for row in texts.iter_rows(named=True):
+        states, inside = reference(model, row["text"] + " is morally", row["text"])
+        assert len(states[0]) == row["n_tokens"]
+        for (pooling, layer), values in stored.items():
+            expected = naive(states[layer].astype(np.float64), inside, pooling)
+            close = np.linalg.norm(values[row["index"]] - expected) / np.linalg.norm(expected)
+            assert close < 1e-4, (row["text"], pooling, layer, close)
+
+
+@pytest.mark.parametrize(
+    ("family", "bos"), [("llama", True), ("gpt2", False), ("gemma2", True), ("opt", True)]
+)
+def test_stored_states_equal_transformers_one_text_at_a_time(
+    tmp_path: Path, family: str, bos: bool
+) -> None:
+    model = tiny(family, bos=bos)
+    store = extract(model, starter(80), tmp_path / "s", poolings=POOLINGS)
+    assert_equals_transformers(model, store, 25)
+
+
+def test_real_weights_equal_transformers_in_fp32(tmp_path: Path) -> None:
+    model = load_model("smollm2-135m", dtype="fp32")
+    store = extract(model, starter(40), tmp_path / "s", poolings=POOLINGS)
+    assert len(store.layers) == 30
+    assert_equals_transformers(model, store, 12)
+
+
+def test_bf16_states_are_those_of_fp32_up_to_rounding(tmp_path: Path) -> None:
+    vectors = starter(20)
+    exact = extract(
+        load_model("smollm2-135m", dtype="fp32"), vectors, tmp_path / "a", layers="5,20"
+    )
+    rounded = extract(load_model("smollm2-135m"), vectors, tmp_path / "b", layers="5,20")
+    for layer in (5, 20):
+        a, b = exact.layer("mean_unit", layer), rounded.layer("mean_unit", layer)
+        assert np.all(np.linalg.norm(a - b, axis=1) < 0.05 * np.linalg.norm(a, axis=1))
+
+
+def test_batches_change_nothing(tmp_path: Path) -> None:
+    one = extract(tiny(), starter(60), tmp_path / "one", batch_tokens=1)
+    many = extract(tiny(), starter(60), tmp_path / "many", batch_tokens=100_000)
+    for layer in one.layers:
+        for pooling in one.poolings:
+            np.testing.assert_allclose(
+                one.layer(pooling, layer), many.layer(pooling, layer), rtol=1e-4, atol=1e-5
+            )
+
+
+def test_each_text_is_read_once_and_the_vectors_travel_along(tmp_path: Path) -> None:
+    vectors = starter(120)
+    assert vectors.frame["action"].n_unique() < vectors.frame.height
+    model, read = tiny(), 0
+
+    def count(_module: object, args: tuple, kwargs: dict) -> None:
+        nonlocal read
+        read += kwargs["input_ids"].shape[0]
+
+    model.decoder.module.register_forward_pre_hook(count, with_kwargs=True)
+    store = extract(model, vectors, tmp_path / "s")
+    assert read == vectors.frame["action"].n_unique() == store.texts.height
+    assert store.vectors().frame.equals(vectors.frame)
+
+
+def test_layers_and_poolings_are_those_asked_for(tmp_path: Path) -> None:
+    store = extract(tiny(), starter(20), tmp_path / "s", layers="0-2:2", poolings="last")
+    assert store.layers == (0, 2) and store.poolings == ("last",)
+    for wrong, match in ((("last", 1), "no layer 1"), (("mean", 0), "no pooling 'mean'")):
+        with pytest.raises(UsageError, match=match):
+            store.layer(*wrong)
+    with pytest.raises(UsageError, match="out of range"):
+        extract(tiny(), starter(20), tmp_path / "t", layers="0-3")
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_plan_covers_every_text_once_and_never_mixes_lengths() -> None:
+    lengths = sorted(np.random.default_rng(0).integers(2, 30, 500).tolist())
+    made = make_plan(lengths, batch_tokens=100, bytes_per_text=1 << 20)
+    assert [i for a, b in made.batches for i in range(a, b)] == list(range(500))
+    assert [i for a, b in made.shards for i in range(a, b)] == list(range(500))
+    for a, b in made.batches:
+        assert len(set(lengths[a:b])) == 1 and (b - a == 1 or (b - a) * lengths[a] <= 100)
+    assert len(made.shards) > 3
+    assert [batch for shard in made.shards for batch in made.batches_of(shard)] == list(
+        made.batches
+    )
+
+
+# -- F9, F10: what belongs to the key ---------------------------------------------------------------
+
+
+def test_other_weights_under_the_same_name_are_refused(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        save_tiny("llama", tmp_path / str(seed) / "model", seed=seed)
+    extract(load_model(tmp_path / "0" / "model", dtype="fp32"), starter(20), tmp_path / "s")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "s").iterdir()}
+    with pytest.raises(StoreError, match=r"belongs to another run.*weights"):
+        extract(load_model(tmp_path / "1" / "model", dtype="fp32"), starter(20), tmp_path / "s")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "s").iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"model": lambda: tiny(bos=False)}, "tokenizer"),
+        ({"template": "action"}, "template"),
+        ({"layers": "0-1"}, "layers"),
+        ({"poolings": "mean"}, "poolings"),
+        ({"max_tokens": 20}, "max_tokens"),
+        ({"batch_tokens": 64}, "batch_tokens"),
+        ({"vectors": lambda: starter(19)}, "texts"),
+    ],
+)
+def test_whatever_changes_the_bytes_is_in_the_key(tmp_path: Path, change: dict, named: str) -> None:
+    options = {"model": tiny(bos=True), "vectors": starter(20), "out": tmp_path / "s"}
+    change = {name: value() if callable(value) else value for name, value in change.items()}
+    extract(**options)
+    with pytest.raises(StoreError, match=named):
+        extract(**{**options, **change})
+
+
+# -- F11, F12: texts that can't be read as they are -------------------------------------------------
+
+
+def test_empty_blank_and_one_token_texts_stay_masked_and_counted(tmp_path: Path) -> None:
+    actions = ["helping a friend", "", "  \t ", "a", "lying to a friend", "sharing"]
+    model = tiny(bos=False)
+    store = extract(
+        model, with_actions(actions), tmp_path / "s", template="action", poolings=POOLINGS
+    )
+    status = dict(store.texts.select("text", "status").iter_rows())
+    assert status == {
+        "helping a friend": "ok",
+        "": "empty",
+        "  \t ": "empty",
+        "a": "one token",
+        "lying to a friend": "ok",
+        "sharing": "ok",
+    }
+    assert store.texts.height == 6 and store.n_readable == 3
+    for pooling in POOLINGS:
+        values, valid = store.layer(pooling, 1), store.valid(pooling)
+        assert (
+            valid.sum() == 3 and np.isnan(values[~valid]).all() and np.isfinite(values[valid]).all()
+        )
+        assert (np.linalg.norm(values[valid], axis=1) > 0).all()
+
+
+def test_an_action_of_token_zero_alone_has_no_mean_over_the_action(tmp_path: Path) -> None:
+    store = extract(tiny(bos=False), with_actions(["a", "ab"]), tmp_path / "s", poolings=POOLINGS)
+    assert store.texts["text"].to_list() == ["a", "ab"]
+    assert store.valid("mean_action").tolist() == [False, True] and store.valid("mean").all()
+    assert (
+        np.isnan(store.layer("mean_action", 0)[0]).all()
+        and np.isfinite(store.layer("mean", 0)).all()
+    )
+
+
+def test_longer_texts_are_cut_flagged_and_counted(tmp_path: Path) -> None:
+    store = extract(tiny(), starter(30), tmp_path / "s", max_tokens=40)
+    cut = store.texts["truncated"]
+    assert 0 < cut.sum() < 30 and store.texts["n_tokens"].max() == 40
+    assert all(len(text) + len(" is morally") + 1 > 40 for text in store.texts.filter(cut)["text"])
+
+
+# -- F16, F17: states that can't be right -----------------------------------------------------------
+
+
+def test_not_a_number_names_the_layer_and_the_text(tmp_path: Path) -> None:
+    model = tiny()
+    bad = "lying to a friend"
+    wrong_token = model.tokenizer("y")["input_ids"][-1]
+    with torch.no_grad():
+        model.decoder.embedding.weight[wrong_token] = torch.nan
+    vectors = with_actions(["helping a friend", bad, "sharing a meal"])
+    # The template's own "morally" holds a y, so it is left out here.
+    with pytest.raises(NumericError, match=rf"layer 0 holds NaN.*in 1 texts.*{bad}"):
+        extract(model, vectors, tmp_path / "s", template="action")
+    assert verify(tmp_path / "s") == ({}, [])
+
+
+@pytest.mark.parametrize(("output", "what"), [(0.0, "all zero"), (1.0, "equal for all texts")])
+def test_a_layer_that_never_varies_is_a_tap_that_did_not_fire(
+    tmp_path: Path, output: float, what: str
+) -> None:
+    model = tiny()
+    model.decoder.layers[1].register_forward_hook(lambda _m, _i, out: torch.full_like(out, output))
+    with pytest.raises(NumericError, match=f"tap of layer 1 did not fire.*{what}"):
+        extract(model, starter(20), tmp_path / "s", poolings="last", layers="1")
+
+
+# -- F3 to F6: disks --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(plan, "SHARD_BYTES", 25_000)
+    extract(tiny(), starter(80), tmp_path / "s")
+    assert len(list((tmp_path / "s").glob("shard-*"))) >= 4
+    return tmp_path / "s"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".lock"}
+
+
+@pytest.mark.parametrize("fault", ["cut", "emptied", "flipped", "missing"])
+def test_only_what_is_damaged_is_computed_again(several: Path, fault: str) -> None:
+    right = contents(several)
+    path = several / "shard-00001.safetensors"
+    data = bytearray(path.read_bytes())
+    if fault == "missing":
+        path.unlink()
+    else:
+        data[len(data) // 2] ^= 1
+        path.write_bytes({"cut": data[:-1], "emptied": b"", "flipped": data}[fault])
+    assert list(verify(several)[0]) == [path.name]
+    with pytest.raises(IntegrityError, match=re.escape(path.name)):
+        ActivationStore.open(several).layer("mean", 1)
+    times = {p.name: p.stat().st_mtime_ns for p in several.glob("shard-*") if p != path}
+    said: list[str] = []
+    seen: list[Progress] = []
+    extract(tiny(), starter(80), several, say=said.append, progress=seen.append)
+    assert contents(several) == right
+    assert {p.name: p.stat().st_mtime_ns for p in several.glob("shard-*") if p != path} == times
+    assert len(said) == 1 and path.name in said[0]
+    assert 0 < seen[0].texts == seen[0].kept < seen[-1].texts == seen[-1].total
+
+
+def test_swapped_shards_give_an_error_and_never_numbers(several: Path) -> None:
+    a, b = several / "shard-00001.safetensors", several / "shard-00002.safetensors"
+    c = several / "c"
+    a.rename(c), b.rename(a), c.rename(b)
+    assert set(verify(several)[0]) == {a.name, b.name}
+    with pytest.raises(IntegrityError):
+        ActivationStore.open(several).layer("mean", 0)
+
+
+@pytest.mark.parametrize("name", ["texts.parquet", "vectors.parquet"])
+def test_a_damaged_table_is_an_error_and_is_written_again(several: Path, name: str) -> None:
+    right = contents(several)
+    data = bytearray(right[name])
+    data[100] ^= 4
+    (several / name).write_bytes(data)
+    assert list(verify(several)[0]) == [name]
+    with pytest.raises(IntegrityError, match=name):
+        ActivationStore.open(several).vectors()
+    extract(tiny(), starter(80), several)
+    assert contents(several) == right
+
+
+def test_a_foreign_file_is_named_and_ignored(several: Path) -> None:
+    (several / "shard-99999.safetensors").write_bytes(b"not ours")
+    said: list[str] = []
+    before = ActivationStore.open(several).layer("mean", 0)
+    extract(tiny(), starter(80), several, say=said.append)
+    assert any("shard-99999" in s and "ignored" in s for s in said)
+    np.testing.assert_array_equal(ActivationStore.open(several).layer("mean", 0), before)
+    assert verify(several) == ({}, ["shard-99999.safetensors"])
+
+
+def test_a_full_disk_keeps_what_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "SHARD_BYTES", 25_000)
+    extract(tiny(), starter(80), tmp_path / "whole")
+    real = Path.write_bytes
+
+    def full(self: Path, data: bytes) -> int:
+        if "shard-00002" in self.name:
+            real(self, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(
+        StoreError, match=r"no space left for .*shard-00002.*[\d,]+ bytes are needed"
+    ) as caught:
+        extract(tiny(), starter(80), tmp_path / "s")
+    assert caught.value.exit_code == 1
+    assert sorted(p.name for p in (tmp_path / "s").glob("*.safetensors")) == [
+        "shard-00000.safetensors",
+        "shard-00001.safetensors",
+    ]
+    assert verify(tmp_path / "s") == ({}, []) and not list((tmp_path / "s").glob(".*.partial"))
+    with pytest.raises(StoreError, match=r"not finished.*continues"):
+        ActivationStore.open(tmp_path / "s")
+    monkeypatch.setattr(Path, "write_bytes", real)
+    extract(tiny(), starter(80), tmp_path / "s")
+    assert contents(tmp_path / "s") == contents(tmp_path / "whole")
