@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from moralprobe.design import Category, Design, Opposition
 from moralprobe.foundations import AXES, POLES, PROTOTYPE_SCORE
-from moralprobe.geometry.arrays import Bools, Floats, Ints
+from moralprobe.geometry.arrays import Bools, Counts, Floats, Ints
 from moralprobe.geometry.confounds import length_offset, length_share, permuted_length_share
 from moralprobe.geometry.gradient import (
+    pearson,
     permuted_rank_correlations,
     prototype_similarity,
     rank_correlations,
 )
+from moralprobe.geometry.held_out import measure, prepare
 from moralprobe.geometry.measure import (
     MIN_GROUPS,
     MIN_PROTOTYPES,
@@ -25,12 +29,7 @@ from moralprobe.geometry.measure import (
     not_enough,
     summarise,
 )
-from moralprobe.geometry.separation import (
-    cosine_of_centres,
-    crossnobis,
-    held_out_scores,
-    weighted_auroc,
-)
+from moralprobe.geometry.separation import cosine_of_centres
 
 _CHUNK = 128  # draws at a time where a block is [draws, all texts]
 _LENGTH_SHUFFLES = 200  # enough for a null that is narrow: texts are many
@@ -107,7 +106,7 @@ def _centre_cosines(X: Floats, design: Design) -> list[Measure]:
     ]
 
 
-def _moments(X: Floats, labels: Ints, weights: Floats) -> Floats:
+def _moments(X: Floats, labels: Ints, weights: Counts) -> Floats:
     """Return mean, sd, min and max of the off-diagonal cosines of ten centres, [b, 4]."""
     centres = np.stack(
         [(weights * (labels == k)).astype(X.dtype) @ X for k in range(10)], axis=1
@@ -128,7 +127,7 @@ def _held_out(X: Floats, design: Design) -> list[Measure]:
             design.groups_of(side.rows[side.virtue]), design.groups_of(side.rows[~side.virtue])
         )
         if have < MIN_GROUPS:
-            for name, unit in (("auroc", "AUROC"), ("crossnobis", "squared distance")):
+            for name, unit in _UNITS.items():
                 tag = AXES[side.axis].tag
                 found.append(
                     not_enough(name, tag, unit, have=have, needed=MIN_GROUPS, of="texts of a pole")
@@ -138,25 +137,23 @@ def _held_out(X: Floats, design: Design) -> list[Measure]:
     if not usable:
         return found
     rows = np.concatenate([side.rows for side in usable])
-    axis = np.concatenate([np.full(len(side.rows), side.axis) for side in usable])
-    vice = np.concatenate([~side.virtue for side in usable])
-    folds = design.folds[rows]
-    scores = held_out_scores(X[rows], 2 * axis + vice, folds, axis)
-    parts: dict[str, list[Draws]] = {"auroc": [], "crossnobis": []}
-    for side in usable:
-        mine = axis == side.axis
-        weights = design.weights(side.rows)
-        shuffled = side.virtue[side.shuffles]
-        n = design.groups_of(side.rows)
-        for name, statistic in (("auroc", weighted_auroc), ("crossnobis", crossnobis)):
-            values = statistic(
-                scores[mine], weights * side.virtue, weights * ~side.virtue, folds[mine]
-            )
-            null = statistic(scores[mine], shuffled, ~shuffled, folds[mine])
-            draws = Draws(float(values[0]), values[1:], null, n)
-            parts[name].append(draws)
-            found.append(summarise(name, AXES[side.axis].tag, draws, _UNITS[name]))
-    found += [summarise(name, "mean", mean_draws(p), _UNITS[name]) for name, p in parts.items()]
+    virtue = np.concatenate([side.virtue for side in usable])
+    pair = np.repeat(np.arange(len(usable)), [len(side.rows) for side in usable])
+    weights = design.weights(rows)
+    shuffled = np.concatenate([side.virtue[side.shuffles] for side in usable], axis=1)
+    read_outs = prepare(X[rows], pair, design.folds[rows])
+    observed = measure(read_outs, weights * virtue, weights * ~virtue, relabelled=False)
+    null = measure(read_outs, shuffled, ~shuffled, relabelled=True)
+    for name, values, nulls in zip(_UNITS, observed, null, strict=True):
+        parts = [
+            Draws(float(values[0, k]), values[1:, k], nulls[:, k], design.groups_of(side.rows))
+            for k, side in enumerate(usable)
+        ]
+        found += [
+            summarise(name, AXES[side.axis].tag, part, _UNITS[name])
+            for side, part in zip(usable, parts, strict=True)
+        ]
+        found.append(summarise(name, "mean", mean_draws(parts), _UNITS[name]))
     return found
 
 
@@ -179,56 +176,67 @@ def gradient(X: Floats, design: Design) -> list[Measure]:
         `spearman` over all poles pooled.
     """
     found: list[Measure] = []
-    parts: dict[str, list[Draws]] = {
-        name: [] for name in ("spearman", "spearman_given_length", "length_correlation")
-    }
+    names = ["spearman", "spearman_given_length", "length_correlation"]
+    parts: dict[str, list[Draws]] = {name: [] for name in names}
     pooled = []
     for category in design.categories:
         have = int(np.sum(category.score == PROTOTYPE_SCORE))
         if have < MIN_PROTOTYPES:
-            found += [_too_few(name, category.name, "rho", have) for name in parts]
+            found += [_too_few(name, category.name, "rho", have) for name in names]
             continue
-        draws, observed, null_pair = _category_gradient(X, design, category)
-        pooled.append((category, observed, null_pair))
-        for name, part in draws.items():
-            parts[name].append(part)
+        pooled.append(_graded(X, design, category))
+        for name, part in _category_draws(design, pooled[-1]).items():
             p = _p_of_no_correlation(part) if name == "length_correlation" else None
-            found.append(summarise(name, category.name, part, "rho", p=p))
-        if design.mode == "li2026":
-            found.append(_pearson(category, observed, draws["spearman"].n))
+            found.append(
+                summarise(name, category.name, part, "r" if name == "pearson" else "rho", p=p)
+            )
+            parts.setdefault(name, []).append(part)
     if not pooled:
         return found
-    for name, some in parts.items():
+    for name in names:
         absolute = name == "length_correlation"
-        draws_mean = mean_draws(some, absolute=absolute)
-        found.append(summarise(name, "mean_abs" if absolute else "mean", draws_mean, "rho"))
+        draws = mean_draws(parts[name], absolute=absolute)
+        found.append(summarise(name, "mean_abs" if absolute else "mean", draws, "rho"))
     if design.mode == "li2026":
         found.append(_overall(design, pooled))
     return found
 
 
-_Pair = tuple[Floats, Floats]
+@dataclass(frozen=True)
+class _Graded:
+    """A category's likeness to its prototypes: as it is and resampled [1 + b, n], and shuffled."""
+
+    category: Category
+    weights: NDArray[np.uint8]
+    similarity: NDArray[np.float32]
+    null_similarity: NDArray[np.float32]
+    null_score: Floats
 
 
-def _category_gradient(
-    X: Floats, design: Design, category: Category
-) -> tuple[dict[str, Draws], Floats, _Pair]:
-    """Return a category's draws, its rows' similarities, and the null's similarities and scores."""
-    rows, score = category.rows, category.score
-    mine, lengths = X[rows], design.length[rows]
-    groups = design.group[rows] if design.mode == "audited" else None
-    prototypes = (score == PROTOTYPE_SCORE)[None, :]
-    similarity = prototype_similarity(mine, prototypes, groups)[0]
-    r = rank_correlations(similarity, score, lengths, design.weights(rows))
-    # The null runs the whole pipeline on shuffled scores: prototypes, centre, similarity. What the
-    # paper's circular prototypes gain by themselves shows in it.
+def _graded(X: Floats, design: Design, category: Category) -> _Graded:
+    mine, score = X[category.rows], category.score
+    groups = design.group[category.rows] if design.mode == "audited" else None
+    weights = design.weights(category.rows)
+    # Resamples draw the prototypes anew, and shuffled scores make other rows prototypes: interval
+    # and null run the whole pipeline. What circular prototypes gain by themselves shows in it.
     shuffled = score[category.shuffles]
-    null_similarity = prototype_similarity(mine, shuffled == PROTOTYPE_SCORE, groups)
-    null = permuted_rank_correlations(null_similarity, shuffled, lengths)
-    n = design.groups_of(rows)
+    return _Graded(
+        category,
+        weights,
+        prototype_similarity(mine, weights * (score == PROTOTYPE_SCORE), groups),
+        prototype_similarity(mine, shuffled == PROTOTYPE_SCORE, groups),
+        shuffled,
+    )
+
+
+def _category_draws(design: Design, graded: _Graded) -> dict[str, Draws]:
+    category = graded.category
+    length, n = design.length[category.rows], design.groups_of(category.rows)
+    r = rank_correlations(graded.similarity, category.score, length, graded.weights)
+    null = permuted_rank_correlations(graded.null_similarity, graded.null_score, length)
     # No permutation is needed where length is no label: independent ranks correlate about N(0, .).
-    seed = POLES.index(category.name)
-    independent = np.random.default_rng(seed).normal(0, 1 / np.sqrt(max(n - 1, 1)), len(shuffled))
+    rng = np.random.default_rng(POLES.index(category.name))
+    independent = rng.normal(0, 1 / np.sqrt(max(n - 1, 1)), len(graded.null_score))
     draws = {
         "spearman": Draws(float(r.score[0]), r.score[1:], null.score, n),
         "spearman_given_length": Draws(
@@ -236,7 +244,11 @@ def _category_gradient(
         ),
         "length_correlation": Draws(float(r.length[0]), r.length[1:], independent, n),
     }
-    return draws, similarity, (null_similarity, shuffled)
+    if design.mode == "li2026":
+        linear = pearson(graded.similarity, category.score[None], graded.weights)
+        shuffled = pearson(graded.null_similarity, graded.null_score, np.ones((1, 1)))
+        draws["pearson"] = Draws(float(linear[0]), linear[1:], shuffled, n)
+    return draws
 
 
 def _p_of_no_correlation(draws: Draws) -> float:
@@ -244,37 +256,21 @@ def _p_of_no_correlation(draws: Draws) -> float:
     return float(2 * stats.norm.sf(abs(draws.value) * np.sqrt(max(draws.n - 1, 1))))
 
 
-def _pearson(category: Category, similarity: Floats, n: int) -> Measure:
-    r = float(np.corrcoef(category.score, similarity)[0, 1])
-    z, half = np.arctanh(r), stats.norm.ppf(0.975) / np.sqrt(max(n - 3, 1))
-    return Measure(
-        "pearson",
-        category.name,
-        r,
-        float(np.tanh(z - half)),
-        float(np.tanh(z + half)),
-        float(-np.tanh(half)),
-        float(np.tanh(half)),
-        float(2 * stats.norm.sf(abs(z) * np.sqrt(max(n - 3, 1)))),
-        n,
-        "r",
-    )
-
-
-def _overall(design: Design, pooled: list[tuple[Category, Floats, _Pair]]) -> Measure:
+def _overall(design: Design, pooled: list[_Graded]) -> Measure:
     """The paper's pooled correlation; a neutral row counts once under each pole of its axis."""
-    rows = np.concatenate([category.rows for category, _, _ in pooled])
-    score = np.concatenate([category.score for category, _, _ in pooled])
-    similarity = np.concatenate([s for _, s, _ in pooled])
-    r = rank_correlations(similarity, score, design.length[rows], design.weights(rows)).score
-    null = [
-        permuted_rank_correlations(
-            np.concatenate([pair[0][start : start + _CHUNK] for _, _, pair in pooled], axis=1),
-            np.concatenate([pair[1][start : start + _CHUNK] for _, _, pair in pooled], axis=1),
-            design.length[rows],
-        ).score
-        for start in range(0, len(pooled[0][2][0]), _CHUNK)
-    ]
+    rows = np.concatenate([graded.category.rows for graded in pooled])
+    score = np.concatenate([graded.category.score for graded in pooled])
+    weights, length = design.weights(rows), design.length[rows]
+    boot, null = [], []
+    for start in range(0, len(weights), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        similarity = np.concatenate([graded.similarity[part] for graded in pooled], axis=1)
+        boot.append(rank_correlations(similarity, score, length, weights[part]).score)
+        similarity = np.concatenate([graded.null_similarity[part] for graded in pooled], axis=1)
+        shuffled = np.concatenate([graded.null_score[part] for graded in pooled], axis=1)
+        if len(shuffled):
+            null.append(permuted_rank_correlations(similarity, shuffled, length).score)
+    r = np.concatenate(boot)
     draws = Draws(float(r[0]), r[1:], _joined(null), design.groups_of(rows))
     return summarise("spearman", "overall", draws, "rho")
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from moralprobe.foundations import AXES, PROTOTYPE_SCORE
 from moralprobe.geometry.arrays import Bools, Floats, Ints
-from moralprobe.geometry.separation import FOLDS
+from moralprobe.geometry.held_out import FOLDS
 from moralprobe.geometry.uncertainty import (
     bootstrap_counts,
     group_folds,
@@ -45,7 +45,7 @@ class Opposition:
     """The rows that one axis' separation is measured on.
 
     `rows` are its virtue and vice rows, `virtue` says which; `prototypes` are positions in `rows`.
-    The shuffles of all rows stay within folds and strata, those of the prototypes within strata.
+    Both shuffles stay within strata.
     """
 
     axis: int
@@ -73,10 +73,10 @@ class Design:
     categories: tuple[Category, ...]
     oppositions: tuple[Opposition, ...]
 
-    def weights(self, rows: Ints) -> Floats:
+    def weights(self, rows: Ints) -> NDArray[np.uint8]:
         """Return row weights [1 + b, n]: the data as they are, then each resample."""
-        observed = np.ones((1, len(rows)), np.float32)
-        return np.concatenate([observed, self.resamples[:, self.group[rows]].astype(np.float32)])
+        observed = np.ones((1, len(rows)), np.uint8)
+        return np.concatenate([observed, self.resamples[:, self.group[rows]]])
 
     def groups_of(self, rows: Ints) -> int:
         """Return how many text groups some rows belong to."""
@@ -117,10 +117,8 @@ def make_design(pairs: pl.DataFrame, topics: Ints, mode: Mode, *, draws: int, se
     sign = np.where(pairs["polarity"] == "virtue", 1, np.where(pairs["polarity"] == "vice", -1, 0))
     folds = group_folds(group, FOLDS, seed)
 
-    def shuffles(rows: Ints, salt: int, within: Ints | None = None) -> Ints:
+    def shuffles(rows: Ints, salt: int) -> Ints:
         strata = strata_of(length[rows], topics[text[rows]])
-        if within is not None:
-            strata = strata * (int(within.max(initial=0)) + 1) + within
         return permutations(group[rows], strata, draws, seed * 1000 + salt)
 
     categories, oppositions = [], []
@@ -134,7 +132,7 @@ def make_design(pairs: pl.DataFrame, topics: Ints, mode: Mode, *, draws: int, se
                 rows,
                 sign[rows] > 0,
                 prototypes,
-                shuffles(rows, 10 * a, folds[rows]) if mode == "audited" else rows[None, :0],
+                shuffles(rows, 10 * a) if mode == "audited" else rows[None, :0],
                 shuffles(rows[prototypes], 10 * a + 1),
             )
         )

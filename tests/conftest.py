@@ -12,8 +12,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def shared_file(*parts: str) -> Path:
-    """Return a file of the shared data, or skip the test with the reason."""
-    root = Path(os.environ.get("MORALPROBE_SHARED_DATA", "../shared/data"))
+    """Return a file of the real data kept outside the project, or skip the test with the reason."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    root = Path(os.environ.get("MORALPROBE_SHARED_DATA", beside))
     path = root.joinpath(*parts)
     if not path.is_file():
         pytest.skip(f"needs {'/'.join(parts)} under {root} (set MORALPROBE_SHARED_DATA)")

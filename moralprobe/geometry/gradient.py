@@ -26,28 +26,33 @@ def prototype_similarity(
 
     Args:
         X: [n, d] centred hidden states of a category's rows.
-        prototypes: [b, n] which rows are prototypes (0 or 1).
+        prototypes: [b, n] how often each row counts as a prototype: 0 or 1, or a resample's count.
         groups: [n] text group of each row; where given, a row's own group is left out of the
             centre that the row is scored against (audited). None leaves nothing out (the paper's).
 
     Returns:
         [b, n] cosines; nan where no prototype is left.
     """
-    P = prototypes.astype(X.dtype)
-    centres = P @ X  # sums: the cosine doesn't ask for the mean
-    dots = centres @ X.T
-    squared = np.einsum("bd,bd->b", centres, centres, dtype=np.float64)[:, None]
     norms = np.linalg.norm(X.astype(np.float64), axis=1)
-    if groups is not None:
-        same, inner = _group_products(X, groups)
-        own = P @ inner  # x_i . (sum of its group's prototypes)
-        squared = squared + (P * (own - 2 * dots)) @ same
-        dots = dots - own
-    lengths = norms * np.sqrt(np.maximum(squared, 0))
-    # What rounding leaves of a centre without prototypes isn't a direction.
-    floor = 1e-6 * norms.max(initial=0) ** 2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(lengths > floor, dots / lengths, np.nan).astype(np.float32)
+    products = _group_products(X, groups) if groups is not None else None
+    result = np.empty(prototypes.shape, np.float32)
+    step = max(1, _CELLS // max(1, len(X)))
+    for start in range(0, len(prototypes), step):
+        P = prototypes[start : start + step].astype(X.dtype)
+        centres = P @ X  # sums: the cosine doesn't ask for the mean
+        dots = centres @ X.T
+        squared = np.einsum("bd,bd->b", centres, centres, dtype=np.float64)[:, None]
+        if products is not None:
+            same, inner = products
+            own = P @ inner  # x_i . (sum of its group's prototypes)
+            squared = squared + (P * (own - 2 * dots)) @ same
+            dots = dots - own
+        lengths = norms * np.sqrt(np.maximum(squared, 0))
+        # What rounding leaves of a centre without prototypes isn't a direction.
+        floor = 1e-6 * norms.max(initial=0) ** 2
+        with np.errstate(invalid="ignore", divide="ignore"):
+            result[start : start + step] = np.where(lengths > floor, dots / lengths, np.nan)
+    return result
 
 
 def _group_products(X: Floats, groups: Ints) -> tuple[sparse.csr_array, sparse.csr_array]:
@@ -78,20 +83,22 @@ def rank_correlations(
     repeated as often as they were drawn, except that rows equal in similarity keep their order.
 
     Args:
-        similarity: [n] cosine to the prototype.
+        similarity: [b, n] cosine to the prototype: each resample has prototypes of its own.
         score: [n] typicality.
         lengths: [n] tokens of the text.
         weights: [b, n] counts.
+
+    Returns:
+        [b] each; nan where a row that was drawn has no similarity.
     """
-    order = np.argsort(similarity, kind="stable")
-    score, lengths = np.asarray(score)[order], np.asarray(lengths)[order]
     parts = []
-    step = max(1, _CELLS // max(1, len(order)))
+    step = max(1, _CELLS // max(1, len(score)))
     for start in range(0, len(weights), step):
-        w = weights[start : start + step, order].astype(np.float64)
+        s = similarity[start : start + step]
+        w = weights[start : start + step].astype(np.float64)
         middle = (w.sum(1, keepdims=True) + 1) / 2  # what midranks always average
         ranks = [
-            np.cumsum(w, axis=1) - (w - 1) / 2 - middle,
+            _weighted_ranks(s, w) - middle,
             _weighted_midranks(score, w) - middle,
             _weighted_midranks(lengths, w) - middle,
         ]
@@ -102,6 +109,7 @@ def rank_correlations(
             return sums
 
         spread = [np.sqrt(product(i, i)) for i in range(3)]
+        spread[0] = np.where((np.isnan(s) & (w > 0)).any(1), np.nan, spread[0])
         with np.errstate(invalid="ignore", divide="ignore"):
             r_sy, r_sz, r_yz = (
                 product(i, j) / (spread[i] * spread[j]) for i, j in ((0, 1), (0, 2), (1, 2))
@@ -132,6 +140,24 @@ def permuted_rank_correlations(
     return RankCorrelations(r_sy, r_sz, partial_correlation(r_sy, r_sz, r_yz))
 
 
+def pearson(similarity: Floats, score: Floats, weights: Counts) -> NDArray[np.float64]:
+    """Return Pearson's r of likeness and typicality under many sets of row weights, [b].
+
+    Args:
+        similarity: [b, n].
+        score: [b, n], or [1, n] the same for all sets.
+        weights: [b, n], or [1, 1] where all rows count once.
+    """
+    w = np.broadcast_to(weights, similarity.shape).astype(np.float64)
+    w /= w.sum(1, keepdims=True)
+    x = similarity - np.einsum("bn,bn->b", w, similarity)[:, None]
+    y = score - np.sum(w * score, axis=1, keepdims=True)
+    covariance = np.einsum("bn,bn,bn->b", w, x, y)
+    spread = np.einsum("bn,bn,bn->b", w, x, x) * np.einsum("bn,bn,bn->b", w, y, y)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(spread > 0, covariance / np.sqrt(spread), np.nan)
+
+
 def partial_correlation(r_xy: Floats, r_xz: Floats, r_yz: Floats) -> NDArray[np.float64]:
     """Return the correlation of x and y given z; nan where z explains one of them whole."""
     left = (1 - np.square(r_xz)) * (1 - np.square(r_yz))
@@ -140,6 +166,15 @@ def partial_correlation(r_xy: Floats, r_xz: Floats, r_yz: Floats) -> NDArray[np.
         plain = np.isnan(r_xz) & np.isnan(r_yz)
         given = np.where(left > 1e-12, (r_xy - r_xz * r_yz) / np.sqrt(left), np.nan)
     return np.where(plain, r_xy, given)
+
+
+def _weighted_ranks(values: Floats, weights: Floats) -> NDArray[np.float64]:
+    """Return ranks under row weights, [b, n]; equal values keep their order."""
+    order = np.argsort(values, axis=1, kind="stable")
+    w = np.take_along_axis(weights, order, 1)
+    ranks = np.empty(weights.shape)
+    np.put_along_axis(ranks, order, np.cumsum(w, axis=1) - (w - 1) / 2, axis=1)
+    return ranks
 
 
 def _weighted_midranks(values: Floats | Ints, weights: Floats) -> NDArray[np.float64]:

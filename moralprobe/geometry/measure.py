@@ -14,6 +14,7 @@ OK: Final = "ok"
 _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "cosine": (-1.0, 1.0),
     "rho": (-1.0, 1.0),
+    "r": (-1.0, 1.0),
     "AUROC": (0.0, 1.0),
     "share of variance": (0.0, 1.0),
 }

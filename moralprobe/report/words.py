@@ -42,7 +42,9 @@ def headline_pooling(study: Study, mode: str) -> str | None:
 def confounded_layers(study: Study, pooling: str, mode: str = "li2026") -> list[int]:
     """Return the layers in which text length explains what a pooling shows, by `CONFOUND_SHARE`."""
     share = study.select(measure="length_share", pooling=pooling, mode=mode)
-    return share.filter(pl.col("ci_low") >= CONFOUND_SHARE)["layer"].to_list()
+    # Where texts are of one length the share is nan, which compares as larger than any number.
+    known = share.filter(pl.col("ci_low").is_finite())
+    return known.filter(pl.col("ci_low") >= CONFOUND_SHARE)["layer"].to_list()
 
 
 def confound_sentence(study: Study, pooling: str) -> str | None:

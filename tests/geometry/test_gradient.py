@@ -6,6 +6,7 @@ from scipy.stats import spearmanr
 
 from moralprobe.geometry.gradient import (
     partial_correlation,
+    pearson,
     permuted_rank_correlations,
     prototype_similarity,
     rank_correlations,
@@ -70,7 +71,7 @@ def test_rank_correlations_equal_scipy_on_repeated_rows() -> None:
     counts = np.concatenate(
         [np.ones((1, n), np.uint8), rng.integers(0, 4, (7, n)).astype(np.uint8)]
     )
-    got = rank_correlations(s, y, z, counts)
+    got = rank_correlations(np.tile(s, (8, 1)), y, z, counts)
     for b in range(8):
         # Repeats of a row are equal in similarity; a trace of jitter ranks them as the weights do.
         rows = np.repeat(np.arange(n), counts[b])
@@ -115,5 +116,28 @@ def test_permuted_correlations_equal_scipy_column_by_column() -> None:
             spearmanr(score[b], similarity[b]).statistic, abs=1e-12
         )
         assert got.length[b] == pytest.approx(spearmanr(z, similarity[b]).statistic, abs=1e-12)
-        one = rank_correlations(similarity[b], score[b], z, np.ones((1, n)))
+        one = rank_correlations(similarity[b : b + 1], score[b], z, np.ones((1, n)))
         assert got.score_given_length[b] == pytest.approx(one.score_given_length[0], abs=1e-12)
+
+
+def test_pearson_equals_numpy_on_repeated_rows() -> None:
+    rng = np.random.default_rng(8)
+    s, y = rng.normal(size=(4, 30)), rng.choice([0.125, 0.5, 1.0], 30)
+    counts = rng.integers(0, 4, (4, 30))
+    got = pearson(s, y[None], counts)
+    for b in range(4):
+        rows = np.repeat(np.arange(30), counts[b])
+        assert got[b] == pytest.approx(np.corrcoef(s[b, rows], y[rows])[0, 1], abs=1e-12)
+    assert pearson(s, y[None], np.ones((1, 1)))[2] == pytest.approx(np.corrcoef(s[2], y)[0, 1])
+    assert np.isnan(pearson(s, np.ones((1, 30)), np.ones((1, 1)))).all()
+
+
+def test_a_drawn_row_without_similarity_gives_no_correlation() -> None:
+    s = np.array([[0.1, 0.4, np.nan, 0.2]] * 2)
+    got = rank_correlations(
+        s,
+        np.array([0.5, 1, 1, 0.5]),
+        np.array([3, 4, 5, 6]),
+        np.array([[1, 1, 1, 1], [2, 1, 0, 1]]),
+    )
+    assert np.isnan(got.score[0]) and np.isfinite(got.score[1])
