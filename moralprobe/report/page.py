@@ -125,7 +125,7 @@ def _by_layer(study: Study) -> list[dict[str, Any]]:
     return blocks
 
 
-_NUMBERS: Final = ("value", "ci_low", "ci_high", "null_low", "null_high", "baseline")
+_NUMBERS: Final = ("value", "ci_low", "ci_high", "null_low", "null_high", "baseline", "ceiling")
 
 
 def _cell(row: dict[str, Any]) -> dict[str, Any]:
