@@ -19,7 +19,7 @@ INK: Final = "#222222"
 ACCENT: Final = "#0072B2"
 SECOND: Final = "#D55E00"
 NULL: Final = "#BBBBBB"
-_STYLE: Final[dict[str, Any]] = {
+STYLE: Final[dict[str, Any]] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -39,7 +39,7 @@ def draw_figures(study: Study, folder: Path) -> dict[str, str]:
 
     folder.mkdir(parents=True, exist_ok=True)
     captions = {}
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         for stem, (draw, caption) in _FIGURES.items():
             figure = draw(study)
             for kind in ("png", "svg"):

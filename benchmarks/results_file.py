@@ -1,0 +1,32 @@
+"""Where results go, and what every result says of the machine that it comes from."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from moralprobe.provenance import environment
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, Any]:
+    """Return the processor, the cores that this process may use, and the versions."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        name = models[0].split(":")[1].strip() if models else name
+    return {"processor": name, "cores": len(os.sched_getaffinity(0)), **environment()}
+
+
+def write(name: str, command: str, results: dict[str, Any]) -> Path:
+    """Write `results/NAME.json` with the command that made it."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    content = {"command": command, "machine": machine(), **results}
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    return path
