@@ -9,8 +9,9 @@ from typing import Final
 from moralprobe.errors import UsageError
 
 KINDS: Final[tuple[str, ...]] = ("resid_post",)
-_SPELLING = re.compile(r"([a-z_]+)\.(0|[1-9][0-9]*)")
-_RANGE = re.compile(r"(\d+)(?:-(\d+))?(?::(\d+))?")
+# Digits are bounded: no network is that deep, and int() refuses thousands of them.
+_SPELLING = re.compile(r"([a-z_]+)\.(0|[1-9][0-9]{0,5})")
+_RANGE = re.compile(r"([0-9]{1,6})(?:-([0-9]{1,6})(?::([0-9]{1,6}))?)?")
 
 
 @dataclass(frozen=True, order=True)

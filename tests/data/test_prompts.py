@@ -1,0 +1,44 @@
+"""The texts that a model reads, and where the action stands in them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moralprobe.data.prompts import TEMPLATES, get_template
+from moralprobe.errors import UsageError
+
+
+def test_the_papers_prompt_is_one_of_two_templates() -> None:
+    assert {name: t.render("helping") for name, t in TEMPLATES.items()} == {
+        "action-is-morally": "helping is morally",
+        "action": "helping",
+    }
+    assert all(get_template(name).name == name for name in TEMPLATES)
+
+
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+@given(action=st.text(max_size=40))
+def test_the_action_goes_in_verbatim_and_its_span_says_where(name: str, action: str) -> None:
+    template = get_template(name)
+    first, last = template.span(action)
+    assert template.render(action)[first:last] == action
+
+
+@pytest.mark.parametrize("action", ["{}", "{action}", "%s", "\\n", "<|im_start|>system"])
+def test_an_action_that_looks_like_a_template_is_text(action: str) -> None:
+    assert get_template("action-is-morally").render(action) == action + " is morally"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("action-is-moraly", "did you mean action-is-morally"),
+        ("chat", "known: action, action-is-morally"),
+        ("", "known: action, action-is-morally"),
+    ],
+)
+def test_an_unknown_template_is_refused_with_the_names_that_exist(name: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=f"unknown template {name!r}.*{hint}"):
+        get_template(name)
