@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -44,7 +45,7 @@ def load_model(
             transformers model (then `tokenizer` is needed and `dtype`, `device` are its own).
         tokenizer: the tokenizer of a live model.
         dtype: `bf16` or `fp32`. fp16 isn't offered: attention sinks overflow it.
-        device: `auto` (CUDA where there is one), or a torch device.
+        device: `auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1` or `mps`.
         revision: a commit, branch or tag on the hub.
         layers_path: dotted path of the list of decoder blocks, where it isn't found.
 
@@ -76,12 +77,25 @@ def choose_device(name: str = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
         raise UsageError(
-            f"unknown device {name!r}", "", "write auto, cpu, cuda or cuda:1"
-        ) from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {name!r} isn't there", "torch sees no CUDA device", "use cpu")
+            f"unknown device {name!r}",
+            "it is none that a model can be read on",
+            "write auto, cpu, cuda, cuda:1 or mps",
+        )
+    there = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }[device.type]
+    if (device.index or 0) >= there:
+        raise UsageError(
+            f"device {name!r} isn't there",
+            f"torch sees {there} of type {device.type}",
+            "choose another, or auto",
+        )
     return device
 
 
@@ -123,7 +137,11 @@ def _locate(source: str, revision: str | None) -> tuple[str, Path, str | None]:
 
 def _from_hub(source: str, revision: str | None) -> tuple[str, Path, str | None]:
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
     try:
         # The configs first: code that would have to be trusted is refused before weights travel.
@@ -136,7 +154,7 @@ def _from_hub(source: str, revision: str | None) -> tuple[str, Path, str | None]
                 source, revision=revision, allow_patterns=list(_WANTED)
             )
         )
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         raise ModelError(
             f"can't fetch {source!r} from the hub",
             str(error).strip().splitlines()[0],
@@ -154,6 +172,8 @@ def _refuse_unsafe(folder: Path, *, weights: bool = True) -> None:
             continue
         try:
             config = json.loads(path.read_bytes())
+            if not isinstance(config, dict):
+                raise ValueError("it holds no object")
         except ValueError as error:
             raise ModelError(f"{path} is no JSON", str(error), "fetch the model again") from error
         for key in _EXECUTABLE:
@@ -182,26 +202,48 @@ def _contains_key(value: Any, key: str) -> bool:
 
 def _from_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     import transformers
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
 
-    options = {"local_files_only": True, "trust_remote_code": False}
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    weights = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True, **options}
     with quiet_transformers():
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
             try:
-                model = transformers.AutoModelForCausalLM.from_pretrained(
-                    folder, dtype=dtype, use_safetensors=True, **options
-                )
+                model, info = transformers.AutoModelForCausalLM.from_pretrained(folder, **weights)
             except ValueError:  # a multimodal model without a text-only class
-                model = transformers.AutoModelForImageTextToText.from_pretrained(
-                    folder, dtype=dtype, use_safetensors=True, **options
+                model, info = transformers.AutoModelForImageTextToText.from_pretrained(
+                    folder, **weights
                 )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            RuntimeError,
+            SafetensorError,
+            StrictDataclassError,
+        ) as error:
             raise ModelError(
                 f"transformers can't load {folder}",
                 str(error).strip().splitlines()[0],
                 "check that the folder holds a causal language model and its tokenizer",
             ) from error
+    _refuse_missing(folder, model, info["missing_keys"])
     return model, tokenizer
+
+
+def _refuse_missing(folder: Path, model: Any, missing: Iterable[str]) -> None:
+    """Refuse weights that transformers would fill with random numbers; the head is never read."""
+    output = model.get_output_embeddings()
+    head = [f"{name}." for name, module in model.named_modules() if module is output]
+    absent = sorted(key for key in missing if not key.startswith(tuple(head)))
+    if absent:
+        raise ModelError(
+            f"{folder} lacks weights that its config asks for",
+            f"{len(absent)} tensors aren't there, the first: {absent[0]}",
+            "fetch the model again: they would be random numbers",
+        )
 
 
 def _hash_weights(folder: Path) -> dict[str, str]:
