@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from moralprobe.data.download import download as download
     from moralprobe.data.prompts import TEMPLATES as TEMPLATES
     from moralprobe.errors import DataError as DataError
+    from moralprobe.errors import DownloadError as DownloadError
     from moralprobe.errors import IntegrityError as IntegrityError
     from moralprobe.errors import ModelError as ModelError
     from moralprobe.errors import MoralprobeError as MoralprobeError
@@ -41,6 +42,7 @@ _HOMES = {
     "ActivationStore": "activations.store",
     "CausalModel": "models.causal",
     "DataError": "errors",
+    "DownloadError": "errors",
     "IntegrityError": "errors",
     "MEASURES": "study",
     "ModelError": "errors",
@@ -75,4 +77,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return ["__version__", *__all__]

@@ -28,8 +28,10 @@ AXES: Final[tuple[Axis, ...]] = (
     Axis("authority-subversion", "authority", "subversion", "#CC79A7"),
     Axis("sanctity-degradation", "sanctity", "degradation", "#56B4E9"),
 )
+"""The five axes, in the order of the moral vector's slots."""
 AXIS_TAGS: Final[tuple[str, ...]] = tuple(axis.tag for axis in AXES)
 POLES: Final[tuple[str, ...]] = tuple(p for axis in AXES for p in (axis.virtue, axis.vice))
+"""The ten poles, the slots of the moral vector: virtue before vice, axis by axis."""
 AXIS_BY_TAG: Final[dict[str, Axis]] = {axis.tag: axis for axis in AXES}
 AXIS_OF_POLE: Final[dict[str, Axis]] = {p: a for a in AXES for p in (a.virtue, a.vice)}
 

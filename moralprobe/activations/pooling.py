@@ -52,6 +52,7 @@ POOLINGS: Final[dict[str, Weights]] = {
     "mean_action": mean_action,
     "last": last,
 }
+"""Every pooling by its name: what gives each token of a text its weight."""
 DEFAULT_POOLINGS: Final[tuple[str, ...]] = ("mean", "mean_unit", "mean_no_sink", "last")
 
 

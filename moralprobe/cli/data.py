@@ -25,7 +25,10 @@ def download(
     url: Annotated[str | None, typer.Option(help="A mirror of the official archive.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the table's path.")] = False,
 ) -> None:
-    """Fetch a dataset, or continue where an earlier transfer was cut off."""
+    """Fetch a dataset, or continue where an earlier transfer was cut off.
+
+    Example: moralprobe data download social-chem-101
+    """
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 

@@ -77,7 +77,8 @@ def extract_command(
         )
     left_out = store.texts.height - store.n_readable
     say(
-        f"{out}: {store.n_readable:,} texts, {len(store.layers)} layers, "
+        f"{out}: {store.n_readable:,} texts, {len(store.layers)} "
+        f"layer{'s' if len(store.layers) != 1 else ''}, "
         f"poolings {', '.join(store.poolings)}"
     )
     if left_out:

@@ -32,6 +32,7 @@ TEMPLATES: Final[dict[str, Template]] = {
         Template("action", "", ""),
     )
 }
+"""Every template by its name."""
 
 
 def get_template(name: str) -> Template:

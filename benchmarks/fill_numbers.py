@@ -1,6 +1,6 @@
-"""Put the measured figures into README.md, from the results files.
+"""Put the measured figures into the README and the docs, from the results files.
 
-    python benchmarks/readme_numbers.py [--check]
+    python benchmarks/fill_numbers.py [--check]
 
 Replaces what stands between `<!-- numbers: NAME -->` and `<!-- /numbers -->`. With --check nothing
 is written: it fails where the page says something else than the results.
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "explanation" / "two-modes.md")
 
 
 def _layers(found: dict[str, Any], mode: str, measure: str, category: str) -> list[float]:
@@ -51,6 +52,33 @@ def confound() -> str:
     )
 
 
+def layers() -> str:
+    """Return a table of layers: what both modes show, and how large the sink is."""
+    found = json.loads((RESULTS / "confound.json").read_text())
+    value = {
+        (r["mode"], r["measure"], r["category"], r["layer"]): r["value"] for r in found["measures"]
+    }
+    columns = (
+        ("audited", "sink_ratio", "all"),
+        ("li2026", "length_share", "all"),
+        ("li2026", "opposed_cosine", "mean"),
+        ("li2026", "length_correlation", "mean_abs"),
+        ("audited", "length_share", "all"),
+        ("audited", "opposed_cosine", "mean"),
+        ("audited", "length_correlation", "mean_abs"),
+    )
+    lines = [
+        "| layer | sink ratio | li2026: share of variance | cosine | with length "
+        "| audited: share of variance | cosine | with length |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {layer} | " + " | ".join(f"{value[*column, layer]:.2f}" for column in columns) + " |"
+        for layer in sorted({r["layer"] for r in found["measures"]})
+    ]
+    return "\n".join(lines)
+
+
 def extraction() -> str:
     """Say how fast extraction is beside transformers alone."""
     found = json.loads((RESULTS / "extraction.json").read_text())
@@ -67,7 +95,7 @@ def extraction() -> str:
 
 def filled(page: str) -> str:
     """Return the page with every marked block made anew; an unknown name raises KeyError."""
-    blocks = {"confound": confound, "extraction": extraction}
+    blocks = {"confound": confound, "extraction": extraction, "layers": layers}
     return re.sub(
         r"(<!-- numbers: (\w+) -->\n).*?(<!-- /numbers -->)",
         lambda match: f"{match[1]}{blocks[match[2]]()}\n{match[3]}",
@@ -77,16 +105,15 @@ def filled(page: str) -> str:
 
 
 def main() -> None:
-    """Write the page, or check it."""
-    page = README.read_text()
-    new = filled(page)
-    if "--check" in sys.argv[1:]:
-        if new != page:
-            sys.exit(
-                "README.md differs from benchmarks/results: python benchmarks/readme_numbers.py"
-            )
-    else:
-        README.write_text(new)
+    """Write the pages, or check them."""
+    for path in PAGES:
+        page = path.read_text()
+        new = filled(page)
+        if new == page:
+            continue
+        if "--check" in sys.argv[1:]:
+            sys.exit(f"{path} isn't what benchmarks/results say: run this without --check")
+        path.write_text(new)
 
 
 if __name__ == "__main__":
