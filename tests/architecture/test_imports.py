@@ -1,0 +1,137 @@
+"""Which part may import which, read from the syntax trees: data goes one way, never back up."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.sources import PACKAGE, SOURCES, imports_of, module_of, tree_of
+
+GROUND = {"errors", "foundations", "sites", "provenance", "artifacts"}
+# What each part imports of the others; itself it may always import. Nobody imports the command
+# line, and only the package's front door and the command line name everything.
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "foundations": set(),
+    "provenance": set(),
+    "sites": {"errors"},
+    "artifacts": {"errors"},
+    "data": GROUND,
+    "geometry": {"errors", "foundations"},
+    "moral_vectors": GROUND | {"data", "geometry"},
+    "models": GROUND,
+    "activations": GROUND | {"data", "moral_vectors", "models"},
+    "design": {"errors", "foundations", "geometry"},
+    "analyses": {"errors", "foundations", "geometry", "design"},
+    "study": GROUND | {"moral_vectors", "geometry", "activations", "design", "analyses"},
+    "report": GROUND | {"study"},
+    "doctor": GROUND | {"models"},
+    "cli": GROUND
+    | {"data", "moral_vectors", "models", "activations", "study", "report", "doctor", ""},
+    "__main__": {"cli"},
+}
+FRONT_DOOR = "__init__"
+# Who may import a heavy or a wordy neighbour.
+ONLY_IN: dict[str, set[str]] = {
+    "torch": {"models", "activations", "doctor"},
+    "transformers": {"models"},
+    "tokenizers": {"models"},
+    "huggingface_hub": {"models"},
+    "sklearn": {"geometry"},
+    "matplotlib": {"report"},
+    "jinja2": {"report"},
+    "typer": {"cli"},
+    "rich": {"cli"},
+    "urllib": {"data"},
+    "http": {"data"},
+}
+PURE = {"numpy", "scipy", "sklearn", "moralprobe"}
+PURE_STANDARD = {"__future__", "collections", "dataclasses", "functools", "math", "typing"}
+
+
+def part_of(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def part_imported(module: str) -> str | None:
+    """The part of the package that a dotted name leads into; `` for the package itself."""
+    names = module.split(".")
+    if names[0] != "moralprobe":
+        return None
+    return names[1] if len(names) > 1 and names[1] in MAY_IMPORT else ""
+
+
+def test_every_part_has_its_place_in_the_order() -> None:
+    assert {part_of(path) for path in SOURCES} == {*MAY_IMPORT, FRONT_DOOR}
+
+
+def test_the_order_has_no_circle() -> None:
+    placed: set[str] = set()
+    while rest := MAY_IMPORT.keys() - placed:
+        free = {part for part in rest if MAY_IMPORT[part] - {""} <= placed}
+        assert free, f"in a circle: {sorted(rest)}"
+        placed |= free
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_imports_lean_downwards(path: Path) -> None:
+    part = part_of(path)
+    if part == FRONT_DOOR:
+        allowed = MAY_IMPORT.keys() - {"cli", "__main__"}
+    else:
+        allowed = MAY_IMPORT[part] | {part}
+    wrong = [
+        f"line {line}: {module}"
+        for module, line in imports_of(tree_of(path))
+        if part_imported(module) not in {None, *allowed}
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_neighbours_are_imported_where_they_belong(path: Path) -> None:
+    wrong = [
+        f"line {line}: {module}"
+        for module, line in imports_of(tree_of(path))
+        if part_of(path) not in ONLY_IN.get(module.split(".")[0], {part_of(path)})
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in SOURCES if part_of(path) == "geometry"], ids=module_of
+)
+def test_geometry_is_arrays_in_and_numbers_out(path: Path) -> None:
+    """No model, no file, no clock, no environment: what it gives depends on its arguments alone."""
+    tree = tree_of(path)
+    wrong = {
+        module.split(".")[0]
+        for module, _ in imports_of(tree)
+        if module.split(".")[0] not in PURE | PURE_STANDARD | {"warnings"}
+    }
+    assert wrong == set()
+    opened = [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and (
+            (isinstance(node.func, ast.Name) and node.func.id == "open")
+            or (
+                isinstance(node.func, ast.Attribute)
+                and node.func.attr in {"load", "save", "savez", "memmap", "fromfile", "tofile"}
+            )
+        )
+    ]
+    assert opened == []
+
+
+def test_a_wrong_import_would_be_seen() -> None:
+    tree = ast.parse(
+        "def f():\n    from moralprobe.cli.console import say\n    import moralprobe.models.load\n"
+    )
+    parts = [part_imported(module) for module, _ in imports_of(tree)]
+    assert parts == ["cli", "models"]
+    assert not {"cli", "models"} & MAY_IMPORT["geometry"]
