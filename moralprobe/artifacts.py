@@ -41,6 +41,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         StoreError: the disk is full or the folder can't be written; what stood there before stays.
     """
     path = Path(path)
+    if path.is_dir():
+        raise _cannot_write(path, IsADirectoryError(errno.EISDIR, "it is a folder"))
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,9 +129,15 @@ class Artifact:
         try:
             manifest = json.loads(path.read_bytes())
             body, checksum = manifest["body"], manifest["xxh3_128"]
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise StoreError(
-                f"{folder} holds no {kind}", f"there is no {MANIFEST} in it", "check the path"
+                f"{folder} holds no {kind}",
+                f"there is no {MANIFEST} in it" if folder.is_dir() else "it is no folder",
+                "check the path",
+            ) from error
+        except OSError as error:
+            raise StoreError(
+                f"can't read {path}", str(error.strerror or error), "check its permissions"
             ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise _damaged(path, "it is no manifest") from error

@@ -98,7 +98,11 @@ def extract(
     chosen = parse_layers(layers, model.n_layers)
     names = parse_poolings(poolings if isinstance(poolings, str) else ",".join(poolings))
     if batch_tokens < 1 or max_tokens < 1:
-        raise UsageError("token limits must be positive", f"{batch_tokens=}, {max_tokens=}")
+        raise UsageError(
+            "token limits must be positive",
+            f"{batch_tokens=}, {max_tokens=}",
+            "leave out --batch-tokens and --max-tokens to take the usual ones",
+        )
     texts, encoded = _encode_texts(model, vectors, template, max_tokens)
     plan, key = _plan_and_key(
         model, chosen, names, texts, encoded, template, max_tokens, batch_tokens

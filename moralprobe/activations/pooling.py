@@ -65,7 +65,11 @@ def parse_poolings(text: str) -> tuple[str, ...]:
                 f"unknown pooling {name!r}", nearest(name, POOLINGS), "choose among these"
             )
     if not names:
-        raise UsageError("no pooling is named", "", f"choose among {', '.join(POOLINGS)}")
+        raise UsageError(
+            "no pooling is named",
+            f"{text!r} holds none",
+            f"choose among {', '.join(POOLINGS)}",
+        )
     return names
 
 

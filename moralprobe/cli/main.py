@@ -60,7 +60,7 @@ def run() -> NoReturn:
     """Run the command line: 0 done, 1 failed, 2 wrong use, 130 and 143 interrupted."""
     signal.signal(signal.SIGTERM, _on_terminate)
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="moralprobe", standalone_mode=False)
     except MoralprobeError as error:
         notice(f"error: {error.what}")
         if error.why:
@@ -69,8 +69,12 @@ def run() -> NoReturn:
             notice(f"  try: {error.instead}")
         code = error.exit_code
     except typer.TyperException as error:  # an option or argument that the parser refuses
-        notice(f"error: {error.format_message()}")
-        notice("  try: moralprobe COMMAND --help")
+        message = error.format_message()
+        if message.startswith("Usage:"):  # no command was given: the help is the answer
+            notice(message)
+        else:
+            notice(f"error: {message}")
+            notice("  try: moralprobe COMMAND --help")
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = 130

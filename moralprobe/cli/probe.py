@@ -18,7 +18,7 @@ def probe_command(
         str, typer.Option(help="li2026 draws the paper's sample; none takes all pairs.")
     ] = "li2026",
     draws: Annotated[int, typer.Option(help="Resamples and permutations.", min=100)] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the sample, folds and draws.")] = 42,
+    seed: Annotated[int, typer.Option(help="Of the sample, folds and draws.", min=0)] = 42,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Measure a store at every layer and write a report.

@@ -54,7 +54,7 @@ def sample(
     ],
     out: Annotated[Path, typer.Option(help="The Parquet file to write.")],
     quota: Annotated[str, typer.Option(help="Which quotas: li2026.")] = "li2026",
-    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 42,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.", min=0)] = 42,
 ) -> None:
     """Draw the paper's stratified sample.
 

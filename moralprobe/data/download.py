@@ -100,11 +100,17 @@ def download(
         DataError: what arrived isn't the archive, or unpacking it isn't safe; nothing is kept.
     """
     if name not in DATASETS:
-        raise UsageError(f"there is no dataset {name!r}", nearest(name, DATASETS))
+        raise UsageError(
+            f"there is no dataset {name!r}", nearest(name, DATASETS), "choose one of these"
+        )
     dataset, folder = DATASETS[name], Path(out or default_folder())
     address = url or dataset.url
     if not re.fullmatch(r"https?://[A-Za-z0-9.:-]+/[!-~]+", address):
-        raise UsageError(f"can't download from {address!r}", "it isn't http(s)://host/file")
+        raise UsageError(
+            f"can't download from {address!r}",
+            "it isn't http(s)://host/file",
+            "give a mirror's full address, or leave out --url",
+        )
     part, size = folder / f"{name}.zip.part", 0 if url else dataset.bytes
     transfer = _Transfer(address, part, size, progress, say)
     try:

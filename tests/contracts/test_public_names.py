@@ -18,7 +18,6 @@ PUBLIC = [
     "CausalModel",
     "DataError",
     "DownloadError",
-    "DownloadError",
     "IntegrityError",
     "MEASURES",
     "ModelError",

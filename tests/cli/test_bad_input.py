@@ -1,0 +1,216 @@
+"""Every bad input gets what failed, why, and what to do instead: on stderr, with its exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from moralprobe.models.tiny import save_tiny
+from tests.cli.commands import moralprobe, refused, spoil
+from tests.cli.conftest import extract
+
+HEADER = "action\trot-moral-foundations\taction-moral-judgment\taction-agree\n"
+
+
+# -- vectors --------------------------------------------------------------------------------------
+
+
+def test_a_table_that_cannot_be_read(tmp_path: Path) -> None:
+    refused(moralprobe("vectors", "build", "absent.tsv", "--out", "v.parquet"), "can't read absent")
+    refused(moralprobe("vectors", "build", tmp_path, "--out", "v.parquet"), "can't read")
+    assert not Path("v.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["is empty", "no header"]),
+        ("a,b\n1,2\n", ["no column 'action'", "rename"]),
+        (HEADER.replace("\taction-agree", "") + "x\tcare-harm\t1\n", ["no column 'action-agree'"]),
+        (
+            HEADER.replace("action-agree", "rot-agree") + "x\tcare-harm\t1\t4\n",
+            ["no column 'action-agree'", "--agreement rot-agree"],
+        ),
+        (
+            HEADER + "x\tcare-harm|liberty-oppression\t1\t4\n",
+            ["data row 1", "unknown foundation 'liberty-oppression'"],
+        ),
+        (HEADER + "x\tcare-harm\t3\t4\n", ["data row 1", "judgment is '3'", "from -2 to 2"]),
+        (HEADER + "x\tcare-harm\t1\t5\n", ["data row 1", "agree is '5'", "from 0 to 4"]),
+        (HEADER + "x\tcare-harm\tbad\t4\n", ["judgment is 'bad'", "whole number"]),
+        (HEADER + "x\tcare-harm\tnan\t4\n", ["judgment is 'nan'", "whole number"]),
+        (HEADER + "\tcare-harm\t1\t4\n   \tcare-harm\t1\t4\n", ["no row", "no action: 2"]),
+    ],
+)
+def test_a_table_with_the_wrong_columns_or_values(text: str, words: list[str]) -> None:
+    Path("bad.tsv").write_text(text)
+    refused(moralprobe("vectors", "build", "bad.tsv", "--out", "v.parquet"), *words)
+    assert not Path("v.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--schema", "li2025", ["unknown schema 'li2025'", "did you mean li2026"]),
+        ("--agreement", "agree", ["unknown agreement column", "action-agree"]),
+    ],
+)
+def test_an_unknown_option_of_build(option: str, value: str, words: list[str]) -> None:
+    refused(moralprobe("vectors", "build", "starter", "--out", "v", option, value), *words)
+
+
+def test_a_sample_of_what_is_no_vectors_table(made: Path) -> None:
+    sample = ("vectors", "sample")
+    refused(moralprobe(*sample, "absent.parquet", "--out", "s"), "can't read", "vectors build")
+    refused(moralprobe(*sample, made / "table.tsv", "--out", "s"), "can't read", "vectors build")
+    texts = made / "store" / "texts.parquet"
+    refused(moralprobe(*sample, texts, "--out", "s"), "is no moral vectors table", "row, action")
+    refused(moralprobe(*sample, made / "vectors.parquet", "--out", "s", "--quota", "x"), "li2026")
+
+
+@pytest.mark.parametrize("out", [".", "folder", "/"])
+def test_a_folder_where_a_file_is_to_be_written(out: str) -> None:
+    Path("folder").mkdir()
+    said = moralprobe("vectors", "build", "starter", "--out", out)
+    refused(said, "can't write", "folder", code=1)
+
+
+def test_a_file_where_a_folder_is_to_be_made(made: Path) -> None:
+    Path("file").write_text("mine")
+    refused(moralprobe(*extract(made), "--out", "file/store"), "can't write", code=1)
+    assert Path("file").read_text() == "mine"
+
+
+# -- extract --------------------------------------------------------------------------------------
+
+
+def test_an_unknown_model(made: Path) -> None:
+    rest = (made / "vectors.parquet", "--out", "s")
+    refused(moralprobe("extract", "smollm", *rest), "unknown model 'smollm'", "moralprobe models")
+    refused(moralprobe("extract", "owner/absent", *rest), "can't fetch", "hf download owner/absent")
+    refused(moralprobe("extract", made, *rest), "holds no model", r"config\.json")
+    assert not Path("s").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--layers", "2", ["layer 2 is out of range", "2 layers, 0 to 1"]),
+        ("--layers", "0-7", ["layer 7 is out of range"]),
+        ("--layers", "first", ["no choice of layers", "8-20:2"]),
+        ("--pooling", "mena", ["unknown pooling 'mena'", "did you mean mean"]),
+        ("--pooling", ",", ["no pooling is named", "mean_unit"]),
+        ("--template", "chat", ["unknown template 'chat'", "action-is-morally"]),
+        ("--dtype", "fp16", ["unknown dtype 'fp16'", "bf16"]),
+        ("--device", "gpu", ["unknown device 'gpu'", "cuda:1"]),
+        ("--layers-path", "model.blocks", [r"no list of modules at", r"model\.layers"]),
+        ("--batch-tokens", "0", ["must be positive", "batch_tokens=0"]),
+        ("--max-tokens", "-1", ["must be positive", "max_tokens=-1"]),
+        ("--max-tokens", "1", ["no text can be read", "one token"]),
+    ],
+)
+def test_an_unknown_option_of_extract(
+    made: Path, option: str, value: str, words: list[str]
+) -> None:
+    refused(moralprobe(*extract(made), "--out", "s", option, value), *words)
+    assert not Path("s").exists()
+
+
+def test_the_store_of_another_model(made: Path, store: Path) -> None:
+    save_tiny("llama", Path("model"), n_layers=2, seed=1)
+    before = (store / "manifest.json").read_bytes()
+    other = ("extract", "model", made / "vectors.parquet", "--dtype", "fp32", "--out", store)
+    refused(moralprobe(*other, "--quiet"), "belongs to another run", r"model\.weights", "--out")
+    refused(moralprobe(*extract(made), "--out", store, "--layers", "1"), r"layers: there \[0, 1\]")
+    assert (store / "manifest.json").read_bytes() == before
+
+
+def test_a_folder_with_other_files(made: Path) -> None:
+    Path("mine").mkdir()
+    Path("mine/precious.txt").write_text("mine")
+    refused(moralprobe(*extract(made), "--out", "mine"), "not empty", "new or empty folder")
+
+
+# -- verify, probe --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [("verify",), ("probe", "--out", "study")])
+def test_what_is_no_store(command: tuple[str, ...], made: Path) -> None:
+    for path in ("absent", made, made / "model", made / "vectors.parquet"):
+        refused(moralprobe(*command, path), "holds no activation store", "check the path")
+
+
+def test_a_manifest_of_something_else(store: Path) -> None:
+    manifest = store / "manifest.json"
+    manifest.write_text("[]")
+    refused(moralprobe("verify", store), "is damaged", code=1)
+    manifest.write_text(json.dumps({"body": {"format": 1}, "xxh3_128": "0"}))
+    refused(moralprobe("verify", store), "checksum doesn't match", code=1)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--mode", "published", ["unknown mode 'published'", "choose one"]),
+        ("--quota", "all", ["unknown quota 'all'", "li2026"]),
+    ],
+)
+def test_an_unknown_option_of_probe(made: Path, option: str, value: str, words: list[str]) -> None:
+    refused(moralprobe("probe", made / "store", "--out", "study", option, value), *words)
+    assert not Path("study").exists()
+
+
+def test_a_mode_whose_poolings_the_store_lacks(made: Path) -> None:
+    said = moralprobe(*extract(made), "--out", "s", "--pooling", "mean", "--layers", "0")
+    assert said.code == 0
+    refused(
+        moralprobe("probe", "s", "--out", "study", "--mode", "audited"),
+        "mode audited has nothing to read",
+        "mean_unit",
+        "--pooling",
+    )
+
+
+def test_a_damaged_store_is_never_probed(store: Path) -> None:
+    shard = next(store.glob("shard-*"))
+    spoil(shard)
+    refused(
+        moralprobe("probe", store, "--out", "study", "--quiet", "--draws", "100"),
+        "is damaged",
+        shard.name,
+        "repeat the command",
+        code=1,
+    )
+    assert not Path("study").exists()
+
+
+# -- what the parser refuses ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["extrct"], "No such command 'extrct'"),
+        (["extract"], "Missing argument 'MODEL'"),
+        (["extract", "m", "v.parquet"], "Missing option '--out'"),
+        (["extract", "m", "v", "--out", "s", "--batch-tokens", "many"], "Invalid value"),
+        (["probe", "s", "--out", "t", "--draws", "5"], "greater than or equal to 100"),
+        (["probe", "s", "--out", "t", "--seed", "-1"], "greater than or equal to 0"),
+        (["vectors", "sample", "v", "--out", "s", "--seed", "-1"], "greater than or equal to 0"),
+        (["probe", "s", "--out", "t", "--drawz", "500"], "No such option"),
+        (["vectors", "build", "a", "b", "--out", "s"], "unexpected extra argument"),
+    ],
+)
+def test_a_command_that_is_mistyped(arguments: list[str], words: str) -> None:
+    said = moralprobe(*arguments)
+    assert said.code == 2 and said.out == ""
+    assert said.err.startswith("error: ") and words in said.err
+    assert "  try: moralprobe COMMAND --help" in said.err and "Traceback" not in said.err
+
+
+def test_a_dataset_or_a_mirror_that_does_not_exist() -> None:
+    refused(moralprobe("data", "download", "social-chem"), "no dataset", "did you mean")
+    said = moralprobe("data", "download", "social-chem-101", "--url", "file:///etc/passwd")
+    refused(said, "can't download from", "http", "--url")

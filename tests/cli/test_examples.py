@@ -1,0 +1,103 @@
+"""Every example in the help runs, in the order in which a reader would type them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from moralprobe.activations.store import ActivationStore
+from moralprobe.data import download as downloading
+from moralprobe.study import Study
+from tests.cli.commands import leaves, moralprobe
+
+# What a later example reads is made by an earlier one.
+ORDER = (
+    "doctor",
+    "models",
+    "vectors build",
+    "vectors sample",
+    "extract",
+    "verify",
+    "probe",
+    "data download",
+    "demo",
+)
+# The same commands with a smaller model, fewer layers, poolings and draws. Both of the last are run below:
+# one would fetch from the network, one does all of the others again.
+SMALLER: dict[str, list[str]] = {
+    "extract": ["--layers", "1", "--pooling", "mean,mean_unit", "--quiet"],
+    "probe": ["--draws", "100", "--quiet"],
+}
+ELSEWHERE = ("data download", "demo")
+
+
+def examples(command: str) -> list[list[str]]:
+    """The words of every example in a command's help, without the program's name."""
+    said = moralprobe(*command.split(), "--help")
+    text = re.sub(r"\s+", " ", said.out.partition("Example:")[0::2][1].partition("\n\n")[0])
+    found = [shlex.split(line) for line in text.split("Example:") if line.strip()]
+    assert all(words[0] == "moralprobe" for words in found)
+    return [words[1:] for words in found]
+
+
+def test_every_command_has_an_example_of_itself() -> None:
+    assert sorted(leaves()) == sorted(ORDER)
+    for command in leaves():
+        assert examples(command), f"moralprobe {command} --help shows no example"
+        for words in examples(command):
+            assert " ".join(words).startswith(command)
+
+
+def test_every_example_runs_after_the_ones_before_it(made: Path) -> None:
+    for command in ORDER:
+        for words in examples(command):
+            if command in ELSEWHERE:
+                continue
+            smaller = [str(made / "model") if word == "smollm2-135m" else word for word in words]
+            said = moralprobe(*smaller, *SMALLER.get(command, []))
+            assert said.code == 0, f"{words}: {said.err}"
+    # The files that the examples name are those that they made.
+    assert Path("starter.parquet").is_file() and Path("sample.parquet").is_file()
+    assert ActivationStore.open(Path("store")).layers == (1,)
+    assert Study.load(Path("study")).frame.height > 0
+    assert Path("study/report/index.html").is_file()
+
+
+def test_the_example_of_a_download_asks_for_the_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def fetch(name: str, out: Path | None, *, url: str | None, **_: object) -> Path:
+        asked.append((name, out, url))
+        return Path("table.tsv")
+
+    monkeypatch.setattr(downloading, "download", fetch)
+    for words in examples("data download"):
+        said = moralprobe(*words)
+        assert said.code == 0 and said.out == "table.tsv\n"
+    assert asked == [("social-chem-101", None, None)]
+    assert "social-chem-101" in downloading.DATASETS
+
+
+@pytest.mark.slow
+def test_the_demo_runs_and_a_second_time_reuses_what_is_done() -> None:
+    (words,) = examples("demo")
+    smaller = [*words, "--layers", "12", "--draws", "100"]
+    first = moralprobe(*smaller)
+    assert first.code == 0, first.err
+    out = Path("out/demo")
+    assert str(out / "report" / "index.html") in first.out
+    assert "all were read before" not in first.err and "already" not in first.out
+    made = [*sorted((out / "store").iterdir()), out / "measures.parquet", out / "study.json"]
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in made}
+    vectors = (out / "vectors.parquet").read_bytes()
+    second = moralprobe(*smaller)
+    assert second.code == 0, second.err
+    assert "all were read before" in second.err and "holds this study already" in second.out
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in made} == before
+    assert (out / "vectors.parquet").read_bytes() == vectors
+    # What it proposes to try next is a command that runs.
+    (proposed,) = re.findall(r"^  moralprobe (verify .*)$", second.out, re.M)
+    assert moralprobe(*proposed.split()).code == 0
