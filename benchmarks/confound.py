@@ -45,7 +45,7 @@ def measure(table: str, agreement: str, model_name: str) -> None:
     asked = {"mode": "both", "quota": "li2026", "draws": 1000, "seed": 42}
     study: Study | None = finished(folder / "study", store, **asked)
     if study is None:
-        study = probe(store)
+        study = probe(store, progress=lambda done, total: print(f"{done}/{total}", flush=True))
         study.save(folder / "study")
     rows: list[dict[str, Any]] = []
     for measure_name, category in KEPT:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from pathlib import Path
 from typing import Any
 
-from moralprobe.provenance import environment
+from moralprobe.provenance import cores, environment
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -20,7 +19,7 @@ def machine() -> dict[str, Any]:
     if info.is_file():
         models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         name = models[0].split(":")[1].strip() if models else name
-    return {"processor": name, "cores": len(os.sched_getaffinity(0)), **environment()}
+    return {"processor": name, "cores": cores(), **environment()}
 
 
 def write(name: str, command: str, results: dict[str, Any]) -> Path:

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from moralprobe.moral_vectors import build_vectors as build_vectors
     from moralprobe.report.page import write_report as write_report
     from moralprobe.sites import Site as Site
-    from moralprobe.study import MEASURES as MEASURES
     from moralprobe.study import Study as Study
     from moralprobe.study import probe as probe
+    from moralprobe.table import MEASURES as MEASURES
 
 # Where each public name lives. They are imported when first asked for: `import moralprobe` is
 # instant and needs no torch.
@@ -44,7 +44,7 @@ _HOMES = {
     "DataError": "errors",
     "DownloadError": "errors",
     "IntegrityError": "errors",
-    "MEASURES": "study",
+    "MEASURES": "table",
     "ModelError": "errors",
     "MoralVectors": "moral_vectors",
     "MoralprobeError": "errors",

@@ -31,6 +31,13 @@ def environment() -> dict[str, Any]:
     }
 
 
+def cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def version(package: str) -> str:
     """Return an installed package's version, without importing it."""
     try:

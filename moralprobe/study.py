@@ -3,70 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from moralprobe.activations.store import ActivationStore
 from moralprobe.analyses import gradient, length_explains, length_offsets, separation, sink
 from moralprobe.artifacts import write_bytes, write_json
 from moralprobe.design import Design, Mode, make_design
 from moralprobe.errors import DataError, NumericError, UsageError, nearest
-from moralprobe.foundations import AXIS_BY_TAG, AXIS_OF_POLE
-from moralprobe.geometry.baselines import BAG_OF_WORDS, bag_of_words
+from moralprobe.geometry.baselines import bag_of_words
 from moralprobe.geometry.baselines import topics as topics_of
 from moralprobe.geometry.confounds import sink_ratio
-from moralprobe.geometry.measure import OK, Measure
-from moralprobe.geometry.reliability import Reliability, auroc_ceiling
-from moralprobe.geometry.uncertainty import false_discovery
+from moralprobe.geometry.measure import Measure
+from moralprobe.geometry.reliability import Reliability
 from moralprobe.moral_vectors import reliability_from_meta
-from moralprobe.provenance import environment
-
-COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
-    "model": pl.String,
-    "layer": pl.Int32,
-    "pooling": pl.String,
-    "template": pl.String,
-    "mode": pl.String,
-    "analysis": pl.String,
-    "measure": pl.String,
-    "category": pl.String,
-    "value": pl.Float64,
-    "ci_low": pl.Float64,
-    "ci_high": pl.Float64,
-    "null_low": pl.Float64,
-    "null_high": pl.Float64,
-    "p": pl.Float64,
-    "q": pl.Float64,
-    "baseline": pl.Float64,
-    "baseline_name": pl.String,
-    "ceiling": pl.Float64,
-    "n": pl.Int64,
-    "unit": pl.String,
-    "status": pl.String,
-}
-MEASURES: Final[dict[str, str]] = {
-    "opposed_cosine": "separation",
-    "centre_cosine_mean": "separation",
-    "centre_cosine_sd": "separation",
-    "centre_cosine_min": "separation",
-    "centre_cosine_max": "separation",
-    "auroc": "separation",
-    "crossnobis": "separation",
-    "sink_ratio": "separation",
-    "length_share": "separation",
-    "length_offset": "separation",
-    "spearman": "gradient",
-    "pearson": "gradient",
-    "spearman_given_length": "gradient",
-    "length_correlation": "gradient",
-}
-"""Every measure and the analysis that it belongs to."""
+from moralprobe.provenance import cores, environment
+from moralprobe.table import COLUMNS, row, with_q
 
 POOLINGS_OF: Final[dict[Mode, tuple[str, ...]]] = {
     "li2026": ("mean", "last"),
@@ -74,9 +35,7 @@ POOLINGS_OF: Final[dict[Mode, tuple[str, ...]]] = {
 }
 """Which poolings a mode reads, the headline first."""
 
-ONE_ANNOTATOR: Final = "one annotator"
-_CEILED: Final = ("spearman", "pearson", "spearman_given_length", "auroc")
-_NO_BASELINE: Final = ("sink_ratio", "length_share", "length_offset")
+_STATES_AT_ONCE: Final = 1 << 30  # bytes of hidden states that are measured at the same time
 
 
 @dataclass(frozen=True)
@@ -197,30 +156,58 @@ def probe(
     done = 0
     for m in modes:
         part = prepared.of_mode[m]
-        rows += [_row(store, m, None, "none", measure) for measure in length_offsets(part.design)]
+        rows += [row(store, m, None, "none", measure) for measure in length_offsets(part.design)]
         for layer in store.layers:
             stats = store.stats(layer)
             ratio = sink_ratio(stats["token0_norm"], stats["other_norm"])
-            rows.append(_row(store, m, layer, "none", sink(ratio, part.design)))
+            rows.append(row(store, m, layer, "none", sink(ratio, part.design)))
         for pooling in chosen[m]:
             design, baseline = part.under(store, pooling)
-            for layer in store.layers:
-                X = _rows_of(store.layer(pooling, layer), design.text, f"layer {layer}")
-                measures = [
-                    *separation(X, design),
-                    length_explains(X, design),
-                    *gradient(X, design),
-                ]
+            unit = partial(_measure_layer, store, pooling, design)
+            for layer, measures in zip(
+                store.layers, _at_once(unit, store.layers, _workers(design, store)), strict=True
+            ):
                 rows += [
-                    _row(store, m, layer, pooling, x, prepared.reliability, baseline)
+                    row(store, m, layer, pooling, x, prepared.reliability, baseline)
                     for x in measures
                 ]
                 done += 1
                 if progress is not None:
                     progress(done, steps)
-    frame = _with_q(pl.DataFrame(rows, schema=COLUMNS, orient="row"))
+    frame = with_q(pl.DataFrame(rows, schema=COLUMNS, orient="row"))
     request = _request(store, mode=mode, quota=quota, draws=draws, seed=seed)
     return Study(frame, _meta(store, prepared, chosen, request))
+
+
+def _measure_layer(
+    store: ActivationStore, pooling: str, design: Design, layer: int
+) -> list[Measure]:
+    X = _rows_of(store.layer(pooling, layer), design.text, f"layer {layer}")
+    return [*separation(X, design), length_explains(X, design), *gradient(X, design)]
+
+
+def _workers(design: Design, store: ActivationStore) -> int:
+    """Return how many layers to measure at once: one a core, fewer where a layer is large."""
+    states = 4 * len(design.text) * store.d_model
+    return max(1, min(cores(), _STATES_AT_ONCE // states))
+
+
+def _at_once(
+    unit: Callable[[int], list[Measure]], layers: Sequence[int], workers: int
+) -> Iterator[list[Measure]]:
+    """Yield what each layer gives, in order, several at a time.
+
+    Each is computed by one thread of linear algebra, so that numbers don't depend on how many cores
+    there are.
+    """
+    with threadpool_limits(1), ThreadPoolExecutor(workers) as pool:
+        pending = [pool.submit(unit, layer) for layer in layers]
+        try:
+            for future in pending:
+                yield future.result()
+        finally:
+            for future in pending:
+                future.cancel()
 
 
 # -- preparation ----------------------------------------------------------------------------------
@@ -298,71 +285,6 @@ def _rows_of(values: NDArray[np.float32], text: NDArray[Any], what: str) -> NDAr
         )
     centred: NDArray[np.float32] = X - X.mean(0, dtype=np.float64).astype(np.float32)
     return centred
-
-
-# -- the table ------------------------------------------------------------------------------------
-
-
-def _row(
-    store: ActivationStore,
-    mode: Mode,
-    layer: int | None,
-    pooling: str,
-    measure: Measure,
-    reliability: dict[str, Reliability] | None = None,
-    baseline: dict[tuple[str, str], float] | None = None,
-) -> dict[str, Any]:
-    ceiling = _ceiling(measure, reliability or {})
-    if measure.status == OK and measure.name in _CEILED and ceiling is None:
-        measure = replace(measure, status=ONE_ANNOTATOR)
-    words = None
-    if baseline is not None and measure.name not in _NO_BASELINE:
-        words = baseline.get((measure.name, measure.category))
-    fields = asdict(measure)
-    fields["measure"] = fields.pop("name")
-    return {
-        "model": store.model_name,
-        "layer": layer,
-        "pooling": pooling,
-        "template": store.template,
-        "mode": mode,
-        "analysis": MEASURES[measure.name],
-        **fields,
-        "q": float("nan"),
-        "baseline": words,
-        "baseline_name": BAG_OF_WORDS if words is not None else "",
-        "ceiling": ceiling,
-    }
-
-
-def _ceiling(measure: Measure, reliability: dict[str, Reliability]) -> float | None:
-    """Return the best that a perfect reading reaches against one annotator, where that is known."""
-    if measure.name not in _CEILED or not reliability:
-        return None
-    if measure.category in AXIS_BY_TAG:
-        icc = reliability[measure.category].icc
-    elif measure.category in AXIS_OF_POLE:
-        icc = reliability[AXIS_OF_POLE[measure.category].tag].icc
-    else:
-        icc = reliability["all"].icc
-    if not np.isfinite(icc):
-        return None
-    if measure.name == "auroc":
-        return auroc_ceiling(icc)
-    return float(np.sqrt(max(icc, 0.0)))
-
-
-def _with_q(frame: pl.DataFrame) -> pl.DataFrame:
-    """Control false discoveries over the layers of one measure."""
-    keys = ["model", "pooling", "template", "mode", "analysis", "measure", "category"]
-    parts = [
-        part.with_columns(q=pl.Series(false_discovery(part["p"].to_numpy())))
-        for part in frame.with_columns(pl.col("p").fill_null(np.nan)).partition_by(
-            keys, maintain_order=True
-        )
-    ]
-    order = ["mode", "pooling", "layer", "analysis", "measure", "category"]
-    return pl.concat(parts).select(list(COLUMNS)).sort(order, nulls_last=False)
 
 
 def _meta(

@@ -15,7 +15,8 @@ from moralprobe.activations.store import ActivationStore
 from moralprobe.errors import DataError, NumericError, UsageError
 from moralprobe.foundations import AXES, POLES
 from moralprobe.moral_vectors import MoralVectors, build_vectors
-from moralprobe.study import COLUMNS, MEASURES, POOLINGS_OF, Study, finished, parse_modes, probe
+from moralprobe.study import POOLINGS_OF, Study, finished, parse_modes, probe
+from moralprobe.table import COLUMNS, MEASURES
 from tests import planted
 
 EMPTY, MORAL = 0, 1  # layers

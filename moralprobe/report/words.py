@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import polars as pl
 
-from moralprobe.study import ONE_ANNOTATOR, POOLINGS_OF, Study
+from moralprobe.study import POOLINGS_OF, Study
+from moralprobe.table import ONE_ANNOTATOR
 
 CONFOUND: Final = "explained by text length"
 CONFOUND_SHARE: Final = 0.5

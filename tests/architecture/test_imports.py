@@ -25,11 +25,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "activations": GROUND | {"data", "moral_vectors", "models"},
     "design": {"errors", "foundations", "geometry"},
     "analyses": {"errors", "foundations", "geometry", "design"},
-    "study": GROUND | {"moral_vectors", "geometry", "activations", "design", "analyses"},
-    "report": GROUND | {"study"},
+    "table": GROUND | {"geometry", "activations", "design"},
+    "study": GROUND | {"moral_vectors", "geometry", "activations", "design", "analyses", "table"},
+    "report": GROUND | {"study", "table"},
     "doctor": GROUND | {"models"},
     "cli": GROUND
-    | {"data", "moral_vectors", "models", "activations", "study", "report", "doctor", ""},
+    | {"data", "moral_vectors", "models", "activations", "study", "table", "report", "doctor", ""},
     "__main__": {"cli"},
 }
 FRONT_DOOR = "__init__"

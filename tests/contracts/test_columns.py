@@ -7,7 +7,7 @@ import polars as pl
 from moralprobe.data.schema import NEEDED, VECTOR_COLUMNS
 from moralprobe.foundations import POLES
 from moralprobe.moral_vectors import build_vectors
-from moralprobe.study import COLUMNS, MEASURES
+from moralprobe.table import COLUMNS, MEASURES
 
 
 def test_columns_of_the_study_table() -> None:

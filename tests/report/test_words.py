@@ -18,7 +18,8 @@ from moralprobe.report.words import (
     headline_pooling,
     modes_of,
 )
-from moralprobe.study import COLUMNS, MEASURES, Study
+from moralprobe.study import Study
+from moralprobe.table import COLUMNS, MEASURES
 
 NAN = math.nan
 META = {

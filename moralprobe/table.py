@@ -1,0 +1,125 @@
+"""The long table that a study is: its columns, its measures, and how a measure becomes a row."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+
+from moralprobe.activations.store import ActivationStore
+from moralprobe.design import Mode
+from moralprobe.foundations import AXIS_BY_TAG, AXIS_OF_POLE
+from moralprobe.geometry.baselines import BAG_OF_WORDS
+from moralprobe.geometry.measure import OK, Measure
+from moralprobe.geometry.reliability import Reliability, auroc_ceiling
+from moralprobe.geometry.uncertainty import false_discovery
+
+COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
+    "model": pl.String,
+    "layer": pl.Int32,
+    "pooling": pl.String,
+    "template": pl.String,
+    "mode": pl.String,
+    "analysis": pl.String,
+    "measure": pl.String,
+    "category": pl.String,
+    "value": pl.Float64,
+    "ci_low": pl.Float64,
+    "ci_high": pl.Float64,
+    "null_low": pl.Float64,
+    "null_high": pl.Float64,
+    "p": pl.Float64,
+    "q": pl.Float64,
+    "baseline": pl.Float64,
+    "baseline_name": pl.String,
+    "ceiling": pl.Float64,
+    "n": pl.Int64,
+    "unit": pl.String,
+    "status": pl.String,
+}
+MEASURES: Final[dict[str, str]] = {
+    "opposed_cosine": "separation",
+    "centre_cosine_mean": "separation",
+    "centre_cosine_sd": "separation",
+    "centre_cosine_min": "separation",
+    "centre_cosine_max": "separation",
+    "auroc": "separation",
+    "crossnobis": "separation",
+    "sink_ratio": "separation",
+    "length_share": "separation",
+    "length_offset": "separation",
+    "spearman": "gradient",
+    "pearson": "gradient",
+    "spearman_given_length": "gradient",
+    "length_correlation": "gradient",
+}
+"""Every measure and the analysis that it belongs to."""
+
+ONE_ANNOTATOR: Final = "one annotator"
+_CEILED: Final = ("spearman", "pearson", "spearman_given_length", "auroc")
+_NO_BASELINE: Final = ("sink_ratio", "length_share", "length_offset")
+
+
+def row(
+    store: ActivationStore,
+    mode: Mode,
+    layer: int | None,
+    pooling: str,
+    measure: Measure,
+    reliability: dict[str, Reliability] | None = None,
+    baseline: dict[tuple[str, str], float] | None = None,
+) -> dict[str, Any]:
+    """Return a measure as a row: with its place, its baseline and its ceiling."""
+    ceiling = _ceiling(measure, reliability or {})
+    if measure.status == OK and measure.name in _CEILED and ceiling is None:
+        measure = replace(measure, status=ONE_ANNOTATOR)
+    words = None
+    if baseline is not None and measure.name not in _NO_BASELINE:
+        words = baseline.get((measure.name, measure.category))
+    fields = asdict(measure)
+    fields["measure"] = fields.pop("name")
+    return {
+        "model": store.model_name,
+        "layer": layer,
+        "pooling": pooling,
+        "template": store.template,
+        "mode": mode,
+        "analysis": MEASURES[measure.name],
+        **fields,
+        "q": float("nan"),
+        "baseline": words,
+        "baseline_name": BAG_OF_WORDS if words is not None else "",
+        "ceiling": ceiling,
+    }
+
+
+def _ceiling(measure: Measure, reliability: dict[str, Reliability]) -> float | None:
+    """Return the best that a perfect reading reaches against one annotator, where that is known."""
+    if measure.name not in _CEILED or not reliability:
+        return None
+    if measure.category in AXIS_BY_TAG:
+        icc = reliability[measure.category].icc
+    elif measure.category in AXIS_OF_POLE:
+        icc = reliability[AXIS_OF_POLE[measure.category].tag].icc
+    else:
+        icc = reliability["all"].icc
+    if not np.isfinite(icc):
+        return None
+    if measure.name == "auroc":
+        return auroc_ceiling(icc)
+    return float(np.sqrt(max(icc, 0.0)))
+
+
+def with_q(frame: pl.DataFrame) -> pl.DataFrame:
+    """Control false discoveries over the layers of one measure."""
+    keys = ["model", "pooling", "template", "mode", "analysis", "measure", "category"]
+    parts = [
+        part.with_columns(q=pl.Series(false_discovery(part["p"].to_numpy())))
+        for part in frame.with_columns(pl.col("p").fill_null(np.nan)).partition_by(
+            keys, maintain_order=True
+        )
+    ]
+    order = ["mode", "pooling", "layer", "analysis", "measure", "category"]
+    return pl.concat(parts).select(list(COLUMNS)).sort(order, nulls_last=False)
