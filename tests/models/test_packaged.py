@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,34 @@ def test_a_copy_that_was_interrupted_is_never_taken_for_whole(
     models = toy.cache / "models"
     assert [p.name for p in models.iterdir() if p.is_dir()] == [], "nothing half made is left"
     assert (packaged_folder("toy") / "moralprobe.json").is_file()
+
+
+def test_who_waits_for_another_that_unpacks_takes_its_copy(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Path] = []
+    second = threading.Thread(target=lambda: found.append(packaged_folder("toy")))
+    looked = threading.Event()
+    intact = packaged._intact
+
+    def seen(folder: Path) -> bool:
+        answer = intact(folder)
+        if threading.current_thread() is second:
+            looked.set()
+        return answer
+
+    def slow(gguf: Path, folder: Path) -> None:
+        # Only one may unpack; the other has seen that nothing is there, and waits for the lock.
+        if toy.unpacked == 0:
+            second.start()
+            assert looked.wait(timeout=60)
+        toy.convert(gguf, folder)
+
+    monkeypatch.setattr(packaged, "_intact", seen)
+    monkeypatch.setattr(packaged, "_convert", slow)
+    first = packaged_folder("toy")
+    second.join(timeout=60)
+    assert found == [first] and toy.unpacked == 1
 
 
 def test_a_missing_package_is_an_error_with_the_command_that_installs_it(
