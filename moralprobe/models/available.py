@@ -28,10 +28,11 @@ def available_models() -> dict[str, list[dict[str, str]]]:
 
 def _cached() -> list[dict[str, str]]:
     import huggingface_hub
+    from huggingface_hub import constants
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        repos = huggingface_hub.scan_cache_dir().repos
+        repos = huggingface_hub.scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
         return []
     return [
