@@ -51,6 +51,7 @@ def separation(X: Floats, design: Design) -> list[Measure]:
     """
     found: list[Measure] = []
     enough: list[Draws] = []
+    prototypes: list[Ints] = []
     for side in design.oppositions:
         tag = AXES[side.axis].tag
         have = _smaller(side.virtue[side.prototypes])
@@ -59,9 +60,11 @@ def separation(X: Floats, design: Design) -> list[Measure]:
             continue
         draws = _opposed_cosine(X, design, side)
         enough.append(draws)
+        prototypes.append(side.rows[side.prototypes])
         found.append(summarise("opposed_cosine", tag, draws, "cosine"))
     if enough:
-        found.append(summarise("opposed_cosine", "mean", mean_draws(enough), "cosine"))
+        draws = mean_draws(enough, design.groups_of(np.concatenate(prototypes)))
+        found.append(summarise("opposed_cosine", "mean", draws, "cosine"))
     if design.mode == "li2026":
         return found + _centre_cosines(X, design)
     return found + _held_out(X, design)
@@ -153,7 +156,8 @@ def _held_out(X: Floats, design: Design) -> list[Measure]:
             summarise(name, AXES[side.axis].tag, part, _UNITS[name])
             for side, part in zip(usable, parts, strict=True)
         ]
-        found.append(summarise(name, "mean", mean_draws(parts), _UNITS[name]))
+        mean = mean_draws(parts, design.groups_of(rows))
+        found.append(summarise(name, "mean", mean, _UNITS[name]))
     return found
 
 
@@ -193,9 +197,10 @@ def gradient(X: Floats, design: Design) -> list[Measure]:
             parts.setdefault(name, []).append(part)
     if not pooled:
         return found
+    n = design.groups_of(np.concatenate([graded.category.rows for graded in pooled]))
     for name in names:
         absolute = name == "length_correlation"
-        draws = mean_draws(parts[name], absolute=absolute)
+        draws = mean_draws(parts[name], n, absolute=absolute)
         found.append(summarise(name, "mean_abs" if absolute else "mean", draws, "rho"))
     if design.mode == "li2026":
         found.append(_overall(design, pooled))

@@ -19,6 +19,7 @@ from moralprobe.geometry.held_out import FOLDS
 from moralprobe.geometry.uncertainty import (
     bootstrap_counts,
     group_folds,
+    permutation_keys,
     permutations,
     strata_of,
 )
@@ -116,33 +117,35 @@ def make_design(pairs: pl.DataFrame, topics: Ints, mode: Mode, *, draws: int, se
     score = pairs["score"].to_numpy()
     sign = np.where(pairs["polarity"] == "virtue", 1, np.where(pairs["polarity"] == "vice", -1, 0))
     folds = group_folds(group, FOLDS, seed)
+    keys = permutation_keys(int(group.max(initial=-1)) + 1, draws, seed)
 
-    def shuffles(rows: Ints, salt: int) -> Ints:
+    def shuffles(rows: Ints, labels: Floats | Bools) -> Ints:
         strata = strata_of(length[rows], topics[text[rows]])
-        return permutations(group[rows], strata, draws, seed * 1000 + salt)
+        return permutations(group[rows], strata, labels, keys)
 
     categories, oppositions = [], []
     for a, axis in enumerate(AXES):
         here = (pairs["axis"] == axis.tag).to_numpy()
         rows = np.flatnonzero(here & (sign != 0))
         prototypes = np.flatnonzero(score[rows] == PROTOTYPE_SCORE)
+        virtue = sign[rows] > 0
         oppositions.append(
             Opposition(
                 a,
                 rows,
-                sign[rows] > 0,
+                virtue,
                 prototypes,
-                shuffles(rows, 10 * a) if mode == "audited" else rows[None, :0],
-                shuffles(rows[prototypes], 10 * a + 1),
+                shuffles(rows, virtue) if mode == "audited" else rows[None, :0],
+                shuffles(rows[prototypes], virtue[prototypes]),
             )
         )
-        for k, (pole, direction) in enumerate(((axis.virtue, 1), (axis.vice, -1))):
+        for pole, direction in ((axis.virtue, 1), (axis.vice, -1)):
             mine = here & (sign == direction)
             if mode == "li2026":
                 mine |= here & (sign == 0)
             rows = np.flatnonzero(mine)
             graded = np.where(sign[rows] == direction, score[rows], 0.0)
-            categories.append(Category(pole, rows, graded, shuffles(rows, 10 * a + 2 + k)))
+            categories.append(Category(pole, rows, graded, shuffles(rows, graded)))
     return Design(
         mode,
         text,

@@ -43,9 +43,13 @@ def extract_command(
     Example: moralprobe extract smollm2-135m starter.parquet --out store
     """
     from moralprobe.activations.extract import Progress, extract
+    from moralprobe.activations.pooling import parse_poolings
+    from moralprobe.data.prompts import get_template
     from moralprobe.moral_vectors import MoralVectors
 
     table = MoralVectors.load(vectors)
+    parse_poolings(pooling)  # a slip of the pen shouldn't wait for a large model
+    get_template(template)
     if not quiet:
         notice(f"loading {model}")
     from moralprobe.models.load import load_model

@@ -80,14 +80,20 @@ def not_enough(name: str, category: str, unit: str, *, have: int, needed: int, o
     return Measure(name, category, nan, nan, nan, nan, nan, nan, have, unit, status)
 
 
-def mean_draws(parts: Sequence[Draws], *, absolute: bool = False) -> Draws:
-    """Average statistics draw by draw: the parts were resampled together, so their draws match."""
+def mean_draws(parts: Sequence[Draws], n: int, *, absolute: bool = False) -> Draws:
+    """Average statistics draw by draw: the parts were resampled together, so their draws match.
+
+    Args:
+        parts: the statistics.
+        n: text groups in all of them; a group may be in several.
+        absolute: average absolute values.
+    """
     f = np.abs if absolute else np.asarray
     return Draws(
         value=float(np.mean([f(part.value) for part in parts])),
         boot=np.mean([f(part.boot) for part in parts], axis=0),
         null=np.mean([f(part.null) for part in parts], axis=0),
-        n=sum(part.n for part in parts),
+        n=n,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from moralprobe.geometry.arrays import Floats, Ints
+from moralprobe.geometry.arrays import Bools, Floats, Ints
 
 
 def bootstrap_counts(n_groups: int, draws: int, seed: int) -> NDArray[np.uint8]:
@@ -24,33 +24,47 @@ def bootstrap_counts(n_groups: int, draws: int, seed: int) -> NDArray[np.uint8]:
     return counts
 
 
-def permutations(groups: Ints, strata: Ints, draws: int, seed: int) -> NDArray[np.int32]:
+def permutation_keys(n_groups: int, draws: int, seed: int) -> NDArray[np.float32]:
+    """Return the random numbers that permutations of text groups follow, [draws, n_groups]."""
+    return np.random.default_rng([seed, 2]).random((draws, n_groups), np.float32)
+
+
+def permutations(
+    groups: Ints, strata: Ints, labels: Floats | Ints | Bools, keys: NDArray[np.float32]
+) -> NDArray[np.int32]:
     """Return permutations of rows that move whole text groups within strata, [draws, n].
 
     Row i of a permuted set takes the label of row `result[b, i]`. A group changes places with
     groups of as many rows in the same stratum only, so that labels of one text stay together.
+    Within a cell every permutation is as likely as any other, but it is drawn by the groups' keys:
+    the group with the r-th smallest key takes the r-th smallest label. So a text that stands under
+    several axes is given like labels in all of them, as it has in the data, and a mean over axes
+    has a null as wide as it should be.
 
     Args:
         groups: [n] text group of each row.
         strata: [n] stratum of each row; of a group that straddles strata, its first row's counts.
-        draws: how many permutations.
-        seed: of the draws.
+        labels: [n] what is permuted, as numbers that can be ordered.
+        keys: [draws, n_groups] from `permutation_keys`, the same for all axes.
     """
     n = len(groups)
-    rng = np.random.default_rng([seed, 2])
     order = np.argsort(groups, kind="stable")
-    _, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
-    keys = np.stack([strata[order[starts]], sizes], axis=1)
-    _, cell = np.unique(keys, axis=0, return_inverse=True)
+    names, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
+    mean = np.add.reduceat(np.asarray(labels, np.float64)[order], starts) / sizes if n else starts
+    cells = np.stack([strata[order[starts]], sizes], axis=1)
+    _, cell = np.unique(cells, axis=0, return_inverse=True)
     cell = cell.ravel()
-    result = np.tile(np.arange(n, dtype=np.int32), (draws, 1))
+    result = np.tile(np.arange(n, dtype=np.int32), (len(keys), 1))
     for c in range(cell.max(initial=-1) + 1):
         members = np.flatnonzero(cell == c)
         if len(members) < 2:
             continue
         rows = order[starts[members][:, None] + np.arange(sizes[members[0]])]  # [groups, rows each]
-        shuffled = rng.permuted(np.tile(np.arange(len(members)), (draws, 1)), axis=1)
-        result[:, rows.ravel()] = rows[shuffled].reshape(draws, -1)
+        by_label = rows[np.argsort(mean[members], kind="stable")].astype(np.int32)
+        by_key = np.argsort(keys[:, names[members]], axis=1)  # [draws, groups]
+        taken = np.empty((len(keys), *rows.shape), np.int32)
+        np.put_along_axis(taken, by_key[:, :, None], by_label[None], axis=1)
+        result[:, rows.ravel()] = taken.reshape(len(keys), -1)
     return result
 
 

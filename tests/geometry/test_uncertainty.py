@@ -9,6 +9,7 @@ from moralprobe.geometry.uncertainty import (
     false_discovery,
     group_folds,
     length_bins,
+    permutation_keys,
     permutations,
     strata_of,
 )
@@ -24,7 +25,8 @@ def test_bootstrap_draws_every_group_as_often_as_chance_says() -> None:
 def test_permutations_keep_groups_together_and_inside_strata() -> None:
     groups = np.array([0, 0, 1, 1, 2, 2, 3, 4, 5, 6])
     strata = np.array([0, 0, 0, 0, 1, 1, 0, 0, 1, 1])
-    moved = permutations(groups, strata, 300, seed=1)
+    labels = np.array([0, 0, 1, 1, 0, 0, 1, 0, 1, 0])
+    moved = permutations(groups, strata, labels, permutation_keys(7, 300, seed=1))
     for result in moved:
         np.testing.assert_array_equal(np.sort(result), np.arange(10))
         np.testing.assert_array_equal(strata[result], strata)
@@ -34,6 +36,26 @@ def test_permutations_keep_groups_together_and_inside_strata() -> None:
     assert {tuple(r[:2]) for r in moved} == {(0, 1), (2, 3)}
     assert (moved[:, 4:6] == [4, 5]).all()
     assert {r[6] for r in moved} == {6, 7}
+
+
+def test_every_permutation_of_a_cell_is_as_likely() -> None:
+    labels = np.array([3.0, 1.0, 2.0])
+    moved = permutations(np.arange(3), np.zeros(3, int), labels, permutation_keys(3, 6000, seed=2))
+    found, counts = np.unique(moved, axis=0, return_counts=True)
+    assert len(found) == 6 and counts.min() > 900
+
+
+def test_a_text_under_two_axes_is_given_like_labels() -> None:
+    rng = np.random.default_rng(3)
+    shared, virtue = np.arange(200), rng.random(200) < 0.4
+    keys = permutation_keys(260, 400, seed=3)
+    here = virtue[permutations(shared, np.zeros(200, int), virtue, keys)]
+    # The second axis holds the same texts and sixty of its own.
+    groups, labels = np.arange(260), np.concatenate([virtue, rng.random(60) < 0.4])
+    there = labels[permutations(groups, np.zeros(260, int), labels, keys)][:, :200]
+    assert np.mean(here == there) > 0.9
+    chance = np.mean(here[:-1] == there[1:])
+    assert chance < 0.6
 
 
 def test_length_bins_hold_like_lengths_and_enough_rows() -> None:
@@ -89,10 +111,10 @@ def test_false_discovery_equals_the_definition() -> None:
 def test_summaries_and_means() -> None:
     one = Draws(0.2, np.array([0.1, 0.3]), np.array([-0.1, 0.1]), 10)
     two = Draws(-0.4, np.array([-0.5, -0.3]), np.array([0.0, 0.0]), 20)
-    both = mean_draws([one, two])
-    assert both.value == pytest.approx(-0.1) and both.n == 30
+    both = mean_draws([one, two], 7)
+    assert both.value == pytest.approx(-0.1) and both.n == 7
     np.testing.assert_allclose(both.boot, [-0.2, 0.0])
-    assert mean_draws([one, two], absolute=True).value == pytest.approx(0.3)
+    assert mean_draws([one, two], 7, absolute=True).value == pytest.approx(0.3)
     measure = summarise("m", "c", one, "rho")
     assert (measure.ci_low, measure.ci_high) == pytest.approx((0.105, 0.295))
     few = not_enough("m", "c", "rho", have=3, needed=5, of="prototypes")
