@@ -1,8 +1,10 @@
-"""Every notebook runs in under a minute, and was saved as it runs."""
+"""Every notebook runs in under a minute, and was saved with what it prints."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import time
 from pathlib import Path
 
@@ -32,13 +34,24 @@ def test_it_was_saved_whole_and_names_no_machine(path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs_in_under_a_minute(path: Path, tmp_path: Path) -> None:
+    # On a machine that is busy with something else, a minute says nothing.
+    busy = os.getloadavg()[0] > 0.75 * (os.cpu_count() or 1)
     notebook = nbformat.read(path, as_version=4)
     start = time.monotonic()
     client = NotebookClient(
         notebook,
-        timeout=120,
+        timeout=300,
         kernel_name="python3",
         resources={"metadata": {"path": str(tmp_path)}},
     )
-    client.execute()
-    assert time.monotonic() - start < 60
+    client.execute()  # raises where a cell fails
+    assert busy or time.monotonic() - start < 60
+    for cell, saved in zip(notebook.cells, nbformat.read(path, as_version=4).cells, strict=True):
+        if cell.cell_type == "code":
+            assert printed(cell) == pytest.approx(printed(saved), rel=0.05, abs=0.05)
+
+
+def printed(cell: nbformat.NotebookNode) -> list[float]:
+    """The decimals that a cell prints."""
+    text = "".join(output.get("text", "") for output in cell.outputs)
+    return [float(number) for number in re.findall(r"[+-]?\d+\.\d+", text)]
