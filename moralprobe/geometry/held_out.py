@@ -9,7 +9,7 @@ trained on, so that such a null is too narrow by a factor of about the square ro
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +29,15 @@ class HeldOut(NamedTuple):
 
 @dataclass(frozen=True)
 class _Block:
-    """The rows of one pair in one fold, ordered by state; equal states stand once."""
+    """The rows of one pair in one fold, ordered by state; equal states stand once.
+
+    `states` [m, d] as they are; `tested` [m, d] whitened by the fold's own read-out.
+    """
 
     rows: Ints
     starts: Ints
     states: NDArray[np.float32]
+    tested: NDArray[np.float32]
 
     def sums(self, weights: Counts) -> NDArray[np.float32]:
         """Return the weight of each distinct state, [b, m]."""
@@ -47,13 +51,13 @@ class _Block:
 class ReadOuts:
     """All that doesn't depend on which class of its pair a row is in.
 
-    `blocks[k][f]` are the rows of pair k in fold f; `factors[f]` is the Cholesky factor of the
-    covariance around the pairs' means in the folds other than f, `kept[f]` the share that shrinking
-    left of it, `train[f]` how many rows it is of.
+    `blocks[k][f]` are the rows of pair k in fold f. `whiten[f]` [d, d] makes a unit matrix of C,
+    the covariance around the pairs' means in the folds other than f; `kept[f]` is the share that
+    shrinking left of it, `train[f]` how many rows it is of.
     """
 
     blocks: list[list[_Block]]
-    factors: list[Any]
+    whiten: list[NDArray[np.float32]]
     kept: list[float]
     train: list[int]
 
@@ -66,34 +70,40 @@ def prepare(X: Floats, pairs: Ints, folds: Ints) -> ReadOuts:
         pairs: [n] pair of opposed classes (0, 1, ...) that each row belongs to.
         folds: [n] fold of each row.
     """
-    from scipy.linalg import cho_factor
-
     n_pairs, n_folds = int(pairs.max()) + 1, int(folds.max()) + 1
-    d = X.shape[1]
-    blocks = [
-        [_block(X, np.flatnonzero((pairs == k) & (folds == f))) for f in range(n_folds)]
-        for k in range(n_pairs)
-    ]
     onehot = (pairs[:, None] == np.arange(n_pairs)).astype(X.dtype)
     parts = [np.flatnonzero(folds == f) for f in range(n_folds)]
     gram = [X[rows].T @ X[rows] for rows in parts]
     sums = [onehot[rows].T @ X[rows] for rows in parts]
     all_gram = np.sum(gram, axis=0, dtype=np.float64)
     all_sums = np.sum(sums, axis=0, dtype=np.float64)
-    factors, kept, train = [], [], []
+    whiten, kept, train = [], [], []
     for f in range(n_folds):
         rows = np.flatnonzero(folds != f)
         counts = onehot[rows].sum(0, dtype=np.float64)
         means = (all_sums - sums[f]) / np.maximum(counts, 1)[:, None]
         scatter = all_gram - gram[f] - (means * counts[:, None]).T @ means
         shrinkage = ledoit_wolf_shrinkage(X[rows], pairs[rows], means, scatter)
-        covariance = (1 - shrinkage) * scatter / len(rows)
-        # A trace of identity keeps the factorisation possible where some dimension never varies.
-        covariance.flat[:: d + 1] += (shrinkage + 1e-9) * np.trace(scatter) / len(rows) / d
-        factors.append(cho_factor(covariance, overwrite_a=True))
+        whiten.append(_whitening(scatter / len(rows), shrinkage))
         kept.append(1 - shrinkage)
         train.append(len(rows))
-    return ReadOuts(blocks, factors, kept, train)
+    blocks = [
+        [_block(X, np.flatnonzero((pairs == k) & (folds == f)), whiten[f]) for f in range(n_folds)]
+        for k in range(n_pairs)
+    ]
+    return ReadOuts(blocks, whiten, kept, train)
+
+
+def _whitening(covariance: Floats, shrinkage: float) -> NDArray[np.float32]:
+    """Return W [d, d] with W W' the inverse of a covariance that is shrunk to its mean variance."""
+    from scipy.linalg.lapack import dtrtri
+
+    d = len(covariance)
+    shrunk = (1 - shrinkage) * covariance
+    # A trace of identity keeps the factorisation possible where some dimension never varies.
+    shrunk.flat[:: d + 1] += (shrinkage + 1e-9) * np.trace(covariance) / d
+    inverse, _ = dtrtri(np.linalg.cholesky(shrunk), lower=1)
+    return np.ascontiguousarray(inverse.T, np.float32)
 
 
 def measure(read_outs: ReadOuts, plus: Counts, minus: Counts, *, relabelled: bool) -> HeldOut:
@@ -133,25 +143,19 @@ class _Classes:
     """What the class centres add to a fold's covariance C, under one set of weights or many.
 
     C, the covariance around the pairs' means, is that within classes plus what the centres add:
-    C = S + D diag(c) D', with D [d, pairs] the centres' differences and
-    c_k = (1 - shrinkage) n_plus n_minus / (n_k N). So one factorisation serves every labelling, and
-    by Woodbury's identity inv(S) = inv(C) + U K U', with U = inv(C) D and
-    K = inv(I - diag(c) D' U) diag(c).
+    C = S + D' diag(c) D, with D [pairs, d] the centres' differences and
+    c_k = (1 - shrinkage) n_plus n_minus / (n_k N). So one factorisation serves every labelling:
+    where C is whitened to the identity, S is I - D' diag(c) D, and by Woodbury's identity its
+    inverse is I + D' K D, with K = inv(I - diag(c) D D') diag(c).
     """
 
-    delta: Floats  # [pairs, b, d]
-    solved: Floats  # U, [pairs, b, d]
-    kernel: NDArray[np.float64]  # K, [b, pairs, pairs]
+    delta: Floats  # D, whitened [b, pairs, d]
+    kernel: NDArray[np.float64]  # K [b, pairs, pairs]
 
-    def of_first(self) -> _Classes:
-        return _Classes(self.delta[:, :1], self.solved[:, :1], self.kernel[:1])
-
-    def directions(self, solved: Floats) -> Floats:
-        """Turn inv(C) delta into inv(S) delta, [pairs, b, d]."""
-        inner = np.einsum("ibd,jbd->bij", self.delta, solved)
-        directions: Floats = solved + np.einsum(
-            "ibd,bij->jbd", self.solved, self.kernel @ inner, optimize=True
-        )
+    def directions(self, delta: Floats) -> Floats:
+        """Return inv(S) delta, whitened [b, pairs, d]."""
+        inner = delta @ self.delta.swapaxes(1, 2)
+        directions: Floats = delta + (inner @ self.kernel).astype(delta.dtype) @ self.delta
         return directions
 
 
@@ -164,58 +168,58 @@ def _measure(
     relabelled: bool,
 ) -> tuple[HeldOut, list[_Classes]]:
     """Measure one chunk; return each fold's classes under the very first set of weights too."""
-    blocks = read_outs.blocks
-    weights = [[(b.sums(plus), b.sums(minus)) for b in row] for row in blocks]
-    sums = np.stack(  # [pairs, folds, 2, b, d]
+    blocks, b = read_outs.blocks, len(plus)
+    pairs, folds = len(blocks), len(read_outs.whiten)
+    weights = [[np.stack([x.sums(plus), x.sums(minus)]) for x in row] for row in blocks]
+    counts = np.array([[w.sum(2, dtype=np.float64) for w in row] for row in weights])
+    sums = np.array(  # [pairs, folds, 2, b, d]
         [
-            [[w @ b.states for w in ws] for b, ws in zip(row, wrow, strict=True)]
+            [w @ x.states for x, w in zip(row, wrow, strict=True)]
             for row, wrow in zip(blocks, weights, strict=True)
         ]
     )
-    counts = np.array([[[w.sum(1, dtype=np.float64) for w in ws] for ws in row] for row in weights])
-    won, compared = np.zeros((2, len(plus), len(blocks)))
-    distances = np.full((len(read_outs.factors), len(plus), len(blocks)), np.nan)
+    all_sums, all_counts = sums.sum(1), counts.sum(1)
+    won, compared = np.zeros((2, b, pairs))
+    distances = np.full((folds, b, pairs), np.nan)
     firsts = []
-    for f in range(len(read_outs.factors)):
-        others = counts.sum(1) - counts[:, f]  # [pairs, 2, b]
-        delta = _difference(sums.sum(1) - sums[:, f], others)  # [pairs, b, d]
-        usable = np.isfinite(delta[:, :, 0])
-        own = _classes(read_outs, f, np.where(usable[:, :, None], delta, 0), others)
-        firsts.append(own.of_first() if first is None else first[f])
-        directions = (own if relabelled else firsts[f]).directions(own.solved)
-        tested = _difference(sums[:, f], counts[:, f])
-        distance = np.einsum("kbd,kbd->bk", tested, directions, dtype=np.float64)
-        distances[f] = np.where(usable.T, distance, np.nan)
-        for k, row in enumerate(blocks):
-            w, c = _won(directions[k].astype(np.float32) @ row[f].states.T, *weights[k][f])
-            won[:, k] += np.where(usable[k], w, 0)
-            compared[:, k] += np.where(usable[k], c, 0)
+    for f in range(folds):
+        others = all_counts - counts[:, f]  # [pairs, 2, b]
+        usable = (others > 0).all(1).T  # [b, pairs]
+        share = _shares(others).astype(np.float32)[..., None]
+        # [pairs, b, d], then whitened by one product
+        delta = (all_sums - sums[:, f]) * share
+        delta = (delta[:, 0] - delta[:, 1]) @ read_outs.whiten[f]
+        own = _classes(delta.swapaxes(0, 1), others, read_outs.kept[f] / read_outs.train[f])
+        firsts.append(_Classes(own.delta[:1], own.kernel[:1]) if first is None else first[f])
+        directions = (own if relabelled else firsts[f]).directions(own.delta)
+        for k in range(pairs):
+            scores = directions[:, k] @ blocks[k][f].tested.T
+            here = weights[k][f]
+            contrast = here * _shares(counts[k, f])[..., None]
+            distance = np.einsum("bm,bm->b", contrast[0] - contrast[1], scores)
+            inside = (counts[k, f] > 0).all(0)
+            distances[f, :, k] = np.where(usable[:, k] & inside, distance, np.nan)
+            w, c = _won(scores, *here)
+            won[:, k] += np.where(usable[:, k], w, 0)
+            compared[:, k] += np.where(usable[:, k], c, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         auroc = np.where(compared > 0, won / compared, np.nan)
-        folds = np.isfinite(distances)
-        crossnobis = np.where(folds, distances, 0).sum(0) / folds.sum(0)
+        tested = np.isfinite(distances)
+        crossnobis = np.where(tested, distances, 0).sum(0) / tested.sum(0)
     return HeldOut(auroc, crossnobis), firsts
 
 
-def _difference(sums: Floats, counts: Floats) -> Floats:
-    """Return the difference of two classes' centres, [pairs, b, d]; nan where one is empty."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        centres: Floats = sums / counts[..., None].astype(sums.dtype)
-    difference: Floats = centres[:, 0] - centres[:, 1]
-    return difference
+def _shares(counts: Floats) -> NDArray[np.float64]:
+    """Return what one row adds to its centre; zero where a class has no weight."""
+    return np.divide(1.0, counts, out=np.zeros_like(counts), where=counts > 0)
 
 
-def _classes(read_outs: ReadOuts, f: int, delta: Floats, counts: Floats) -> _Classes:
-    from scipy.linalg import cho_solve
-
-    k, b, d = delta.shape
-    flat = np.asfortranarray(delta.reshape(k * b, d).T, dtype=np.float64)
-    solved = cho_solve(read_outs.factors[f], flat, overwrite_b=True).T.reshape(k, b, d)
+def _classes(delta: Floats, counts: Floats, scale: float) -> _Classes:
     product, total = counts[:, 0] * counts[:, 1], np.maximum(counts.sum(1), 1)
-    c = (read_outs.kept[f] * product / total / read_outs.train[f]).T[:, :, None]  # [b, pairs, 1]
-    inner = np.einsum("ibd,jbd->bij", delta, solved, dtype=np.float64)
-    kernel = np.linalg.inv(np.eye(k) - c * inner) @ (c * np.eye(k))
-    return _Classes(delta, solved, kernel)
+    c = (scale * product / total).T[:, :, None]  # [b, pairs, 1]
+    inner = (delta @ delta.swapaxes(1, 2)).astype(np.float64)
+    unit = np.eye(inner.shape[1])
+    return _Classes(delta, np.linalg.inv(unit - c * inner) @ (c * unit))
 
 
 def _won(scores: Floats, plus: Floats, minus: Floats) -> tuple[Floats, Floats]:
@@ -228,15 +232,15 @@ def _won(scores: Floats, plus: Floats, minus: Floats) -> tuple[Floats, Floats]:
     return won, plus.sum(1, dtype=np.float64) * minus.sum(1, dtype=np.float64)
 
 
-def _block(X: Floats, rows: Ints) -> _Block:
+def _block(X: Floats, rows: Ints, whiten: NDArray[np.float32]) -> _Block:
     states = np.ascontiguousarray(X[rows], np.float32)
     if len(rows) == 0:
-        return _Block(rows, rows, states)
+        return _Block(rows, rows, states, states)
     keys = states.view(np.dtype((np.void, states.shape[1] * states.itemsize))).ravel()
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     order = np.argsort(inverse, kind="stable")
     starts = np.flatnonzero(np.diff(inverse[order], prepend=-1))
-    return _Block(rows[order], starts, states[first])
+    return _Block(rows[order], starts, states[first], states[first] @ whiten)
 
 
 def ledoit_wolf_shrinkage(X: Floats, labels: Ints, centres: Floats, scatter: Floats) -> float:
