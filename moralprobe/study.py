@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from moralprobe.activations.store import ActivationStore
-from moralprobe.analyses import gradient, length_explains, length_offsets, separation, sink
+from moralprobe.analyses.confounds import length_explains, length_offsets, sink
+from moralprobe.analyses.gradient import gradient
+from moralprobe.analyses.separation import separation
 from moralprobe.artifacts import write_bytes, write_json
 from moralprobe.design import Design, Mode, make_design
 from moralprobe.errors import DataError, NumericError, UsageError, nearest

@@ -11,7 +11,8 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from moralprobe.analyses import gradient, separation
+from moralprobe.analyses.gradient import gradient
+from moralprobe.analyses.separation import separation
 from moralprobe.design import make_design
 from moralprobe.geometry.measure import Draws, Measure, summarise
 from moralprobe.moral_vectors import build_vectors

@@ -1,0 +1,1 @@
+"""The analyses of one layer: hidden states of a design's rows in, measures out."""

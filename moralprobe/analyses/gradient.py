@@ -1,0 +1,134 @@
+"""Is intensity kept inside categories?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from moralprobe.analyses.common import CHUNK, joined, too_few
+from moralprobe.design import Category, Design
+from moralprobe.foundations import POLES, PROTOTYPE_SCORE
+from moralprobe.geometry.arrays import Floats
+from moralprobe.geometry.gradient import (
+    pearson,
+    permuted_rank_correlations,
+    prototype_similarity,
+    rank_correlations,
+)
+from moralprobe.geometry.measure import MIN_PROTOTYPES, Draws, Measure, mean_draws, summarise
+
+
+def gradient(X: Floats, design: Design) -> list[Measure]:
+    """Measure whether intensity is kept inside categories, and what text length has to do with it.
+
+    Args:
+        X: [n_rows, d] hidden states of the design's rows, centred on their mean.
+        design: from `make_design`.
+
+    Returns:
+        `spearman`, `spearman_given_length` and `length_correlation` for each pole and their mean
+        (of `length_correlation` the mean of absolute values); in `li2026` mode also `pearson`, and
+        `spearman` over all poles pooled.
+    """
+    found: list[Measure] = []
+    names = ["spearman", "spearman_given_length", "length_correlation"]
+    parts: dict[str, list[Draws]] = {name: [] for name in names}
+    pooled = []
+    for category in design.categories:
+        have = int(np.sum(category.score == PROTOTYPE_SCORE))
+        if have < MIN_PROTOTYPES:
+            found += [too_few(name, category.name, "rho", have) for name in names]
+            continue
+        pooled.append(_graded(X, design, category))
+        for name, part in _category_draws(design, pooled[-1]).items():
+            p = _p_of_no_correlation(part) if name == "length_correlation" else None
+            found.append(
+                summarise(name, category.name, part, "r" if name == "pearson" else "rho", p=p)
+            )
+            parts.setdefault(name, []).append(part)
+    if not pooled:
+        return found
+    n = design.groups_of(np.concatenate([graded.category.rows for graded in pooled]))
+    for name in names:
+        absolute = name == "length_correlation"
+        draws = mean_draws(parts[name], n, absolute=absolute)
+        found.append(summarise(name, "mean_abs" if absolute else "mean", draws, "rho"))
+    if design.mode == "li2026":
+        found.append(_overall(design, pooled))
+    return found
+
+
+@dataclass(frozen=True)
+class _Graded:
+    """A category's likeness to its prototypes: as it is and resampled [1 + b, n], and shuffled."""
+
+    category: Category
+    weights: NDArray[np.uint8]
+    similarity: NDArray[np.float32]
+    null_similarity: NDArray[np.float32]
+    null_score: Floats
+
+
+def _graded(X: Floats, design: Design, category: Category) -> _Graded:
+    mine, score = X[category.rows], category.score
+    groups = design.group[category.rows] if design.mode == "audited" else None
+    weights = design.weights(category.rows)
+    # Resamples draw the prototypes anew, and shuffled scores make other rows prototypes: interval
+    # and null run the whole pipeline. What circular prototypes gain by themselves shows in it.
+    shuffled = score[category.shuffles]
+    return _Graded(
+        category,
+        weights,
+        prototype_similarity(mine, weights * (score == PROTOTYPE_SCORE), groups),
+        prototype_similarity(mine, shuffled == PROTOTYPE_SCORE, groups),
+        shuffled,
+    )
+
+
+def _category_draws(design: Design, graded: _Graded) -> dict[str, Draws]:
+    category = graded.category
+    length, n = design.length[category.rows], design.groups_of(category.rows)
+    r = rank_correlations(graded.similarity, category.score, length, graded.weights)
+    null = permuted_rank_correlations(graded.null_similarity, graded.null_score, length)
+    # No permutation is needed where length is no label: independent ranks correlate about N(0, .).
+    rng = np.random.default_rng(POLES.index(category.name))
+    independent = rng.normal(0, 1 / np.sqrt(max(n - 1, 1)), len(graded.null_score))
+    draws = {
+        "spearman": Draws(float(r.score[0]), r.score[1:], null.score, n),
+        "spearman_given_length": Draws(
+            float(r.score_given_length[0]), r.score_given_length[1:], null.score_given_length, n
+        ),
+        "length_correlation": Draws(float(r.length[0]), r.length[1:], independent, n),
+    }
+    if design.mode == "li2026":
+        linear = pearson(graded.similarity, category.score[None], graded.weights)
+        shuffled = pearson(graded.null_similarity, graded.null_score, np.ones((1, 1)))
+        draws["pearson"] = Draws(float(linear[0]), linear[1:], shuffled, n)
+    return draws
+
+
+def _p_of_no_correlation(draws: Draws) -> float:
+    """Two-sided p of a rank correlation: under independence about N(0, 1 / (n - 1))."""
+    return float(2 * stats.norm.sf(abs(draws.value) * np.sqrt(max(draws.n - 1, 1))))
+
+
+def _overall(design: Design, pooled: list[_Graded]) -> Measure:
+    """The paper's pooled correlation; a neutral row counts once under each pole of its axis."""
+    rows = np.concatenate([graded.category.rows for graded in pooled])
+    score = np.concatenate([graded.category.score for graded in pooled])
+    weights, length = design.weights(rows), design.length[rows]
+    boot, null = [], []
+    for start in range(0, len(weights), CHUNK):
+        part = slice(start, start + CHUNK)
+        similarity = np.concatenate([graded.similarity[part] for graded in pooled], axis=1)
+        boot.append(rank_correlations(similarity, score, length, weights[part]).score)
+        similarity = np.concatenate([graded.null_similarity[part] for graded in pooled], axis=1)
+        shuffled = np.concatenate([graded.null_score[part] for graded in pooled], axis=1)
+        if len(shuffled):
+            null.append(permuted_rank_correlations(similarity, shuffled, length).score)
+    r = np.concatenate(boot)
+    draws = Draws(float(r[0]), r[1:], joined(null), design.groups_of(rows))
+    return summarise("spearman", "overall", draws, "rho")
