@@ -6,6 +6,7 @@ and baseline is measured on the same rows with the same draws.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,9 +14,17 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from moralprobe.foundations import AXES, PROTOTYPE_SCORE
+from moralprobe.foundations import AXES, AXIS_TAGS, POLES, PROTOTYPE_SCORE
 from moralprobe.geometry.arrays import Bools, Floats, Ints
+from moralprobe.geometry.confounds import word_overlap
 from moralprobe.geometry.held_out import FOLDS
+from moralprobe.geometry.structure import (
+    ModelGeometries,
+    model_geometries,
+    squared_distances,
+    stratified_subset,
+)
+from moralprobe.geometry.trained_probe import random_split
 from moralprobe.geometry.uncertainty import (
     bootstrap_counts,
     group_folds,
@@ -23,6 +32,7 @@ from moralprobe.geometry.uncertainty import (
     permutations,
     strata_of,
 )
+from moralprobe.moral_vectors import tag_matrix
 
 Mode = Literal["li2026", "audited"]
 
@@ -58,6 +68,45 @@ class Opposition:
 
 
 @dataclass(frozen=True)
+class Labelled:
+    """All rows with the labels that clusters are compared with.
+
+    `labels` [n] number axis and polarity: 3 times the axis, plus 0 for virtue, 1 for vice and 2 for
+    neutral. `shuffles` [b, n] permute them within strata.
+    """
+
+    labels: Ints
+    shuffles: Ints
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is read out of the hidden states, one row a text (`audited`) or a pair (`li2026`).
+
+    `rows` index the design's rows; `values` [t, m] are named by `names`; `tags` [t, 5] say which
+    axes stand; `control` [t, m] are labels drawn at random for the texts' first words. `shuffles`
+    [b, t] permute texts within strata. In `li2026` mode `part` [t] is the paper's split (0 train, 1
+    validation, 2 test), and the shuffles are of the test rows.
+    """
+
+    rows: Ints
+    names: tuple[str, ...]
+    values: Floats
+    tags: Bools
+    control: Floats
+    shuffles: Ints
+    part: Ints
+
+
+@dataclass(frozen=True)
+class Likenesses:
+    """The texts whose geometry is compared with model geometries: `rows` index the design's."""
+
+    rows: Ints
+    models: ModelGeometries
+
+
+@dataclass(frozen=True)
 class Design:
     """All of a mode's analyses that doesn't depend on the hidden states.
 
@@ -73,6 +122,9 @@ class Design:
     resamples: NDArray[np.uint8]
     categories: tuple[Category, ...]
     oppositions: tuple[Opposition, ...]
+    labelled: Labelled | None = None
+    targets: Targets | None = None
+    likenesses: Likenesses | None = None
 
     def weights(self, rows: Ints) -> NDArray[np.uint8]:
         """Return row weights [1 + b, n]: the data as they are, then each resample."""
@@ -85,9 +137,14 @@ class Design:
 
     def without_draws(self) -> Design:
         """Return the same design with neither resamples nor shuffles: for values alone."""
+        bare = self.labelled and replace(self.labelled, shuffles=self.labelled.shuffles[:0])
         return replace(
             self,
             resamples=self.resamples[:0],
+            labelled=bare,
+            targets=self.targets and replace(self.targets, shuffles=self.targets.shuffles[:0]),
+            likenesses=self.likenesses
+            and replace(self.likenesses, models=self.likenesses.models.without_draws()),
             categories=tuple(replace(c, shuffles=c.shuffles[:0]) for c in self.categories),
             oppositions=tuple(
                 replace(o, shuffles=o.shuffles[:0], prototype_shuffles=o.prototype_shuffles[:0])
@@ -96,17 +153,40 @@ class Design:
         )
 
 
-def make_design(pairs: pl.DataFrame, topics: Ints, mode: Mode, *, draws: int, seed: int) -> Design:
+@dataclass(frozen=True)
+class TextFacts:
+    """What is known of each text of a store without a model; all [n_texts].
+
+    `topics` number topics, `first_words` the texts' first words; `words` are the texts themselves
+    as word sets, `valence` by a lexicon, None where there is none.
+    """
+
+    topics: Ints
+    first_words: Ints | None = None
+    words: Sequence[frozenset[str]] | None = None
+    valence: Floats | None = None
+
+
+def make_design(
+    pairs: pl.DataFrame,
+    facts: TextFacts,
+    mode: Mode,
+    *,
+    draws: int,
+    seed: int,
+    analyses: Sequence[str] = ("separation", "gradient"),
+) -> Design:
     """Prepare the analyses of one mode.
 
     Args:
         pairs: moral vectors with the columns `text_index` and `n_tokens`; in `li2026` mode the
             paper's sample.
-        topics: [n_texts] topic of each text, for strata.
+        facts: of every text of the store.
         mode: `li2026` scores neutral rows too, as the paper does; `audited` grades only rows of
             the category itself.
         draws: resamples, and permutations.
         seed: of both.
+        analyses: which to prepare; the two of categories are always there.
     """
     # The order of the source, so that shuffling a table's rows changes nothing.
     pairs = pairs.sort("row", "axis")
@@ -120,7 +200,7 @@ def make_design(pairs: pl.DataFrame, topics: Ints, mode: Mode, *, draws: int, se
     keys = permutation_keys(int(group.max(initial=-1)) + 1, draws, seed)
 
     def shuffles(rows: Ints, labels: Floats | Bools) -> Ints:
-        strata = strata_of(length[rows], topics[text[rows]])
+        strata = strata_of(length[rows], facts.topics[text[rows]])
         return permutations(group[rows], strata, labels, keys)
 
     categories, oppositions = [], []
@@ -146,7 +226,7 @@ def make_design(pairs: pl.DataFrame, topics: Ints, mode: Mode, *, draws: int, se
             rows = np.flatnonzero(mine)
             graded = np.where(sign[rows] == direction, score[rows], 0.0)
             categories.append(Category(pole, rows, graded, shuffles(rows, graded)))
-    return Design(
+    design = Design(
         mode,
         text,
         group,
@@ -156,3 +236,110 @@ def make_design(pairs: pl.DataFrame, topics: Ints, mode: Mode, *, draws: int, se
         tuple(categories),
         tuple(oppositions),
     )
+    if "structure" in analyses:
+        place = {tag: a for a, tag in enumerate(AXIS_TAGS)}
+        labels = 3 * np.array([place[tag] for tag in pairs["axis"]]) + np.where(
+            sign > 0, 0, np.where(sign < 0, 1, 2)
+        )
+        everything = np.arange(len(text))
+        labelled = Labelled(labels, shuffles(everything, labels.astype(float)))
+        design = replace(design, labelled=labelled)
+        if mode == "audited":
+            design = replace(design, likenesses=_likenesses(pairs, design, facts, keys, seed))
+    if "recoverability" in analyses:
+        make = _text_targets if mode == "audited" else _pair_targets
+        design = replace(design, targets=make(pairs, design, facts, keys, seed))
+    return design
+
+
+_VECTOR_TARGETS = (*POLES, "judgment", "agreement")
+_MOST_COMPARED = 2000  # texts in a dissimilarity matrix
+
+
+def _text_targets(
+    pairs: pl.DataFrame, design: Design, facts: TextFacts, keys: NDArray[np.float32], seed: int
+) -> Targets:
+    """Each text once: its vector, judgment and agreement, means over the rows that it stands in."""
+    rows, values, tags = _merged(pairs, design)
+    text = design.text[rows]
+    rng = np.random.default_rng([seed, 9])
+    heads = facts.first_words if facts.first_words is not None else facts.topics
+    drawn = rng.integers(0, len(rows), int(heads.max(initial=0)) + 1)  # a text for each first word
+    strata = strata_of(design.length[rows], facts.topics[text])
+    signed = values[:, :10:2].sum(1) - values[:, 1:10:2].sum(1)
+    return Targets(
+        rows,
+        _VECTOR_TARGETS,
+        values,
+        tags,
+        values[drawn[heads[text]]],
+        permutations(design.group[rows], strata, signed, keys),
+        np.zeros(len(rows), np.int64),
+    )
+
+
+def _pair_targets(
+    pairs: pl.DataFrame, design: Design, facts: TextFacts, keys: NDArray[np.float32], seed: int
+) -> Targets:
+    """Every pair of the paper's sample, split at random over rows as the paper does."""
+    values = pairs.select(POLES).to_numpy().astype(np.float64)
+    part = random_split(len(values), seed)
+    test = np.flatnonzero(part == 2)
+    strata = strata_of(design.length[test], facts.topics[design.text[test]])
+    signed = values[test, ::2].sum(1) - values[test, 1::2].sum(1)
+    return Targets(
+        np.arange(len(values)),
+        tuple(POLES),
+        values,
+        tag_matrix(pairs["axes"]),
+        values[:0],
+        permutations(design.group[test], strata, signed, keys),
+        part,
+    )
+
+
+def _merged(pairs: pl.DataFrame, design: Design) -> tuple[Ints, Floats, Bools]:
+    """Return a row of each text, its mean targets [t, 12] and its tags [t, 5]."""
+    once = np.flatnonzero(pairs["row"].is_first_distinct().to_numpy())
+    rows = pairs[once]
+    text, inverse = np.unique(design.text[once], return_inverse=True)
+    counts = np.bincount(inverse)
+    columns = np.concatenate(
+        [rows.select(*POLES, "judgment", "agreement").to_numpy(), tag_matrix(rows["axes"])], axis=1
+    ).astype(np.float64)
+    sums = np.zeros((len(text), columns.shape[1]))
+    np.add.at(sums, inverse, columns)
+    means = sums / counts[:, None]
+    first = once[np.unique(inverse, return_index=True)[1]]
+    return first, means[:, :12], means[:, 12:] >= 0.5
+
+
+def _likenesses(
+    pairs: pl.DataFrame, design: Design, facts: TextFacts, keys: NDArray[np.float32], seed: int
+) -> Likenesses:
+    """At most 2,000 texts, in the shares that their labels have, and the model geometries."""
+    rows, values, tags = _merged(pairs, design)
+    signed = values[:, :10:2].max(1) - values[:, 1:10:2].max(1)
+    axis = tags.argmax(1)
+    chosen = stratified_subset(
+        3 * axis + np.sign(signed).astype(int) + 1, _MOST_COMPARED, seed=seed
+    )
+    rows, signed, tags = rows[chosen], signed[chosen], tags[chosen]
+    text, length = design.text[rows], design.length[rows]
+    strata = strata_of(length, facts.topics[text])
+    others = {"length": squared_distances(np.log(length)[:, None])}
+    if facts.words is not None:
+        others["words"] = 1 - word_overlap([facts.words[t] for t in text])
+    if facts.valence is not None:
+        others["valence"] = squared_distances(facts.valence[text][:, None])
+    models = model_geometries(
+        {
+            "axis": tags.astype(np.float64),
+            "polarity": np.sign(signed)[:, None],
+            "intensity": np.abs(signed)[:, None],
+        },
+        others,
+        design.weights(rows),
+        permutations(design.group[rows], strata, signed, keys),
+    )
+    return Likenesses(rows, models)

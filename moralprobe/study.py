@@ -18,18 +18,20 @@ from threadpoolctl import threadpool_limits
 from moralprobe.activations.store import ActivationStore
 from moralprobe.analyses.confounds import length_explains, length_offsets, sink
 from moralprobe.analyses.gradient import gradient
+from moralprobe.analyses.recoverability import recoverability
 from moralprobe.analyses.separation import separation
+from moralprobe.analyses.structure import structure
 from moralprobe.artifacts import write_bytes, write_json
-from moralprobe.design import Design, Mode, make_design
+from moralprobe.design import Design, Mode, TextFacts, make_design
 from moralprobe.errors import DataError, NumericError, UsageError, nearest
 from moralprobe.geometry.baselines import bag_of_words
 from moralprobe.geometry.baselines import topics as topics_of
-from moralprobe.geometry.confounds import sink_ratio
+from moralprobe.geometry.confounds import sink_ratio, words_of
 from moralprobe.geometry.measure import Measure
 from moralprobe.geometry.reliability import Reliability
 from moralprobe.moral_vectors import reliability_from_meta
 from moralprobe.provenance import cores, environment
-from moralprobe.table import COLUMNS, row, with_q
+from moralprobe.table import COLUMNS, over_ceiling, row, with_q
 
 POOLINGS_OF: Final[dict[Mode, tuple[str, ...]]] = {
     "li2026": ("mean", "last"),
@@ -37,7 +39,9 @@ POOLINGS_OF: Final[dict[Mode, tuple[str, ...]]] = {
 }
 """Which poolings a mode reads, the headline first."""
 
-_STATES_AT_ONCE: Final = 1 << 30  # bytes of hidden states that are measured at the same time
+ANALYSES: Final = ("separation", "gradient", "structure", "recoverability")
+"""The four kinds of indifference that the paper asks for."""
+_BYTES_AT_ONCE: Final = 5 << 29  # that measuring several layers at the same time may take
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ def finished(folder: Path, store: ActivationStore, **options: str | int) -> Stud
     Args:
         folder: where a study may have been saved.
         store: the store that would be probed.
-        options: of `probe`: mode, quota, draws, seed.
+        options: of `probe`: analyses, mode, quota, hdbscan, draws, seed.
     """
     if not (Path(folder) / "study.json").is_file():
         return None
@@ -117,32 +121,59 @@ def parse_modes(mode: str) -> tuple[Mode, ...]:
     return known[mode]
 
 
+def parse_analyses(analyses: str | Sequence[str]) -> tuple[str, ...]:
+    """Read analyses joined by commas, or `all`; return them in the order of `ANALYSES`."""
+    names = analyses.split(",") if isinstance(analyses, str) else list(analyses)
+    names = list(ANALYSES) if names == ["all"] else [name.strip() for name in names]
+    for name in names:
+        if name not in ANALYSES:
+            raise UsageError(
+                f"unknown analysis {name!r}", nearest(name, ANALYSES), "choose of these, or all"
+            )
+    return tuple(name for name in ANALYSES if name in names)
+
+
+def parse_hdbscan(hdbscan: str) -> str:
+    """Read under which poolings density clusters are found: `paper`, `all` or `none`."""
+    known = ("paper", "all", "none")
+    if hdbscan not in known:
+        raise UsageError(f"unknown choice {hdbscan!r}", nearest(hdbscan, known), "choose of these")
+    return hdbscan
+
+
 def probe(
     store: ActivationStore,
     *,
+    analyses: str | Sequence[str] = "all",
     mode: str = "both",
     quota: str = "li2026",
+    hdbscan: str = "paper",
     draws: int = 1000,
     seed: int = 42,
     progress: Callable[[int, int], None] | None = None,
 ) -> Study:
-    """Measure separation and gradient at every layer of a store.
+    """Run the analyses at every layer of a store.
 
     Args:
         store: from `extract` or `ActivationStore.open`.
+        analyses: of `ANALYSES`, joined by commas or as a sequence; `all`.
         mode: `li2026` (faithful), `audited` (corrected), or `both`.
         quota: the sample that `li2026` is computed on: `li2026` draws the paper's, unless the
             vectors already are one; `none` takes all pairs.
+        hdbscan: where structure finds density clusters, which takes up to a minute a layer: under
+            the `paper`'s pooling in `li2026` mode, under `all`, or under `none`.
         draws: bootstrap resamples and permutations behind every interval and null.
         seed: of the sample, the folds and the draws.
         progress: called with steps done and steps in all.
 
     Raises:
-        UsageError: an unknown mode or quota, or a store without a pooling that the mode reads.
+        UsageError: an unknown analysis, mode, quota or choice, or a store without a pooling that
+            the mode reads.
         IntegrityError: bytes that aren't those that were written.
         NumericError: NaN or infinity in the stored states.
     """
-    modes = parse_modes(mode)
+    modes, chosen_analyses = parse_modes(mode), parse_analyses(analyses)
+    parse_hdbscan(hdbscan)
     chosen = {m: tuple(p for p in POOLINGS_OF[m] if p in store.poolings) for m in modes}
     for m, poolings in chosen.items():
         if not poolings:
@@ -152,7 +183,7 @@ def probe(
                 f"{', '.join(store.poolings)}",
                 "extract again with --pooling, or choose the other --mode",
             )
-    prepared = _prepare(store, modes, quota=quota, draws=draws, seed=seed)
+    prepared = _prepare(store, modes, quota=quota, analyses=chosen_analyses, draws=draws, seed=seed)
     rows: list[dict[str, Any]] = []
     steps = len(store.layers) * sum(len(p) for p in chosen.values())
     done = 0
@@ -165,33 +196,70 @@ def probe(
             rows.append(row(store, m, layer, "none", sink(ratio, part.design)))
         for pooling in chosen[m]:
             design, baseline = part.under(store, pooling)
-            unit = partial(_measure_layer, store, pooling, design)
+            density = hdbscan == "all" or (
+                hdbscan == "paper" and m == "li2026" and pooling == POOLINGS_OF[m][0]
+            )
+            unit = partial(_measure_layer, store, pooling, design, chosen_analyses, density)
             for layer, measures in zip(
                 store.layers, _at_once(unit, store.layers, _workers(design, store)), strict=True
             ):
-                rows += [
+                found = [
                     row(store, m, layer, pooling, x, prepared.reliability, baseline)
                     for x in measures
                 ]
+                rows += found
+                rows += [scaled for x in found if (scaled := over_ceiling(x)) is not None]
                 done += 1
                 if progress is not None:
                     progress(done, steps)
     frame = with_q(pl.DataFrame(rows, schema=COLUMNS, orient="row"))
-    request = _request(store, mode=mode, quota=quota, draws=draws, seed=seed)
+    request = _request(
+        store,
+        analyses=",".join(chosen_analyses),
+        mode=mode,
+        quota=quota,
+        hdbscan=hdbscan,
+        draws=draws,
+        seed=seed,
+    )
     return Study(frame, _meta(store, prepared, chosen, request))
 
 
 def _measure_layer(
-    store: ActivationStore, pooling: str, design: Design, layer: int
+    store: ActivationStore,
+    pooling: str,
+    design: Design,
+    analyses: Sequence[str],
+    density: bool,
+    layer: int,
 ) -> list[Measure]:
-    X = _rows_of(store.layer(pooling, layer), design.text, f"layer {layer}")
-    return [*separation(X, design), length_explains(X, design), *gradient(X, design)]
+    states = _rows_of(store.layer(pooling, layer), design.text, f"layer {layer}")
+    return _measures(states, design, analyses, density=density)
+
+
+def _measures(
+    states: NDArray[np.float32], design: Design, analyses: Sequence[str], *, density: bool
+) -> list[Measure]:
+    """Run the analyses on the states of a design's rows."""
+    X = states - states.mean(0, dtype=np.float64).astype(np.float32)
+    found = []
+    if "separation" in analyses:
+        found += [*separation(X, design), length_explains(X, design)]
+    if "gradient" in analyses:
+        found += gradient(X, design)
+    if "structure" in analyses:
+        found += structure(X, design, density=density)
+    if "recoverability" in analyses:
+        # The paper's probe reads the activations as they are.
+        found += recoverability(states if design.mode == "li2026" else X, design)
+    return found
 
 
 def _workers(design: Design, store: ActivationStore) -> int:
     """Return how many layers to measure at once: one a core, fewer where a layer is large."""
-    states = 4 * len(design.text) * store.d_model
-    return max(1, min(cores(), _STATES_AT_ONCE // states))
+    # The states, their copies by fold and by class, and each fold's products.
+    needed = 5 * 4 * len(design.text) * store.d_model + 10 * 8 * store.d_model**2
+    return max(1, min(cores(), _BYTES_AT_ONCE // needed))
 
 
 def _at_once(
@@ -223,7 +291,8 @@ class _Part:
     pairs: pl.DataFrame
     design: Design
     words: NDArray[np.float32]
-    topics: NDArray[np.int64]
+    facts: TextFacts
+    analyses: tuple[str, ...]
     draws: int
     seed: int
 
@@ -236,11 +305,15 @@ class _Part:
         if not valid.all():
             kept = store.valid(pooling)[self.pairs["text_index"].to_numpy()]
             design = make_design(
-                self.pairs.filter(kept), self.topics, self.mode, draws=self.draws, seed=self.seed
+                self.pairs.filter(kept),
+                self.facts,
+                self.mode,
+                draws=self.draws,
+                seed=self.seed,
+                analyses=self.analyses,
             )
-        bare = design.without_draws()
-        X = _rows_of(self.words, design.text, "the bag of words")
-        measures = [*separation(X, bare), *gradient(X, bare)]
+        states = _rows_of(self.words, design.text, "the bag of words")
+        measures = _measures(states, design.without_draws(), self.analyses, density=False)
         return design, {(m.name, m.category): m.value for m in measures}
 
 
@@ -253,7 +326,13 @@ class _Prepared:
 
 
 def _prepare(
-    store: ActivationStore, modes: Sequence[Mode], *, quota: str, draws: int, seed: int
+    store: ActivationStore,
+    modes: Sequence[Mode],
+    *,
+    quota: str,
+    analyses: tuple[str, ...],
+    draws: int,
+    seed: int,
 ) -> _Prepared:
     vectors = store.vectors()
     sample = vectors
@@ -261,7 +340,7 @@ def _prepare(
         sample = vectors.sample(quota=quota, seed=seed)
     texts = store.texts.select("text", "n_tokens").with_row_index("text_index")
     words = bag_of_words(store.texts["text"].to_list())
-    topics = topics_of(store.texts["text"].to_list())
+    facts = text_facts(store.texts["text"].to_list())
     ok = store.valid(store.poolings[0]) if store.poolings != ("mean_action",) else None
     parts: dict[Mode, _Part] = {}
     for m in modes:
@@ -269,24 +348,31 @@ def _prepare(
         pairs = frame.join(texts, left_on="action", right_on="text", how="left")
         if ok is not None:
             pairs = pairs.filter(ok[pairs["text_index"].to_numpy()])
-        design = make_design(pairs, topics, m, draws=draws, seed=seed)
-        parts[m] = _Part(m, pairs, design, words, topics, draws, seed)
+        design = make_design(pairs, facts, m, draws=draws, seed=seed, analyses=analyses)
+        parts[m] = _Part(m, pairs, design, words, facts, analyses, draws, seed)
     return _Prepared(
         parts, reliability_from_meta(vectors.meta), vectors.meta, sample.meta.get("sample")
     )
 
 
+def text_facts(texts: Sequence[str]) -> TextFacts:
+    """Return what is known of texts without a model."""
+    words = [words_of(text) for text in texts]
+    firsts = [text.split()[0].lower() if text.split() else "" for text in texts]
+    _, first_words = np.unique(firsts, return_inverse=True)
+    return TextFacts(topics_of(texts), first_words, words)
+
+
 def _rows_of(values: NDArray[np.float32], text: NDArray[Any], what: str) -> NDArray[np.float32]:
-    """Return the rows' states, centred on their mean; refuse what isn't a number."""
-    X = values[text]
+    """Return the rows' states; refuse what isn't a number."""
+    X: NDArray[np.float32] = values[text]
     if not np.isfinite(X).all():
         raise NumericError(
             f"{what} holds NaN or infinity",
             f"in {int((~np.isfinite(X).all(1)).sum())} rows",
             "run: moralprobe verify, and extract again",
         )
-    centred: NDArray[np.float32] = X - X.mean(0, dtype=np.float64).astype(np.float32)
-    return centred
+    return X
 
 
 def _meta(

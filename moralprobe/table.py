@@ -54,11 +54,30 @@ MEASURES: Final[dict[str, str]] = {
     "pearson": "gradient",
     "spearman_given_length": "gradient",
     "length_correlation": "gradient",
+    "coverage": "structure",
+    "clusters": "structure",
+    "ari": "structure",
+    "nmi": "structure",
+    "homogeneity": "structure",
+    "completeness": "structure",
+    "v_measure": "structure",
+    "ari_with_noise": "structure",
+    "kmeans_ari": "structure",
+    "kmeans_nmi": "structure",
+    "rsa": "structure",
+    "rsa_unique": "structure",
+    "participation_ratio": "structure",
+    "r2": "recoverability",
+    "r2_adjusted": "recoverability",
+    "r2_over_ceiling": "recoverability",
+    "r2_low_rank": "recoverability",
+    "selectivity": "recoverability",
+    "tag_auroc": "recoverability",
 }
 """Every measure and the analysis that it belongs to."""
 
 ONE_ANNOTATOR: Final = "one annotator"
-_CEILED: Final = ("spearman", "pearson", "spearman_given_length", "auroc")
+_CEILED: Final = ("spearman", "pearson", "spearman_given_length", "auroc", "r2")
 _NO_BASELINE: Final = ("sink_ratio", "length_share", "length_offset")
 
 
@@ -99,6 +118,8 @@ def _ceiling(measure: Measure, reliability: dict[str, Reliability]) -> float | N
     """Return the best that a perfect reading reaches against one annotator, where that is known."""
     if measure.name not in _CEILED or not reliability:
         return None
+    if measure.category in ("judgment", "agreement"):
+        return None  # their repetition isn't measured apart
     if measure.category in AXIS_BY_TAG:
         icc = reliability[measure.category].icc
     elif measure.category in AXIS_OF_POLE:
@@ -109,7 +130,23 @@ def _ceiling(measure: Measure, reliability: dict[str, Reliability]) -> float | N
         return None
     if measure.name == "auroc":
         return auroc_ceiling(icc)
+    if measure.name == "r2":
+        return max(icc, 0.0)
     return float(np.sqrt(max(icc, 0.0)))
+
+
+def over_ceiling(row: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the row `r2_over_ceiling` beside a row `r2`, or None where there is no ceiling."""
+    if row["measure"] != "r2" or not row["ceiling"]:
+        return None
+    scaled = ("value", "ci_low", "ci_high", "null_low", "null_high", "baseline")
+    return {
+        **row,
+        **{k: row[k] / row["ceiling"] if row[k] is not None else None for k in scaled},
+        "measure": "r2_over_ceiling",
+        "unit": "share of the ceiling",
+        "ceiling": None,
+    }
 
 
 def with_q(frame: pl.DataFrame) -> pl.DataFrame:

@@ -13,32 +13,49 @@ from moralprobe.cli.console import say, steps
 def probe_command(
     store: Annotated[Path, typer.Argument(metavar="STORE", help="A folder made by 'extract'.")],
     out: Annotated[Path, typer.Option(help="The study's folder.")],
+    analyses: Annotated[
+        str, typer.Option(help="Of separation, gradient, structure, recoverability; or all.")
+    ] = "all",
     mode: Annotated[str, typer.Option(help="li2026, audited, or both.")] = "both",
     quota: Annotated[
         str, typer.Option(help="li2026 draws the paper's sample; none takes all pairs.")
     ] = "li2026",
+    hdbscan: Annotated[
+        str, typer.Option(help="Density clusters under the paper's pooling, all, or none.")
+    ] = "paper",
     draws: Annotated[int, typer.Option(help="Resamples and permutations.", min=100)] = 1000,
     seed: Annotated[int, typer.Option(help="Of the sample, folds and draws.", min=0)] = 42,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Measure a store at every layer and write a report.
 
-    Separation of opposed categories and the gradient inside each, as published and audited.
+    Separation, gradient, structure and recoverability, as published and audited.
 
     Example: moralprobe probe store --out study
     """
     from moralprobe.activations.store import ActivationStore
     from moralprobe.report.page import write_report
-    from moralprobe.study import finished, probe
+    from moralprobe.study import finished, parse_analyses, probe
 
     opened = ActivationStore.open(store)
-    study = finished(out, opened, mode=mode, quota=quota, draws=draws, seed=seed)
+    study = finished(
+        out,
+        opened,
+        analyses=",".join(parse_analyses(analyses)),
+        mode=mode,
+        quota=quota,
+        hdbscan=hdbscan,
+        draws=draws,
+        seed=seed,
+    )
     if study is None:
         with steps("probing layers", quiet=quiet) as step:
             study = probe(
                 opened,
+                analyses=analyses,
                 mode=mode,
                 quota=quota,
+                hdbscan=hdbscan,
                 draws=draws,
                 seed=seed,
                 progress=lambda done, total: step(done, total, ""),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -83,3 +86,25 @@ def length_offset(inverse_length: Floats, prototypes: Counts, weights: Counts) -
         return np.asarray(
             mine @ inverse_length / mine.sum(1) - w @ inverse_length / w.sum(1), np.float64
         )
+
+
+def word_overlap(words: Sequence[frozenset[str]]) -> NDArray[np.float32]:
+    """Return which share of their words two texts have in common, [n, n]: the Jaccard index.
+
+    Args:
+        words: [n] the distinct words of each text; two texts without any overlap fully.
+    """
+    place = {word: i for i, word in enumerate(sorted(frozenset().union(*words)))}
+    has = np.zeros((len(words), len(place)), np.float32)
+    for i, mine in enumerate(words):
+        has[i, [place[word] for word in mine]] = 1
+    common = has @ has.T
+    size = has.sum(1)
+    either = size[:, None] + size - common
+    overlap: NDArray[np.float32] = np.where(either > 0, common / np.maximum(either, 1), 1)
+    return overlap.astype(np.float32)
+
+
+def words_of(text: str) -> frozenset[str]:
+    """Return the distinct words of a text, in lower case."""
+    return frozenset(re.findall(r"\w+", text.lower()))

@@ -17,6 +17,9 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "r": (-1.0, 1.0),
     "AUROC": (0.0, 1.0),
     "share of variance": (0.0, 1.0),
+    "R2": (-np.inf, 1.0),
+    "ARI": (-1.0, 1.0),
+    "share": (0.0, 1.0),
 }
 """Where a unit's scale ends: an interval doesn't reach beyond."""
 MIN_PROTOTYPES: Final = 5

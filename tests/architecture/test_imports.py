@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "moral_vectors": GROUND | {"data", "geometry"},
     "models": GROUND,
     "activations": GROUND | {"data", "moral_vectors", "models"},
-    "design": {"errors", "foundations", "geometry"},
+    "design": {"errors", "foundations", "geometry", "moral_vectors"},
     "analyses": {"errors", "foundations", "geometry", "design"},
     "table": GROUND | {"geometry", "activations", "design"},
     "study": GROUND | {"moral_vectors", "geometry", "activations", "design", "analyses", "table"},
@@ -49,7 +49,16 @@ ONLY_IN: dict[str, set[str]] = {
     "http": {"data"},
 }
 PURE = {"numpy", "scipy", "sklearn", "moralprobe"}
-PURE_STANDARD = {"__future__", "collections", "dataclasses", "functools", "math", "typing"}
+PURE_STANDARD = {
+    "__future__",
+    "collections",
+    "dataclasses",
+    "functools",
+    "itertools",
+    "math",
+    "re",
+    "typing",
+}
 
 
 def part_of(path: Path) -> str:

@@ -13,7 +13,7 @@ from scipy import stats
 
 from moralprobe.analyses.gradient import gradient
 from moralprobe.analyses.separation import separation
-from moralprobe.design import make_design
+from moralprobe.design import TextFacts, make_design
 from moralprobe.geometry.measure import Draws, Measure, summarise
 from moralprobe.moral_vectors import build_vectors
 
@@ -32,7 +32,9 @@ def measures(mode: str, effect: float) -> list[list[Measure]]:
         rng = np.random.default_rng(seed)
         lengths = rng.integers(5, 20, len(groups))
         pairs = frame.with_columns(text_index=pl.Series(text), n_tokens=pl.Series(lengths[text]))
-        design = make_design(pairs, np.zeros(len(groups), int), mode, draws=199, seed=seed)
+        design = make_design(
+            pairs, TextFacts(np.zeros(len(groups), int)), mode, draws=199, seed=seed
+        )
         X = rng.standard_normal((len(groups), 16))
         np.add.at(X[:, 0], text, effect * signed)
         # A design's rows are in the order of the source.

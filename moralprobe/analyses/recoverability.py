@@ -1,0 +1,260 @@
+"""Which human dimensions does a linear read-out recover?"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moralprobe.design import Design, Targets
+from moralprobe.foundations import AXES, POLES
+from moralprobe.geometry.arrays import Floats
+from moralprobe.geometry.measure import (
+    MIN_GROUPS,
+    Draws,
+    Measure,
+    mean_draws,
+    not_enough,
+    summarise,
+)
+from moralprobe.geometry.recoverability import (
+    Folds,
+    adjusted_r2,
+    choose_penalties,
+    gather,
+    out_of_fold,
+    permuted,
+    permuted_auroc,
+    permuted_r2,
+    r2,
+    reduced_rank,
+    weighted_auroc,
+)
+from moralprobe.geometry.trained_probe import trained_predictions
+
+RANKS = (1, 3)
+_LOW_RANK_SHUFFLES = 100
+_CHUNK = 128
+
+
+def recoverability(X: Floats, design: Design, *, seed: int = 42) -> list[Measure]:
+    """Measure how much of the human judgements a linear read-out recovers from held-out texts.
+
+    Args:
+        X: [n_rows, d] hidden states of the design's rows: as they are in `li2026` mode, centred on
+            their mean in `audited` mode.
+        design: from `make_design` with `recoverability`.
+        seed: of the paper's probe.
+
+    Returns:
+        `r2` of each pole and their mean. In `li2026` mode, from the paper's trained probe on its
+        random split, also `r2_adjusted`. In `audited` mode, from ridge regression cross-validated
+        over text groups, also `r2` of judgment and of agreement, `tag_auroc` of each axis' tag,
+        `r2_low_rank`, and `selectivity`: the mean R2 less that of labels drawn at random for the
+        texts' first words.
+    """
+    targets = design.targets
+    if targets is None:
+        raise ValueError("the design was made without recoverability")
+    if design.mode == "li2026":
+        return _trained(X, design, targets, seed)
+    return _ridge(X[targets.rows], design, targets)
+
+
+# -- audited --------------------------------------------------------------------------------------
+
+
+def _ridge(X: Floats, design: Design, targets: Targets) -> list[Measure]:
+    group = design.group[targets.rows]
+    weights = design.weights(targets.rows)
+    n = len(np.unique(group))
+    enough = [
+        len(np.unique(group[values != 0])) >= MIN_GROUPS and np.ptp(values) > 0
+        for values in targets.values.T
+    ]
+    found = [
+        not_enough(
+            "r2",
+            name,
+            "R2",
+            have=len(np.unique(group[values != 0])),
+            needed=MIN_GROUPS,
+            of="texts",
+        )
+        for name, values, ok in zip(targets.names, targets.values.T, enough, strict=True)
+        if not ok
+    ]
+    folds_of = design.folds[targets.rows]
+    poles = [j for j, name in enumerate(targets.names) if name in POLES and enough[j]]
+    if n < MIN_GROUPS or not poles or len(np.unique(folds_of)) < 3:
+        return [
+            not_enough("r2", name, "R2", have=n, needed=MIN_GROUPS, of="texts")
+            for name in (*targets.names, "mean")
+        ]
+    folds = gather(X, folds_of)
+    m = targets.values.shape[1]
+    Y = np.concatenate([targets.values, targets.tags, targets.control[:, poles]], axis=1)
+    penalties = choose_penalties(folds, Y)
+    predicted = out_of_fold(folds, Y, penalties)
+    scores = r2(Y, predicted, weights)
+    parts = {
+        j: Draws(
+            float(scores[0, j]),
+            scores[1:, j],
+            permuted_r2(folds, Y[:, j], penalties[:, j], targets.shuffles),
+            n,
+        )
+        for j in range(m)
+        if enough[j]
+    }
+    found += [summarise("r2", targets.names[j], draws, "R2") for j, draws in parts.items()]
+    mean = mean_draws([parts[j] for j in poles], n)
+    found.append(summarise("r2", "mean", mean, "R2"))
+    control = scores[:, m + len(AXES) :].mean(1)
+    selective = Draws(mean.value - control[0], mean.boot - control[1:], mean.null - control[0], n)
+    found.append(summarise("selectivity", "mean", selective, "R2"))
+    found += _low_rank(folds, Y[:, poles], penalties[:, poles], weights, targets, n)
+    tags = slice(m, m + len(AXES))
+    return found + _tags(
+        folds, Y[:, tags], penalties[:, tags], predicted[:, tags], weights, group, targets
+    )
+
+
+def _low_rank(
+    folds: Folds,
+    Y: Floats,
+    penalties: NDArray[np.int64],
+    weights: NDArray[np.uint8],
+    targets: Targets,
+    n: int,
+) -> list[Measure]:
+    penalty = np.median(penalties, axis=1).astype(np.int64)
+    observed = reduced_rank(folds, Y, penalty, RANKS)
+    single = Y.astype(np.float32)
+    once = np.ones((1, len(Y)))
+    null = np.array(
+        [
+            [r2(single[shuffle], p, once).mean() for p in by_rank]
+            for shuffle in targets.shuffles[:_LOW_RANK_SHUFFLES]
+            for by_rank in [reduced_rank(folds, single[shuffle], penalty, RANKS)]
+        ]
+    ).reshape(-1, len(RANKS))
+    found = []
+    for k, rank in enumerate(RANKS):
+        scores = r2(Y, observed[k], weights).mean(1)
+        draws = Draws(float(scores[0]), scores[1:], null[:, k], n)
+        found.append(summarise("r2_low_rank", f"rank {rank}", draws, "R2"))
+    return found
+
+
+def _tags(
+    folds: Folds,
+    tags: Floats,
+    penalties: NDArray[np.int64],
+    predicted: Floats,
+    weights: NDArray[np.uint8],
+    group: NDArray[np.integer],
+    targets: Targets,
+) -> list[Measure]:
+    found: list[Measure] = []
+    parts: list[Draws] = []
+    n = len(np.unique(group))
+    for k, axis in enumerate(AXES):
+        labels = tags[:, k] > 0
+        have = min(len(np.unique(group[labels])), len(np.unique(group[~labels])))
+        if have < MIN_GROUPS:
+            found.append(
+                not_enough(
+                    "tag_auroc",
+                    axis.tag,
+                    "AUROC",
+                    have=have,
+                    needed=MIN_GROUPS,
+                    of="texts of a tag",
+                )
+            )
+            continue
+        scores = predicted[:, k]
+        areas = [
+            weighted_auroc(scores, labels, weights[start : start + _CHUNK])
+            for start in range(0, len(weights), _CHUNK)
+        ]
+        null = [
+            permuted_auroc(np.ascontiguousarray(read.T), np.ascontiguousarray(shuffled.T) > 0.5)
+            for shuffled, read in permuted(folds, tags[:, k], penalties[:, k], targets.shuffles)
+        ]
+        area = np.concatenate(areas)
+        parts.append(
+            Draws(float(area[0]), area[1:], np.concatenate(null) if null else np.empty(0), n)
+        )
+        found.append(summarise("tag_auroc", axis.tag, parts[-1], "AUROC"))
+    if parts:
+        found.append(summarise("tag_auroc", "mean", mean_draws(parts, n), "AUROC"))
+    return found
+
+
+# -- li2026 ---------------------------------------------------------------------------------------
+
+
+def _trained(X: Floats, design: Design, targets: Targets, seed: int) -> list[Measure]:
+    test = targets.rows[targets.part == 2]
+    n = design.groups_of(test)
+    names = (*targets.names, "mean")
+    if n < MIN_GROUPS:
+        return [
+            not_enough(measure, name, "R2", have=n, needed=MIN_GROUPS, of="test texts")
+            for measure in ("r2", "r2_adjusted")
+            for name in names
+        ]
+    predicted = trained_predictions(X[targets.rows], targets.values, targets.part, seed=seed)
+    Y = targets.values[targets.part == 2]
+    scores = r2(Y, predicted, design.weights(test))
+    null = _shuffled_r2(Y, predicted, targets)
+    rows, width = len(targets.rows), X.shape[1]
+    found: list[Measure] = []
+    plain: list[Draws] = []
+    adjusted: list[Draws] = []
+    for j, name in enumerate(targets.names):
+        if not np.isfinite(scores[0, j]):
+            found += [
+                not_enough(measure, name, "R2", have=1, needed=2, of="different values")
+                for measure in ("r2", "r2_adjusted")
+            ]
+            continue
+        plain.append(Draws(float(scores[0, j]), scores[1:, j], null[:, j], n))
+        found.append(summarise("r2", name, plain[-1], "R2"))
+        if rows > width + 1:
+            adjusted.append(
+                Draws(
+                    float(adjusted_r2(scores[0, j], rows, width)),
+                    adjusted_r2(scores[1:, j], rows, width),
+                    adjusted_r2(null[:, j], rows, width),
+                    n,
+                )
+            )
+            found.append(summarise("r2_adjusted", name, adjusted[-1], "R2"))
+    if plain:
+        found.append(summarise("r2", "mean", mean_draws(plain, n), "R2"))
+    if adjusted:
+        found.append(summarise("r2_adjusted", "mean", mean_draws(adjusted, n), "R2"))
+    if rows <= width + 1:
+        found.append(
+            not_enough("r2_adjusted", "mean", "R2", have=rows, needed=width + 2, of="rows")
+        )
+    return found
+
+
+def _shuffled_r2(Y: Floats, predicted: Floats, targets: Targets) -> NDArray[np.float64]:
+    """Return R2 of predictions that stand beside other test rows' labels, [b, m].
+
+    The probe isn't trained again: its random split tests texts that it was trained on, which is
+    what this null can't show and the audited mode avoids.
+    """
+    spread = np.square(Y - Y.mean(0)).sum(0)
+    squares = np.square(Y).sum(0) + np.square(predicted, dtype=np.float64).sum(0)
+    null = np.empty((len(targets.shuffles), Y.shape[1]))
+    for start in range(0, len(null), _CHUNK):
+        shuffled = Y[targets.shuffles[start : start + _CHUNK]]
+        products = np.einsum("bnm,nm->bm", shuffled, predicted)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            null[start : start + _CHUNK] = 1 - (squares - 2 * products) / spread
+    return null

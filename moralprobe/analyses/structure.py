@@ -1,0 +1,165 @@
+"""Do the states group themselves, and lie to each other, as moral categories would have it?"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moralprobe.design import Design, Labelled
+from moralprobe.geometry.arrays import Floats, Ints
+from moralprobe.geometry.measure import MIN_GROUPS, Draws, Measure, not_enough, summarise
+from moralprobe.geometry.structure import (
+    NOISE,
+    SCORES,
+    agreement,
+    centroid_clusters,
+    contingency,
+    density_clusters,
+    leading_components,
+    participation_ratio,
+    permuted_contingency,
+    similarity,
+)
+
+LABELINGS = {"MFT5": 5, "Polarity3": 3, "MFT15": 15}
+"""The paper's labels: axis; virtue, vice or neutral; both."""
+MIN_CLUSTERED = 10
+"""Fewer rows outside the noise, and the paper's scores are undefined."""
+_COMPONENTS = 64  # that k-means sees
+_UNITS = {name: "ARI" if name == "ari" else "share" for name in SCORES}
+
+
+def structure(X: Floats, design: Design, *, density: bool) -> list[Measure]:
+    """Measure whether the states' own structure is a moral one.
+
+    Args:
+        X: [n_rows, d] hidden states of the design's rows, centred on their mean.
+        design: from `make_design` with `structure`.
+        density: whether to find the paper's density clusters, which takes long.
+
+    Returns:
+        With `density`, the paper's five scores of HDBSCAN clusters on rows outside the noise, their
+        `coverage`, and `ari_with_noise`, which counts noise as a cluster. In `audited` mode also
+        `kmeans_ari` and `kmeans_nmi` at the known number of clusters, `rsa` and `rsa_unique` of
+        each model geometry, and `participation_ratio`.
+    """
+    labelled = design.labelled
+    if labelled is None:
+        raise ValueError("the design was made without structure")
+    # Clusters are found on distinct texts and scored on all rows; they are never found again for an
+    # interval, which resamples the rows' groups.
+    _, first, text = np.unique(design.text, return_index=True, return_inverse=True)
+    found: list[Measure] = []
+    if density:
+        found += _density(density_clusters(X[first])[text], design, labelled)
+    if design.mode == "audited":
+        lead = leading_components(X[first], _COMPONENTS)
+        for labeling, k in LABELINGS.items():
+            if len(first) < max(k, MIN_GROUPS):
+                found += [
+                    not_enough(name, labeling, unit, have=len(first), needed=max(k, 10), of="texts")
+                    for name, unit in (("kmeans_ari", "ARI"), ("kmeans_nmi", "share"))
+                ]
+                continue
+            clusters = centroid_clusters(lead, k, seed=0)[text]
+            scores = _scores(clusters, np.arange(len(clusters)), design, labelled)
+            for name in ("ari", "nmi"):
+                draws = scores[name, labeling]
+                found.append(summarise(f"kmeans_{name}", labeling, draws, _UNITS[name]))
+        found += _likeness(X, design)
+    return found
+
+
+def _density(clusters: Ints, design: Design, labelled: Labelled) -> list[Measure]:
+    inside = np.flatnonzero(clusters != NOISE)
+    everything = np.arange(len(clusters))
+    covered = (clusters != NOISE).astype(np.float64)
+    weights = design.weights(everything)
+    share = weights @ covered / weights.sum(1, dtype=np.float64)
+    n = design.groups_of(everything)
+    none = np.empty(0)
+    found = [
+        summarise("coverage", "all", Draws(float(share[0]), share[1:], none, n), "share"),
+        summarise(
+            "clusters", "all", Draws(float(clusters.max(initial=-1) + 1), none, none, n), "clusters"
+        ),
+    ]
+    for labeling in LABELINGS:
+        if len(inside) < MIN_CLUSTERED:
+            found += [
+                not_enough(
+                    name,
+                    labeling,
+                    unit,
+                    have=len(inside),
+                    needed=MIN_CLUSTERED,
+                    of="rows outside the noise",
+                )
+                for name, unit in (*_UNITS.items(), ("ari_with_noise", "ARI"))
+            ]
+            continue
+        scores = _scores(clusters[inside], inside, design, labelled)
+        found += [
+            summarise(name, labeling, scores[name, labeling], unit) for name, unit in _UNITS.items()
+        ]
+        with_noise = _scores(clusters + 1, everything, design, labelled)["ari", labeling]
+        found.append(summarise("ari_with_noise", labeling, with_noise, "ARI"))
+    return found
+
+
+def _scores(
+    clusters: Ints, rows: Ints, design: Design, labelled: Labelled
+) -> dict[tuple[str, str], Draws]:
+    """Compare clusters of some rows with the three labelings, by score and labeling."""
+    _, clusters = np.unique(clusters, return_inverse=True)
+    tables = contingency(clusters, labelled.labels[rows], design.weights(rows), n_labels=15)
+    # Shuffled among all rows, so that a row in a cluster may get the label of one in the noise.
+    null = permuted_contingency(clusters, labelled.labels, labelled.shuffles[:, rows], n_labels=15)
+    n = design.groups_of(rows)
+    found = {}
+    for labeling in LABELINGS:
+        mine, shuffled = agreement(_merge(tables, labeling)), agreement(_merge(null, labeling))
+        for name in SCORES:
+            values = mine[name]
+            found[name, labeling] = Draws(float(values[0]), values[1:], shuffled[name], n)
+    return found
+
+
+def _merge(tables: NDArray[np.float64], labeling: str) -> NDArray[np.float64]:
+    """Merge the 15 labels (axis x polarity) into those of a labeling."""
+    if labeling == "MFT15":
+        return tables
+    by_axis = tables.reshape(*tables.shape[:2], 5, 3)
+    merged: NDArray[np.float64] = by_axis.sum(3 if labeling == "MFT5" else 2)
+    return merged
+
+
+def _likeness(X: Floats, design: Design) -> list[Measure]:
+    likenesses = design.likenesses
+    if likenesses is None:
+        raise ValueError("the design was made without model geometries")
+    models, rows = likenesses.models, likenesses.rows
+    n = design.groups_of(rows)
+    if n < MIN_GROUPS:
+        return [
+            not_enough("rsa", name, "r", have=n, needed=MIN_GROUPS, of="texts")
+            for name in models.names
+        ]
+    states = X[rows]
+    found = similarity(states, models)
+    measures = []
+    for j, name in enumerate(models.names):
+        r = found.correlation[:, j]
+        if not np.isfinite(r[0]):
+            measures.append(not_enough("rsa", name, "r", have=1, needed=2, of="different values"))
+            continue
+        draws = Draws(float(r[0]), r[1:], found.null_correlation[:, j], n)
+        measures.append(summarise("rsa", name, draws, "r"))
+        if name in models.moral:
+            u = found.unique[:, j]
+            draws = Draws(float(u[0]), u[1:], found.null_unique[:, j], n)
+            measures.append(summarise("rsa_unique", name, draws, "share of variance"))
+    spread = participation_ratio(states, models.weights)
+    draws = Draws(float(spread[0]), spread[1:], np.empty(0), n)
+    measures.append(summarise("participation_ratio", "all", draws, "dimensions"))
+    return measures

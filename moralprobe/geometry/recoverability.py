@@ -1,0 +1,365 @@
+"""How much of the human judgement a linear read-out recovers from texts that it hasn't seen.
+
+Closed-form ridge, cross-validated twice over whole text groups: the inner folds choose the penalty,
+the outer ones test. All of it, every fold and every penalty, comes from one pass over the states
+that keeps each fold's counts, sums and products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moralprobe.geometry.arrays import Counts, Floats, Ints
+
+PENALTIES: Final = tuple(float(x) for x in np.geomspace(0.01, 10, 5))
+"""Ridge penalties tried, in units of the number of training rows: features have variance one."""
+_BLOCK: Final = 4096  # rows that are turned to double precision at a time
+
+
+@dataclass
+class Folds:
+    """The sufficient statistics of each fold of some rows' hidden states.
+
+    `order` [n] sorts the rows by fold; `X` [n, d] are their states in that order, `parts[f]` where
+    fold f stands in it; `counts` [f]; `sums` [f, d]; `gram` [f, d, d].
+    """
+
+    X: Floats
+    order: Ints
+    parts: list[slice]
+    counts: NDArray[np.float64]
+    sums: NDArray[np.float64]
+    gram: NDArray[np.float64]
+    _readers: dict[tuple[int, int, type[np.floating]], _Reader] = field(default_factory=dict)
+
+    @property
+    def n(self) -> int:
+        """How many folds there are."""
+        return len(self.parts)
+
+    def standardised(self, *without: int) -> _Train:
+        """Return the statistics of all folds but some, features at mean 0 and variance 1."""
+        n = float(self.counts.sum() - self.counts[list(without)].sum())
+        mean = (self.sums.sum(0) - self.sums[list(without)].sum(0)) / n
+        # One fold after the other: at 4,096 dimensions a product is 134 MB.
+        covariance = -np.outer(mean, mean)
+        for f in range(self.n):
+            if f not in without:
+                covariance += self.gram[f] / n
+        scale = np.sqrt(np.maximum(np.diag(covariance), 0))
+        # A feature that doesn't vary stays as it is, at zero.
+        scale = np.where(scale > 1e-9 * np.abs(mean), scale, 1.0)
+        covariance /= scale
+        covariance /= scale[:, None]
+        return _Train(n, mean, scale, covariance)
+
+    def reader(self, f: int, penalty: int, dtype: type[np.floating]) -> _Reader:
+        """Return what turns products with the targets into the read-out of all folds but f."""
+        key = (f, penalty, dtype)
+        if key not in self._readers:
+            train = self.standardised(f)
+            train.correlation.flat[:: len(train.mean) + 1] += PENALTIES[penalty]
+            inverse = np.linalg.inv(train.correlation)
+            inverse /= train.scale
+            inverse /= train.scale[:, None]
+            self._readers[key] = _Reader(train.n, train.mean, train.scale, inverse.astype(dtype))
+        return self._readers[key]
+
+
+class _Train(NamedTuple):
+    n: float
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    correlation: NDArray[np.float64]
+
+
+class _Reader(NamedTuple):
+    n: float
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    inverse: Floats
+
+
+def gather(X: Floats, folds: Ints) -> Folds:
+    """Read the states once and keep each fold's counts, sums and products.
+
+    Args:
+        X: [n, d] hidden states.
+        folds: [n] fold of each row, 0 to k - 1; rows of one text group share a fold.
+    """
+    k, d = int(folds.max()) + 1, X.shape[1]
+    order = np.argsort(folds, kind="stable")
+    edges = np.cumsum([0, *np.bincount(folds, minlength=k)])
+    parts = [slice(int(a), int(b)) for a, b in pairwise(edges)]
+    X = X[order]
+    sums, gram = np.zeros((k, d)), np.zeros((k, d, d))
+    for f, part in enumerate(parts):
+        for start in range(part.start, part.stop, _BLOCK):
+            block = X[start : min(start + _BLOCK, part.stop)].astype(np.float64)
+            sums[f] += block.sum(0)
+            gram[f] += block.T @ block
+    return Folds(X, order, parts, np.diff(edges).astype(float), sums, gram)
+
+
+def choose_penalties(folds: Folds, Y: Floats) -> NDArray[np.int64]:
+    """Choose a penalty for each outer fold and target, by the squared error in the inner folds.
+
+    Outer fold f never takes part: the read-out is fitted without f and g and tested on g, for every
+    other fold g.
+
+    Args:
+        folds: from `gather`.
+        Y: [n, m] targets.
+
+    Returns:
+        [folds, m] positions in `PENALTIES`.
+    """
+    k = folds.n
+    Y = Y[folds.order].astype(np.float64)
+    cross, totals = _products(folds, Y)
+    squares = np.stack([np.square(Y[part]).sum(0) for part in folds.parts])
+    errors = np.zeros((k, len(PENALTIES), Y.shape[1]))
+    for f in range(k):
+        for g in range(f + 1, k):
+            train = folds.standardised(f, g)
+            y_sum = totals.sum(0) - totals[f] - totals[g]
+            products = cross.sum(0) - cross[f] - cross[g] - np.outer(train.mean, y_sum)
+            products /= train.scale[:, None] * train.n
+            diagonal = train.correlation.flat[:: len(train.mean) + 1].copy()
+            for p, penalty in enumerate(PENALTIES):
+                train.correlation.flat[:: len(train.mean) + 1] = diagonal + penalty
+                W = np.linalg.solve(train.correlation, products) / train.scale[:, None]
+                offset = y_sum / train.n - train.mean @ W
+                for outer, tested in ((f, g), (g, f)):
+                    errors[outer, p] += _squared_error(
+                        folds, tested, W, offset, cross[tested], totals[tested], squares[tested]
+                    )
+    return np.asarray(errors.argmin(1), np.int64)
+
+
+def _squared_error(
+    folds: Folds, f: int, W: Floats, offset: Floats, cross: Floats, total: Floats, square: Floats
+) -> Floats:
+    """Return the squared error of a read-out in fold f from the fold's statistics, [m]."""
+    explained = np.einsum("dm,dm->m", W, cross) + offset * total
+    predicted = np.einsum("dm,dm->m", W, folds.gram[f] @ W)
+    predicted += 2 * offset * (folds.sums[f] @ W) + folds.counts[f] * offset**2
+    return np.asarray(square - 2 * explained + predicted)
+
+
+def out_of_fold(folds: Folds, Y: Floats, penalties: Ints) -> NDArray[np.float64]:
+    """Predict every row by the read-out of the other folds.
+
+    Args:
+        folds: from `gather`.
+        Y: [n, m] targets.
+        penalties: [folds, m] from `choose_penalties`.
+
+    Returns:
+        [n, m]; equals scikit-learn's StandardScaler and Ridge with alpha the penalty times the
+        number of training rows.
+    """
+    predicted = np.empty(Y.shape)
+    ordered = Y[folds.order].astype(np.float64)
+    for j in range(Y.shape[1]):
+        predicted[folds.order, j : j + 1] = _predict(folds, ordered[:, j : j + 1], penalties[:, j])
+    return predicted
+
+
+def reduced_rank(
+    folds: Folds, Y: Floats, penalty: Ints, ranks: Sequence[int]
+) -> NDArray[np.floating]:
+    """Predict every row by reduced-rank ridge regression on all targets together.
+
+    Args:
+        folds: from `gather`.
+        Y: [n, m] targets, in single or double precision, which is then the arithmetic's.
+        penalty: [folds] position in `PENALTIES`, one for all targets of a fold.
+        ranks: how many directions of the hidden space the read-out may use.
+
+    Returns:
+        [ranks, n, m].
+
+    Source: Izenman (1975); the leading directions of the fitted values, here with a ridge.
+    """
+    ordered = Y[folds.order]
+    cross, totals = _products(folds, ordered)
+    predicted = np.empty((len(ranks), *Y.shape), Y.dtype)
+    for f, W, offset, products in _read_outs(folds, cross, totals, penalty):
+        part = folds.parts[f]
+        # The covariance of the fitted values, with the ridge's share.
+        _, directions = np.linalg.eigh(W.T @ products)
+        full = folds.X[part].astype(Y.dtype, copy=False) @ W + offset.astype(Y.dtype)
+        # Around the training mean, so that what is left out is predicted by the mean.
+        centre = (totals.sum(0) - totals[f]) / (folds.counts.sum() - folds.counts[f])
+        for r, rank in enumerate(ranks):
+            lead = directions[:, ::-1][:, :rank].astype(Y.dtype)
+            around = (full - centre.astype(Y.dtype)) @ lead @ lead.T
+            predicted[r, folds.order[part]] = around + centre.astype(Y.dtype)
+    return predicted
+
+
+def permuted(
+    folds: Folds, y: Floats, penalty: Ints, shuffles: Ints, *, at_once: int = 500
+) -> Iterator[tuple[Floats, Floats]]:
+    """Yield what is predicted of one target's labels when they are shuffled.
+
+    The penalties stay those of the labels as they are.
+
+    Args:
+        folds: from `gather`.
+        y: [n] target.
+        penalty: [folds] from `choose_penalties`.
+        shuffles: [b, n] permutations of the rows.
+        at_once: draws in a block.
+
+    Yields:
+        Shuffled targets and their predictions, both [n, c] in the order of `folds`.
+    """
+    for start in range(0, len(shuffles), at_once):
+        labels = _shuffled(folds, y, shuffles[start : start + at_once])
+        yield labels, _predict(folds, labels, penalty)
+
+
+def permuted_r2(
+    folds: Folds, y: Floats, penalty: Ints, shuffles: Ints, *, at_once: int = 500
+) -> NDArray[np.float64]:
+    """Return the share of variance explained when one target's labels are shuffled, [b].
+
+    The same as `r2` of what `permuted` yields, without predicting a row: the squared error follows
+    from each fold's products.
+
+    Args:
+        folds: from `gather`.
+        y: [n] target.
+        penalty: [folds] from `choose_penalties`.
+        shuffles: [b, n] permutations of the rows.
+        at_once: draws in a block.
+    """
+    found = []
+    for start in range(0, len(shuffles), at_once):
+        labels = _shuffled(folds, y, shuffles[start : start + at_once])
+        cross, totals = _products(folds, labels)
+        explained = np.zeros(labels.shape[1])
+        for f, W, offset, _ in _read_outs(folds, cross, totals, penalty):
+            half = folds.gram[f].astype(np.float32) @ W
+            explained += 2 * (np.einsum("dc,dc->c", W, cross[f]) + offset * totals[f])
+            explained -= np.einsum("dc,dc->c", W, half)
+            explained -= offset * (2 * (folds.sums[f] @ W) + folds.counts[f] * offset)
+        found.append(explained)
+    n, mean = len(y), y.mean(dtype=np.float64)
+    square = np.square(y, dtype=np.float64).sum()
+    spread = square - n * mean**2
+    if spread <= 1e-12 * max(square, 1.0):
+        return np.full(len(shuffles), np.nan)
+    gained = np.concatenate(found) if found else np.empty(0)
+    return np.asarray(1 - (square - gained) / spread)
+
+
+def _shuffled(folds: Folds, y: Floats, shuffles: Ints) -> NDArray[np.float32]:
+    return np.ascontiguousarray(y.astype(np.float32)[shuffles[:, folds.order]].T)
+
+
+def _products(folds: Folds, Y: Floats) -> tuple[Floats, NDArray[np.float64]]:
+    """Return each fold's products with targets and their sums, [folds, d, m] and [folds, m]."""
+    dtype = Y.dtype
+    cross = np.stack([folds.X[part].astype(dtype, copy=False).T @ Y[part] for part in folds.parts])
+    totals = np.stack([Y[part].sum(0, dtype=np.float64) for part in folds.parts])
+    return cross, totals
+
+
+def _read_outs(
+    folds: Folds, cross: Floats, totals: NDArray[np.float64], penalty: Ints
+) -> Iterator[tuple[int, Floats, NDArray[np.float64], Floats]]:
+    """Yield each fold with what the other folds give: weights [d, m], offsets, products."""
+    dtype = cross.dtype.type
+    all_cross, all_totals = cross.sum(0), totals.sum(0)
+    for f in range(folds.n):
+        reader = folds.reader(f, int(penalty[f]), dtype)
+        centre = (all_totals - totals[f]) / reader.n
+        products = (all_cross - cross[f]) / dtype(reader.n)
+        products -= np.outer(reader.mean, centre).astype(dtype)
+        W = reader.inverse @ products
+        yield f, W, centre - reader.mean @ W, products
+
+
+def _predict(folds: Folds, Y: Floats, penalty: Ints) -> Floats:
+    """Predict targets [n, m] that stand in the order of the folds, in the targets' precision."""
+    dtype = Y.dtype.type
+    predicted = np.empty(Y.shape, dtype)
+    for f, W, offset, _ in _read_outs(folds, *_products(folds, Y), penalty):
+        part = folds.parts[f]
+        np.matmul(folds.X[part].astype(dtype, copy=False), W, out=predicted[part])
+        predicted[part] += offset.astype(dtype)
+    return predicted
+
+
+def r2(Y: Floats, predicted: Floats, weights: Counts) -> NDArray[np.float64]:
+    """Return the share of variance that predictions explain, under many sets of row weights.
+
+    Args:
+        Y: [n, m] targets.
+        predicted: [n, m] out of fold.
+        weights: [b, n] counts of a resample.
+
+    Returns:
+        [b, m], at most 1 and below 0 where the mean would predict better; nan where a target
+        doesn't vary. Equals scikit-learn's `r2_score` on the rows repeated by their weights.
+    """
+    Y = Y.astype(np.float64)
+    columns = np.concatenate([np.square(Y - predicted), Y, np.square(Y)], axis=1)
+    sums = weights.astype(np.float64) @ columns
+    error, total, square = np.split(sums, 3, axis=1)
+    spread = square - total**2 / weights.sum(1, dtype=np.float64)[:, None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(spread > 1e-12 * np.maximum(square, 1), 1 - error / spread, np.nan)
+
+
+def adjusted_r2(r2: Floats, n: int, p: int) -> Floats:
+    """Return R2 adjusted for the number of features; nan where rows are too few.
+
+    Adjusting punishes width whatever the model knows: with no signal at all it gives about
+    -p / (n - p - 1), so that models of different width can't be compared by it.
+    """
+    if n - p - 1 <= 0:
+        return np.full_like(r2, np.nan)
+    return np.asarray(1 - (1 - r2) * (n - 1) / (n - p - 1))
+
+
+def weighted_auroc(scores: Floats, labels: Counts, weights: Counts) -> NDArray[np.float64]:
+    """Return the area under the ROC curve under many sets of row weights, [b].
+
+    Args:
+        scores: [n], all different.
+        labels: [n] booleans.
+        weights: [b, n] counts of a resample.
+    """
+    order = np.argsort(scores)
+    w = weights[:, order].astype(np.float64)
+    positive = w * labels[order]
+    negative = w - positive
+    won = np.einsum("bn,bn->b", positive, np.cumsum(negative, axis=1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(won / (positive.sum(1) * negative.sum(1)))
+
+
+def permuted_auroc(scores: Floats, labels: Counts) -> NDArray[np.float64]:
+    """Return the area under the ROC curve of many sets of scores and labels, [b].
+
+    Args:
+        scores: [b, n].
+        labels: [b, n] booleans, equally many true in each set.
+    """
+    n = scores.shape[1]
+    sorted_labels = np.take_along_axis(labels, np.argsort(scores, axis=1), axis=1)
+    positive = sorted_labels.sum(1)
+    ranks = sorted_labels @ np.arange(1.0, n + 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        area = (ranks - positive * (positive + 1) / 2) / (positive * (n - positive))
+    return np.asarray(area, np.float64)
