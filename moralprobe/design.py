@@ -72,11 +72,11 @@ class Labelled:
     """All rows with the labels that clusters are compared with.
 
     `labels` [n] number axis and polarity: 3 times the axis, plus 0 for virtue, 1 for vice and 2 for
-    neutral. `shuffles` [b, n] permute them within strata.
+    neutral. `shuffled` [b, n] are permutations of them within strata.
     """
 
     labels: Ints
-    shuffles: Ints
+    shuffled: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Design:
 
     def without_draws(self) -> Design:
         """Return the same design with neither resamples nor shuffles: for values alone."""
-        bare = self.labelled and replace(self.labelled, shuffles=self.labelled.shuffles[:0])
+        bare = self.labelled and replace(self.labelled, shuffled=self.labelled.shuffled[:0])
         return replace(
             self,
             resamples=self.resamples[:0],
@@ -242,7 +242,8 @@ def make_design(
             sign > 0, 0, np.where(sign < 0, 1, 2)
         )
         everything = np.arange(len(text))
-        labelled = Labelled(labels, shuffles(everything, labels.astype(float)))
+        shuffled = labels.astype(np.uint8)[shuffles(everything, labels.astype(float))]
+        labelled = Labelled(labels, shuffled)
         design = replace(design, labelled=labelled)
         if mode == "audited":
             design = replace(design, likenesses=_likenesses(pairs, design, facts, keys, seed))

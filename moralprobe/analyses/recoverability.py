@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from moralprobe.design import Design, Targets
 from moralprobe.foundations import AXES, POLES
-from moralprobe.geometry.arrays import Floats
+from moralprobe.geometry.arrays import Floats, Ints
 from moralprobe.geometry.measure import (
     MIN_GROUPS,
     Draws,
@@ -91,6 +91,7 @@ def _ridge(X: Floats, design: Design, targets: Targets) -> list[Measure]:
             for name in (*targets.names, "mean")
         ]
     folds = gather(X, folds_of)
+    shuffles = folds.ordered(targets.shuffles)
     m = targets.values.shape[1]
     Y = np.concatenate([targets.values, targets.tags, targets.control[:, poles]], axis=1)
     penalties = choose_penalties(folds, Y)
@@ -100,7 +101,7 @@ def _ridge(X: Floats, design: Design, targets: Targets) -> list[Measure]:
         j: Draws(
             float(scores[0, j]),
             scores[1:, j],
-            permuted_r2(folds, Y[:, j], penalties[:, j], targets.shuffles),
+            permuted_r2(folds, Y[:, j], penalties[:, j], shuffles),
             n,
         )
         for j in range(m)
@@ -115,7 +116,7 @@ def _ridge(X: Floats, design: Design, targets: Targets) -> list[Measure]:
     found += _low_rank(folds, Y[:, poles], penalties[:, poles], weights, targets, n)
     tags = slice(m, m + len(AXES))
     return found + _tags(
-        folds, Y[:, tags], penalties[:, tags], predicted[:, tags], weights, group, targets
+        folds, Y[:, tags], penalties[:, tags], predicted[:, tags], weights, group, shuffles
     )
 
 
@@ -128,20 +129,15 @@ def _low_rank(
     n: int,
 ) -> list[Measure]:
     penalty = np.median(penalties, axis=1).astype(np.int64)
-    observed = reduced_rank(folds, Y, penalty, RANKS)
-    single = Y.astype(np.float32)
-    once = np.ones((1, len(Y)))
-    null = np.array(
-        [
-            [r2(single[shuffle], p, once).mean() for p in by_rank]
-            for shuffle in targets.shuffles[:_LOW_RANK_SHUFFLES]
-            for by_rank in [reduced_rank(folds, single[shuffle], penalty, RANKS)]
-        ]
-    ).reshape(-1, len(RANKS))
+    observed = reduced_rank(folds, Y[:, None], penalty, RANKS)[:, :, 0]
+    few = targets.shuffles[:_LOW_RANK_SHUFFLES]
+    shuffled = Y.astype(np.float32)[few.T]  # [n, c, m]
+    error = np.square(shuffled - reduced_rank(folds, shuffled, penalty, RANKS)).sum(1)
+    null = (1 - error / np.square(Y - Y.mean(0)).sum(0)).mean(2)  # [ranks, c]
     found = []
     for k, rank in enumerate(RANKS):
         scores = r2(Y, observed[k], weights).mean(1)
-        draws = Draws(float(scores[0]), scores[1:], null[:, k], n)
+        draws = Draws(float(scores[0]), scores[1:], null[k], n)
         found.append(summarise("r2_low_rank", f"rank {rank}", draws, "R2"))
     return found
 
@@ -152,8 +148,8 @@ def _tags(
     penalties: NDArray[np.int64],
     predicted: Floats,
     weights: NDArray[np.uint8],
-    group: NDArray[np.integer],
-    targets: Targets,
+    group: Ints,
+    shuffles: Ints,
 ) -> list[Measure]:
     found: list[Measure] = []
     parts: list[Draws] = []
@@ -180,7 +176,7 @@ def _tags(
         ]
         null = [
             permuted_auroc(np.ascontiguousarray(read.T), np.ascontiguousarray(shuffled.T) > 0.5)
-            for shuffled, read in permuted(folds, tags[:, k], penalties[:, k], targets.shuffles)
+            for shuffled, read in permuted(folds, tags[:, k], penalties[:, k], shuffles)
         ]
         area = np.concatenate(areas)
         parts.append(

@@ -114,7 +114,7 @@ def _scores(
     _, clusters = np.unique(clusters, return_inverse=True)
     tables = contingency(clusters, labelled.labels[rows], design.weights(rows), n_labels=15)
     # Shuffled among all rows, so that a row in a cluster may get the label of one in the noise.
-    null = permuted_contingency(clusters, labelled.labels, labelled.shuffles[:, rows], n_labels=15)
+    null = permuted_contingency(clusters, labelled.shuffled[:, rows], n_labels=15)
     n = design.groups_of(rows)
     found = {}
     for labeling in LABELINGS:

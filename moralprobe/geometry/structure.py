@@ -76,21 +76,18 @@ def contingency(
     return tables.reshape(len(weights), k, n_labels).astype(np.float64)
 
 
-def permuted_contingency(
-    clusters: Ints, labels: Ints, shuffles: Ints, *, n_labels: int
-) -> NDArray[np.float64]:
+def permuted_contingency(clusters: Ints, labels: Ints, *, n_labels: int) -> NDArray[np.float64]:
     """Return the same tables for permutations of the labels, [b, clusters, labels].
 
     Args:
         clusters: [n] from 0.
-        labels: [n] from 0.
-        shuffles: [b, n]; row i takes the label of row `shuffles[b, i]`.
+        labels: [b, n] from 0, a permutation a row.
         n_labels: how many labels there are.
     """
-    k = int(clusters.max(initial=-1)) + 1
-    cells = clusters * n_labels + labels[shuffles]
-    tables = [np.bincount(row, minlength=k * n_labels) for row in cells]
-    return np.array(tables, np.float64).reshape(len(shuffles), k, n_labels)
+    b, cells = len(labels), (int(clusters.max(initial=-1)) + 1) * n_labels
+    place = clusters * n_labels + labels + np.arange(b)[:, None] * cells
+    tables = np.bincount(place.ravel(), minlength=b * cells)
+    return tables.reshape(b, cells // n_labels, n_labels).astype(np.float64)
 
 
 def agreement(tables: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
