@@ -18,7 +18,7 @@ from moralprobe.foundations import AXES, AXIS_TAGS, POLES, PROTOTYPE_SCORE
 from moralprobe.geometry.arrays import Bools, Floats, Ints
 from moralprobe.geometry.confounds import word_overlap
 from moralprobe.geometry.held_out import FOLDS
-from moralprobe.geometry.structure import (
+from moralprobe.geometry.similarity import (
     ModelGeometries,
     model_geometries,
     squared_distances,

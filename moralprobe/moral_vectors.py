@@ -182,7 +182,8 @@ def build_vectors(
     if rows.kept.is_empty():
         raise DataError(
             f"no row of {rows.source} is left",
-            "; ".join(f"{r.name}: {r.dropped}" for r in rows.rules if r.dropped),
+            "; ".join(f"{r.name}: {r.dropped}" for r in rows.rules if r.dropped)
+            or "there is none below the header",
             "check the columns, or use --schema factored to keep repeated annotations",
         )
     frame = _merge(_formula(rows)).select(VECTOR_COLUMNS)

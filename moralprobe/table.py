@@ -78,6 +78,7 @@ MEASURES: Final[dict[str, str]] = {
 
 ONE_ANNOTATOR: Final = "one annotator"
 _CEILED: Final = ("spearman", "pearson", "spearman_given_length", "auroc", "r2")
+_NO_CEILING: Final = ("judgment", "agreement")  # how far their repetitions agree isn't known apart
 _NO_BASELINE: Final = ("sink_ratio", "length_share", "length_offset")
 
 
@@ -92,7 +93,8 @@ def row(
 ) -> dict[str, Any]:
     """Return a measure as a row: with its place, its baseline and its ceiling."""
     ceiling = _ceiling(measure, reliability or {})
-    if measure.status == OK and measure.name in _CEILED and ceiling is None:
+    may = measure.name in _CEILED and measure.category not in _NO_CEILING
+    if measure.status == OK and may and ceiling is None:
         measure = replace(measure, status=ONE_ANNOTATOR)
     words = None
     if baseline is not None and measure.name not in _NO_BASELINE:
@@ -118,8 +120,8 @@ def _ceiling(measure: Measure, reliability: dict[str, Reliability]) -> float | N
     """Return the best that a perfect reading reaches against one annotator, where that is known."""
     if measure.name not in _CEILED or not reliability:
         return None
-    if measure.category in ("judgment", "agreement"):
-        return None  # their repetition isn't measured apart
+    if measure.category in _NO_CEILING:
+        return None
     if measure.category in AXIS_BY_TAG:
         icc = reliability[measure.category].icc
     elif measure.category in AXIS_OF_POLE:
@@ -136,16 +138,26 @@ def _ceiling(measure: Measure, reliability: dict[str, Reliability]) -> float | N
 
 
 def over_ceiling(row: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the row `r2_over_ceiling` beside a row `r2`, or None where there is no ceiling."""
-    if row["measure"] != "r2" or not row["ceiling"]:
+    """Return the row `r2_over_ceiling` beside a row `r2` that may have a ceiling, else None."""
+    may = row["measure"] == "r2" and row["category"] not in _NO_CEILING
+    if not may or row["status"] not in (OK, ONE_ANNOTATOR):
         return None
-    scaled = ("value", "ci_low", "ci_high", "null_low", "null_high", "baseline")
+    ceiling = row["ceiling"]
+    scaled = {
+        name: row[name] / ceiling if ceiling else float("nan")
+        for name in ("value", "ci_low", "ci_high", "null_low", "null_high")
+    }
+    baseline = row["baseline"]
     return {
         **row,
-        **{k: row[k] / row["ceiling"] if row[k] is not None else None for k in scaled},
+        **scaled,
         "measure": "r2_over_ceiling",
-        "unit": "share of the ceiling",
+        "baseline": baseline / ceiling if ceiling and baseline is not None else None,
+        "baseline_name": row["baseline_name"] if ceiling else "",
+        "p": row["p"] if ceiling else float("nan"),
         "ceiling": None,
+        "unit": "share of the ceiling",
+        "status": "ceiling is zero" if ceiling == 0 else row["status"],
     }
 
 

@@ -30,6 +30,14 @@ def noise(texts: Sequence[str], seed: int) -> NDArray[np.float32]:
     return np.random.default_rng(seed).standard_normal((len(texts), D)).astype(np.float32)
 
 
+def grouped(texts: Sequence[str], seed: int) -> NDArray[np.float32]:
+    """Return states in two dense groups that know nothing of the texts."""
+    rng = np.random.default_rng(seed)
+    X = 0.1 * rng.standard_normal((len(texts), D))
+    X[rng.permutation(len(texts)) % 2 == 0, 0] += 5
+    return X.astype(np.float32)
+
+
 def moral(texts: Sequence[str], vectors: MoralVectors, seed: int) -> NDArray[np.float32]:
     """Return states in which opposed poles lie opposite, the further out the more typical."""
     rng = np.random.default_rng(seed)

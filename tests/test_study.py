@@ -15,7 +15,7 @@ from moralprobe.activations.store import ActivationStore
 from moralprobe.errors import DataError, NumericError, UsageError
 from moralprobe.foundations import AXES, POLES
 from moralprobe.moral_vectors import MoralVectors, build_vectors
-from moralprobe.study import POOLINGS_OF, Study, finished, parse_modes, probe
+from moralprobe.study import ANALYSES, POOLINGS_OF, Study, finished, parse_modes, probe
 from moralprobe.table import COLUMNS, MEASURES
 from tests import planted
 
@@ -31,7 +31,7 @@ def vectors() -> MoralVectors:
 @pytest.fixture(scope="module")
 def store(vectors: MoralVectors, tmp_path_factory: pytest.TempPathFactory) -> ActivationStore:
     texts, _ = planted.texts_of(vectors)
-    states = {EMPTY: planted.noise(texts, 1), MORAL: planted.moral(texts, vectors, 2)}
+    states = {EMPTY: planted.grouped(texts, 1), MORAL: planted.moral(texts, vectors, 2)}
     return planted.store(tmp_path_factory.mktemp("planted") / "s", vectors, states)
 
 
@@ -67,13 +67,18 @@ def test_every_mode_pooling_and_layer_is_there(study: Study, store: ActivationSt
 def test_no_number_stands_without_its_interval_null_and_n(study: Study) -> None:
     numbers = study.frame.filter(pl.col("value").is_finite())
     assert numbers.height > 200
-    assert (numbers["n"] > 0).all() and numbers["ci_low"].is_finite().all()
-    assert (numbers["ci_low"] <= numbers["value"]).all()
-    assert (numbers["ci_high"] >= numbers["value"]).all()
-    with_null = numbers.filter(pl.col("measure") != "sink_ratio")
+    assert (numbers["n"] > 0).all()
+    estimates = numbers.filter(pl.col("measure") != "clusters")  # which is a count
+    assert estimates["ci_low"].is_finite().all()
+    assert (estimates["ci_low"] <= estimates["value"]).all()
+    assert (estimates["ci_high"] >= estimates["value"]).all()
+    described = ["sink_ratio", "coverage", "clusters", "participation_ratio"]
+    with_null = numbers.filter(~pl.col("measure").is_in(described))
     assert with_null["null_low"].is_finite().all() and with_null["p"].is_between(0, 1).all()
     without_baseline = numbers.filter(pl.col("baseline").is_null())["measure"].unique()
-    assert set(without_baseline) == {"sink_ratio", "length_share", "length_offset"}
+    density = {"ari", "nmi", "homogeneity", "completeness", "v_measure", "ari_with_noise"}
+    counted = {"sink_ratio", "length_share", "length_offset", "coverage", "clusters"}
+    assert set(without_baseline) == density | counted
 
 
 def test_q_controls_false_discoveries_over_layers(vectors: MoralVectors, tmp_path: Path) -> None:
@@ -111,12 +116,26 @@ def test_a_study_survives_saving(study: Study, tmp_path: Path) -> None:
 def test_finished_knows_its_own_request_only(
     study: Study, store: ActivationStore, tmp_path: Path
 ) -> None:
-    asked = {"mode": "both", "quota": "li2026", "draws": DRAWS, "seed": 42}
+    asked = {
+        "analyses": ",".join(ANALYSES),
+        "mode": "both",
+        "quota": "li2026",
+        "hdbscan": "paper",
+        "draws": DRAWS,
+        "seed": 42,
+    }
     assert finished(tmp_path, store, **asked) is None
     study.save(tmp_path)
     same = finished(tmp_path, store, **asked)
     assert same is not None and same.frame.equals(study.frame)
-    for change in ({"mode": "audited"}, {"draws": 10}, {"seed": 1}, {"quota": "none"}):
+    for change in (
+        {"analyses": "gradient"},
+        {"hdbscan": "all"},
+        {"mode": "audited"},
+        {"draws": 10},
+        {"seed": 1},
+        {"quota": "none"},
+    ):
         assert finished(tmp_path, store, **{**asked, **change}) is None
 
 
@@ -330,7 +349,7 @@ def test_the_order_of_the_rows_changes_nothing(
 ) -> None:
     shuffled = MoralVectors(vectors.frame.sample(fraction=1, shuffle=True, seed=5), vectors.meta)
     texts, _ = planted.texts_of(shuffled)
-    states = {EMPTY: planted.noise(texts, 1), MORAL: store.layer("mean", MORAL)}
+    states = {EMPTY: planted.grouped(texts, 1), MORAL: store.layer("mean", MORAL)}
     found = probe(planted.store(tmp_path / "s", shuffled, states), draws=DRAWS)
     assert found.frame.equals(study.frame)
 
@@ -396,11 +415,13 @@ def test_too_few_texts_of_a_pole_have_no_held_out_number(
 
 
 def test_without_repeated_annotation_there_is_no_ceiling_and_it_is_said(study: Study) -> None:
-    ceiled = ["spearman", "pearson", "spearman_given_length", "auroc"]
-    rows = study.frame.filter(pl.col("measure").is_in(ceiled), pl.col("value").is_finite())
+    ceiled = ["spearman", "pearson", "spearman_given_length", "auroc", "r2", "r2_over_ceiling"]
+    enough = study.frame.filter(~pl.col("status").str.starts_with("not enough data"))
+    has = pl.col("measure").is_in(ceiled) & ~pl.col("category").is_in(["judgment", "agreement"])
+    rows = enough.filter(has)
     assert set(rows["status"]) == {"one annotator"} and rows["ceiling"].is_null().all()
-    others = study.frame.filter(~pl.col("measure").is_in(ceiled))
-    assert set(others["status"]) == {"ok"}
+    assert rows.filter(measure="r2_over_ceiling")["value"].is_nan().all()
+    assert set(enough.filter(~has)["status"]) == {"ok"}
 
 
 def test_a_planted_reliability_is_the_ceiling(

@@ -138,7 +138,7 @@ def _low_rank(
     for k, rank in enumerate(RANKS):
         scores = r2(Y, observed[k], weights).mean(1)
         draws = Draws(float(scores[0]), scores[1:], null[k], n)
-        found.append(summarise("r2_low_rank", f"rank {rank}", draws, "R2"))
+        found.append(summarise("r2_low_rank", f"rank_{rank}", draws, "R2"))
     return found
 
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from moralprobe.design import Design, Labelled
 from moralprobe.geometry.arrays import Floats, Ints
 from moralprobe.geometry.measure import MIN_GROUPS, Draws, Measure, not_enough, summarise
+from moralprobe.geometry.similarity import similarity
 from moralprobe.geometry.structure import (
     NOISE,
     SCORES,
@@ -18,7 +19,6 @@ from moralprobe.geometry.structure import (
     leading_components,
     participation_ratio,
     permuted_contingency,
-    similarity,
 )
 
 LABELINGS = {"MFT5": 5, "Polarity3": 3, "MFT15": 15}

@@ -34,10 +34,12 @@ def probe_command(
     Example: moralprobe probe store --out study
     """
     from moralprobe.activations.store import ActivationStore
+    from moralprobe.artifacts import check_writable
     from moralprobe.report.page import write_report
     from moralprobe.study import finished, parse_analyses, probe
 
     opened = ActivationStore.open(store)
+    check_writable(out)
     study = finished(
         out,
         opened,

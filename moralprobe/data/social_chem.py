@@ -87,6 +87,7 @@ def _read(path: Path) -> pl.DataFrame:
     separator = max("\t,;", key=lambda mark: first_line.count(mark.encode()))
     try:
         names = pl.read_csv(path, separator=separator, infer_schema=False, n_rows=0).columns
+        _refuse_repeated(path, names)
         wanted = [name for name in names if name in USED]
         if not wanted:
             return pl.DataFrame({name: [] for name in names})
@@ -97,6 +98,17 @@ def _read(path: Path) -> pl.DataFrame:
             str(error).splitlines()[0],
             "it must be UTF-8, tab or comma separated, with a header row and doubled quotes",
         ) from error
+
+
+def _refuse_repeated(path: Path, names: list[str]) -> None:
+    # polars numbers the later ones and would take the first without a word.
+    repeated = {name.split("_duplicated_")[0] for name in names if "_duplicated_" in name}
+    if twice := sorted(repeated & set(USED)):
+        raise DataError(
+            f"{path.name} has the column {twice[0]!r} more than once",
+            "which of them holds is not known",
+            "remove or rename the others",
+        )
 
 
 def _require(raw: pl.DataFrame, path: Path, agreement: Agreement) -> None:

@@ -24,6 +24,8 @@ def bag_of_words(texts: Sequence[str], *, dimensions: int = 256) -> NDArray[np.f
     from sklearn.decomposition import TruncatedSVD
 
     tfidf = _tfidf(texts)
+    if min(tfidf.shape) < 2:  # a single text, or a single word in all: nothing to reduce
+        return np.asarray(tfidf.toarray(), np.float32)
     k = max(1, min(dimensions, min(tfidf.shape) - 1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of a text without any known word

@@ -41,6 +41,11 @@ def test_a_table_that_cannot_be_read(tmp_path: Path) -> None:
         (HEADER + "x\tcare-harm\t1\t5\n", ["data row 1", "agree is '5'", "from 0 to 4"]),
         (HEADER + "x\tcare-harm\tbad\t4\n", ["judgment is 'bad'", "whole number"]),
         (HEADER + "x\tcare-harm\tnan\t4\n", ["judgment is 'nan'", "whole number"]),
+        (HEADER, ["no row", "none below the header"]),
+        (
+            HEADER.replace("\n", "\taction\n") + "x\tcare-harm\t1\t4\ty\n",
+            ["the column 'action' more than once", "rename"],
+        ),
         (HEADER + "\tcare-harm\t1\t4\n   \tcare-harm\t1\t4\n", ["no row", "no action: 2"]),
     ],
 )
@@ -155,11 +160,20 @@ def test_a_manifest_of_something_else(store: Path) -> None:
     [
         ("--mode", "published", ["unknown mode 'published'", "choose one"]),
         ("--quota", "all", ["unknown quota 'all'", "li2026"]),
+        ("--analyses", "structur", ["unknown analysis 'structur'", "did you mean structure"]),
+        ("--hdbscan", "yes", ["unknown choice 'yes'", "known: all, none, paper"]),
     ],
 )
 def test_an_unknown_option_of_probe(made: Path, option: str, value: str, words: list[str]) -> None:
     refused(moralprobe("probe", made / "store", "--out", "study", option, value), *words)
     assert not Path("study").exists()
+
+
+def test_a_study_that_could_not_be_kept_is_refused_before_it_is_made(made: Path) -> None:
+    Path("study").write_text("a file")
+    said = moralprobe("probe", made / "store", "--out", "study")
+    refused(said, "can't write study", code=1)
+    assert "probing" not in said.err and Path("study").read_text() == "a file"
 
 
 def test_a_mode_whose_poolings_the_store_lacks(made: Path) -> None:

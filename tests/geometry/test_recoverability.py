@@ -1,0 +1,205 @@
+"""Ridge from sufficient statistics against scikit-learn, and read-outs against planted truths."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.linear_model import Ridge
+from sklearn.metrics import r2_score, roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from moralprobe.geometry.recoverability import (
+    PENALTIES,
+    adjusted_r2,
+    choose_penalties,
+    gather,
+    out_of_fold,
+    permuted,
+    permuted_auroc,
+    permuted_r2,
+    r2,
+    reduced_rank,
+    weighted_auroc,
+)
+from moralprobe.geometry.trained_probe import random_split, trained_predictions
+
+N, D, M = 300, 12, 4
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.int64]]:
+    """Correlated features of very different size and place, one that never varies."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((N, D)) @ rng.standard_normal((D, D)) * np.geomspace(0.01, 100, D)
+    X += 30 * rng.standard_normal(D)
+    X[:, 3] = 7.0
+    Y = (X[:, 4 : 4 + M] - X[:, 4 : 4 + M].mean(0)) / X[:, 4 : 4 + M].std(0)
+    Y += rng.standard_normal((N, M)) + 0.5
+    return X.astype(np.float32), Y, rng.integers(0, 5, N)
+
+
+def pipeline(alpha: float) -> object:
+    return make_pipeline(StandardScaler(), Ridge(alpha=alpha))
+
+
+def test_predictions_and_penalties_equal_scikit_learns_on_the_same_folds(data) -> None:
+    X, Y, fold = data
+    folds = gather(X, fold)
+    penalties = choose_penalties(folds, Y)
+    predicted = out_of_fold(folds, Y, penalties)
+    X64 = X.astype(np.float64)
+    for f in range(5):
+        train = fold != f
+        for j in range(M):
+            errors = []
+            for penalty in PENALTIES:
+                error = 0.0
+                for g in set(range(5)) - {f}:
+                    inner = train & (fold != g)
+                    model = pipeline(penalty * inner.sum()).fit(X64[inner], Y[inner, j])
+                    error += np.sum((Y[fold == g, j] - model.predict(X64[fold == g])) ** 2)
+                errors.append(error)
+            assert penalties[f, j] == np.argmin(errors)
+            model = pipeline(PENALTIES[penalties[f, j]] * train.sum()).fit(X64[train], Y[train, j])
+            expected = model.predict(X64[~train])
+            np.testing.assert_allclose(predicted[~train, j], expected, rtol=1e-6, atol=1e-9)
+
+
+def test_r2_under_weights_is_r2_of_repeated_rows(data) -> None:
+    _, Y, _ = data
+    rng = np.random.default_rng(1)
+    predicted = Y + rng.standard_normal(Y.shape)
+    weights = rng.integers(0, 4, (3, N))
+    found = r2(Y, predicted, weights)
+    for b, w in enumerate(weights):
+        rows = np.repeat(np.arange(N), w)
+        expected = r2_score(Y[rows], predicted[rows], multioutput="raw_values")
+        np.testing.assert_allclose(found[b], expected, rtol=1e-9)
+    assert np.isnan(r2(np.ones((5, 1)), np.ones((5, 1)), np.ones((1, 5)))).all()
+
+
+def test_nulls_are_what_fitting_again_gives(data) -> None:
+    X, Y, fold = data
+    X = X - X.mean(0)
+    folds = gather(X, fold)
+    penalties = choose_penalties(folds, Y)
+    rng = np.random.default_rng(2)
+    shuffles = np.stack([rng.permutation(N) for _ in range(7)])
+    ordered = folds.ordered(shuffles)
+    found = permuted_r2(folds, Y[:, 1], penalties[:, 1], ordered, at_once=3)
+    blocks = list(permuted(folds, Y[:, 1], penalties[:, 1], ordered, at_once=3))
+    labels, read = (np.concatenate(parts, axis=1) for parts in zip(*blocks, strict=True))
+    for b, shuffle in enumerate(shuffles):
+        y = Y[shuffle, 1]
+        again = out_of_fold(folds, y[:, None], penalties[:, 1:2])[:, 0]
+        np.testing.assert_allclose(labels[:, b], y[folds.order], rtol=1e-6)
+        np.testing.assert_allclose(read[:, b], again[folds.order], atol=1e-3)
+        assert found[b] == pytest.approx(r2_score(y, again), abs=1e-4)
+    constant = permuted_r2(folds, np.ones(N), penalties[:, 1], ordered)
+    assert np.isnan(constant).all() and constant.shape == (7,)
+
+
+def test_reduced_rank_is_the_full_read_out_at_full_rank_and_best_at_the_rank_of_the_truth() -> None:
+    rng = np.random.default_rng(3)
+    X = rng.standard_normal((400, 20)).astype(np.float32)
+    B = rng.standard_normal((20, 2)) @ rng.standard_normal((2, 6))
+    Y = X @ B + 6 * rng.standard_normal((400, 6))
+    folds = gather(X, rng.integers(0, 5, 400))
+    penalty = np.full(5, 2)
+    one, two, full = reduced_rank(folds, Y[:, None], penalty, (1, 2, 6))[:, :, 0]
+    shared = np.repeat(penalty[:, None], 6, axis=1)
+    np.testing.assert_allclose(full, out_of_fold(folds, Y, shared), atol=1e-9)
+    once = np.ones((1, 400))
+    by_rank = [r2(Y, p, once).mean() for p in (one, two, full)]
+    assert by_rank[1] > by_rank[0] + 0.02 and by_rank[1] > by_rank[2]
+    # Several sets at a time are each set by itself.
+    sets = np.stack([Y, Y[::-1]], axis=1)
+    together = reduced_rank(folds, sets, penalty, (2,))
+    alone = reduced_rank(folds, sets[:, 1:], penalty, (2,))
+    np.testing.assert_allclose(together[:, :, 1:], alone, atol=1e-9)
+
+
+def test_auroc_equals_scikit_learns() -> None:
+    rng = np.random.default_rng(4)
+    scores = rng.standard_normal(200)
+    labels = rng.random(200) < 0.3
+    weights = rng.integers(0, 4, (3, 200))
+    for area, w in zip(weighted_auroc(scores, labels, weights), weights, strict=True):
+        assert area == pytest.approx(roc_auc_score(labels, scores, sample_weight=w))
+    many = rng.standard_normal((5, 200)).astype(np.float32) * np.geomspace(1e-20, 1e20, 5)[:, None]
+    many = many.astype(np.float32)
+    tags = np.stack([rng.permutation(labels) for _ in range(5)])
+    for area, s, t in zip(permuted_auroc(many, tags), many, tags, strict=True):
+        assert area == pytest.approx(roc_auc_score(t, s), abs=1e-6)
+
+
+def test_adjusted_r2_falls_with_width_where_there_is_nothing() -> None:
+    # The figures that the formula gives for the paper's sample.
+    assert adjusted_r2(np.array(0.0), 16_315, 1_024) == pytest.approx(-0.067, abs=1e-3)
+    assert adjusted_r2(np.array(0.0), 16_315, 5_120) == pytest.approx(-0.457, abs=1e-3)
+    assert adjusted_r2(np.array(0.446), 16_315, 4_096) == pytest.approx(0.26, abs=1e-3)
+    assert np.isnan(adjusted_r2(np.array(0.5), 3_263, 4_096))
+
+
+# -- the paper's probe ----------------------------------------------------------------------------
+
+
+def test_the_split_is_of_rows_at_70_10_20() -> None:
+    part = random_split(1000, 42)
+    np.testing.assert_array_equal(np.bincount(part), [700, 100, 200])
+    np.testing.assert_array_equal(part, random_split(1000, 42))
+    assert (part != random_split(1000, 43)).any()
+
+
+def test_the_trained_probe_takes_the_steps_that_torch_takes(monkeypatch) -> None:
+    """The same weights, batches and rates through torch's AdamW and ReduceLROnPlateau."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(5)
+    X = rng.standard_normal((1500, 6)).astype(np.float32)
+    Y = (X @ rng.standard_normal((6, 3)) + rng.standard_normal((1500, 3))).astype(np.float32)
+    part = random_split(1500, 1)
+    found = trained_predictions(X, Y, part, seed=3)
+
+    train, held, test = (np.flatnonzero(part == k) for k in range(3))
+    draws = np.random.default_rng([3, 8])
+    theta = draws.uniform(-1 / np.sqrt(6), 1 / np.sqrt(6), (7, 3)).astype(np.float32)
+    linear = torch.nn.Linear(6, 3)
+    with torch.no_grad():
+        linear.weight.copy_(torch.tensor(theta[:-1].T))
+        linear.bias.copy_(torch.tensor(theta[-1]))
+    optimizer = torch.optim.AdamW(linear.parameters(), lr=1e-3, weight_decay=1e-4)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=5)
+    best, idle = np.inf, 0
+    for _ in range(100):
+        order = train[draws.permutation(len(train))]
+        for start in range(0, len(order), 512):
+            rows = order[start : start + 512]
+            loss = torch.nn.functional.mse_loss(
+                linear(torch.tensor(X[rows])), torch.tensor(Y[rows])
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            error = torch.nn.functional.mse_loss(
+                linear(torch.tensor(X[held])), torch.tensor(Y[held])
+            ).item()
+        scheduler.step(error)
+        best, idle = (error, 0) if error < best else (best, idle + 1)
+        if idle >= 10:
+            break
+    with torch.no_grad():
+        expected = linear(torch.tensor(X[test])).numpy()
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+def test_the_trained_probe_finds_a_planted_direction_and_nothing_in_noise() -> None:
+    rng = np.random.default_rng(6)
+    X = rng.standard_normal((4000, 20)).astype(np.float32)
+    Y = np.stack([X[:, 0] * 0.3, rng.standard_normal(4000) * 0.3], axis=1)
+    part = random_split(4000, 0)
+    predicted = trained_predictions(X, Y, part, seed=0)
+    scores = r2(Y[part == 2], predicted, np.ones((1, 800)))[0]
+    assert scores[0] > 0.9 and abs(scores[1]) < 0.1

@@ -1,0 +1,251 @@
+"""Cluster scores against scikit-learn, similarity structure against the formulas written naively."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.optimize import nnls
+from scipy.stats import rankdata
+from sklearn import metrics
+
+from moralprobe.geometry.confounds import word_overlap, words_of
+from moralprobe.geometry.similarity import (
+    ModelGeometries,
+    hidden_geometry,
+    mantel_deviation,
+    model_geometries,
+    similarity,
+    squared_distances,
+    stratified_subset,
+    unique_variance,
+)
+from moralprobe.geometry.structure import (
+    NOISE,
+    SCORES,
+    agreement,
+    centroid_clusters,
+    contingency,
+    density_clusters,
+    leading_components,
+    participation_ratio,
+    permuted_contingency,
+)
+
+# -- clusters -------------------------------------------------------------------------------------
+
+
+def test_scores_equal_scikit_learns_on_repeated_rows() -> None:
+    rng = np.random.default_rng(0)
+    clusters, labels = rng.integers(0, 4, 500), rng.integers(0, 15, 500)
+    labels[clusters == 1] = 3
+    weights = np.concatenate([np.ones((1, 500), int), rng.integers(0, 3, (3, 500))])
+    found = agreement(contingency(clusters, labels, weights, n_labels=15))
+    for b, w in enumerate(weights):
+        c, t = np.repeat(clusters, w), np.repeat(labels, w)
+        expected = [
+            metrics.adjusted_rand_score(t, c),
+            metrics.normalized_mutual_info_score(t, c),
+            *metrics.homogeneity_completeness_v_measure(t, c),
+        ]
+        np.testing.assert_allclose([found[name][b] for name in SCORES], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("k", "n_labels"), [(1, 1), (1, 3), (3, 1)])
+def test_scores_of_one_cluster_or_one_label_are_scikit_learns(k: int, n_labels: int) -> None:
+    clusters, labels = np.arange(30) % k, np.arange(30) // 3 % n_labels
+    found = agreement(contingency(clusters, labels, np.ones((1, 30)), n_labels=n_labels))
+    expected = [
+        metrics.adjusted_rand_score(labels, clusters),
+        metrics.normalized_mutual_info_score(labels, clusters),
+        *metrics.homogeneity_completeness_v_measure(labels, clusters),
+    ]
+    np.testing.assert_allclose([found[name][0] for name in SCORES], expected, atol=1e-12)
+
+
+def test_permuted_tables_count_permuted_labels() -> None:
+    rng = np.random.default_rng(1)
+    clusters, labels = rng.integers(0, 3, 50), rng.integers(0, 4, 50)
+    permuted = np.stack([rng.permutation(labels) for _ in range(4)])
+    tables = permuted_contingency(clusters, permuted, n_labels=4)
+    for table, mine in zip(tables, permuted, strict=True):
+        expected = contingency(clusters, mine, np.ones((1, 50)), n_labels=4)[0]
+        np.testing.assert_array_equal(table, expected)
+    assert permuted_contingency(clusters, permuted[:0], n_labels=4).shape == (0, 3, 4)
+
+
+def test_density_clusters_find_planted_groups_and_leave_the_rest_to_noise() -> None:
+    rng = np.random.default_rng(2)
+    groups = np.repeat([0, 1, 2], [150, 150, 200])
+    X = rng.standard_normal((500, 30)) * 0.05
+    X[groups == 0, 0] += 5
+    X[groups == 1, 1] += 5
+    X[groups == 2] = 10 * rng.standard_normal((200, 30))
+    found = density_clusters(X - X.mean(0))
+    assert set(found[groups < 2]) == {0, 1} and (found[groups == 2] == NOISE).all()
+    assert metrics.adjusted_rand_score(groups[groups < 2], found[groups < 2]) == 1
+    assert (density_clusters(X[:100]) == NOISE).all()  # fewer than a cluster needs
+
+
+def test_centroid_clusters_on_leading_components_find_planted_groups() -> None:
+    rng = np.random.default_rng(3)
+    groups = np.arange(300) % 3
+    X = 10 * np.eye(3, 40)[groups] + rng.standard_normal((300, 40))
+    X -= X.mean(0)
+    assert metrics.adjusted_rand_score(groups, centroid_clusters(X, 3, seed=0)) == 1
+    lead = leading_components(X, 5)
+    assert metrics.adjusted_rand_score(groups, centroid_clusters(lead, 3, seed=0)) == 1
+
+
+@pytest.mark.parametrize("shape", [(80, 20), (20, 80)])
+def test_leading_components_are_those_of_a_singular_value_decomposition(shape) -> None:
+    X = np.random.default_rng(4).standard_normal(shape)
+    X -= X.mean(0)
+    u, s, _ = np.linalg.svd(X, full_matrices=False)
+    expected = (u * s)[:, :5]
+    found = leading_components(X, 5)
+    np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-4)
+
+
+def test_participation_ratio_is_that_of_the_covariance_of_repeated_rows() -> None:
+    rng = np.random.default_rng(5)
+    X = rng.standard_normal((200, 10)) * np.arange(1, 11)
+    weights = rng.integers(0, 3, (4, 200))
+    for found, w in zip(participation_ratio(X, weights), weights, strict=True):
+        values = np.linalg.eigvalsh(np.cov(np.repeat(X, w, axis=0).T, bias=True))
+        assert found == pytest.approx(values.sum() ** 2 / np.square(values).sum())
+    assert participation_ratio(np.outer(np.arange(9.0), np.ones(4)), np.ones((1, 9))) == (
+        pytest.approx(1.0)
+    )
+
+
+# -- similarity structure -------------------------------------------------------------------------
+
+N = 120
+
+
+def planted(seed: int = 0) -> tuple[np.ndarray, ModelGeometries, dict[str, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    tags = (rng.random((N, 5)) < 0.3).astype(float)
+    polarity, intensity = rng.integers(-1, 2, (N, 1)) * 1.0, rng.choice([0.25, 0.5, 1.0], (N, 1))
+    length = np.log(rng.integers(5, 20, (N, 1)))
+    features = {"axis": tags, "polarity": polarity, "intensity": intensity}
+    words = rng.random((N, N))
+    others = {"length": squared_distances(length), "words": (words + words.T) * (1 - np.eye(N))}
+    resamples = rng.multinomial(N, np.ones(N) / N, 20).astype(np.uint8)
+    weights = np.concatenate([np.ones((1, N), np.uint8), resamples])
+    shuffles = np.stack([rng.permutation(N) for _ in range(30)])
+    X = np.concatenate([2 * tags, 3 * polarity, 2 * length], axis=1) @ rng.standard_normal((7, 20))
+    X += rng.standard_normal((N, 20))
+    return X, model_geometries(features, others, weights, shuffles), {**features, **others}
+
+
+def naive(X, weights, named) -> tuple[list[float], list[float]]:
+    """Correlations and unique variances over pairs of different texts, by scipy's NNLS."""
+    i, j = np.triu_indices(N, 1)
+    hidden = rankdata(1 - np.corrcoef(X)[i, j])
+    w = weights[i].astype(float) * weights[j]
+
+    def standard(v: np.ndarray) -> np.ndarray:
+        v = v - np.average(v, weights=w)
+        return v * np.sqrt(w / np.sum(w * v**2))
+
+    h = standard(hidden)
+    columns = {name: standard(D[i, j].astype(float)) for name, D in named.items()}
+
+    def explained(names) -> float:
+        return 1 - nnls(np.stack([columns[name] for name in names], axis=1), h)[1] ** 2
+
+    full = explained(columns)
+    unique = [full - explained([n for n in columns if n != name]) for name in columns]
+    return [float(column @ h) for column in columns.values()], unique
+
+
+def matrices(data) -> dict[str, np.ndarray]:
+    return {
+        name: D if D.shape == (N, N) else squared_distances(D).astype(float)
+        for name, D in data.items()
+    }
+
+
+def test_similarity_equals_the_formula_as_the_data_are_and_resampled() -> None:
+    X, models, data = planted()
+    found = similarity(X, models)
+    for b in (0, 1, 7):
+        r, unique = naive(X, models.weights[b], matrices(data))
+        np.testing.assert_allclose(found.correlation[b], r, atol=2e-5)
+        np.testing.assert_allclose(found.unique[b], unique, atol=5e-5)
+
+
+def test_similarity_equals_the_formula_with_labels_permuted() -> None:
+    X, models, data = planted()
+    found = similarity(X, models)
+    for p in (0, 11):
+        moved = {
+            name: D[models.shuffles[p]] if name in models.moral else D for name, D in data.items()
+        }
+        r, unique = naive(X, models.weights[0], matrices(moved))
+        np.testing.assert_allclose(found.null_correlation[p, :3], r[:3], atol=2e-5)
+        np.testing.assert_allclose(found.null_unique[p, :3], unique[:3], atol=5e-5)
+
+
+def test_planted_geometries_are_found_and_absent_ones_are_not() -> None:
+    X, models, _ = planted()
+    found = similarity(X, models)
+    r = dict(zip(models.names, found.correlation[0], strict=True))
+    null = np.abs(found.null_correlation[:, :3]).max()
+    assert min(r["axis"], r["polarity"]) > 1.5 * null and r["length"] > 0.05
+    assert abs(r["intensity"]) < null and abs(r["words"]) < 0.05
+    noise = np.random.default_rng(9).standard_normal((N, 20))
+    for name, value in zip(models.names, similarity(noise, models).correlation[0], strict=True):
+        assert abs(value) < 0.06, name
+
+
+def test_a_rotation_changes_nothing_and_a_constant_label_is_left_out() -> None:
+    X, models, data = planted()
+    Q = np.linalg.qr(np.random.default_rng(1).standard_normal((20, 20)))[0]
+    X = X - X.mean(1, keepdims=True)  # correlation takes the mean over dimensions out
+    once = similarity(X @ Q - (X @ Q).mean(1, keepdims=True), models).correlation[0]
+    assert once.shape == (5,)
+    flat = model_geometries(
+        {"axis": data["axis"], "polarity": np.ones((N, 1))}, {}, models.weights, models.shuffles
+    )
+    found = similarity(X, flat)
+    assert np.isnan(found.correlation[:, 1]).all() and np.isfinite(found.unique[:, 0]).all()
+
+
+def test_unique_variance_is_that_of_scipys_nnls_where_coefficients_would_be_negative() -> None:
+    rng = np.random.default_rng(7)
+    A = rng.standard_normal((200, 4)) @ (np.eye(4) + 0.5 * rng.standard_normal((4, 4)))
+    y = A @ np.array([1.0, -1.0, 0.5, 0.0]) + rng.standard_normal(200)
+    A, y = (A - A.mean(0)) / A.std(0), (y - y.mean()) / y.std()
+    R, r = (A.T @ A / 200)[None], (A.T @ y / 200)[None]
+    full = 1 - nnls(A, y)[1] ** 2 / 200
+    without = [1 - nnls(np.delete(A, k, 1), y)[1] ** 2 / 200 for k in range(4)]
+    np.testing.assert_allclose(unique_variance(R, r)[0], full - np.array(without), atol=1e-8)
+
+
+def test_mantels_deviation_is_that_of_permutations() -> None:
+    rng = np.random.default_rng(8)
+    X, _, data = planted()
+    A, B = hidden_geometry(X).astype(float), np.asarray(data["length"], float)
+    i, j = np.triu_indices(N, 1)
+    drawn = []
+    for _ in range(2000):
+        p = rng.permutation(N)
+        drawn.append(np.corrcoef(A[i, j], B[p][:, p][i, j])[0, 1])
+    assert mantel_deviation(A, B) == pytest.approx(np.std(drawn), rel=0.06)
+
+
+def test_word_overlap_is_the_jaccard_index() -> None:
+    words = [words_of(text) for text in ("Telling a lie.", "telling the truth", "", "LYING!")]
+    expected = [[1, 1 / 5, 0, 0], [1 / 5, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    np.testing.assert_allclose(word_overlap(words), expected)
+
+
+def test_a_stratified_subset_keeps_shares_and_is_the_same_every_time() -> None:
+    strata = np.repeat([0, 1, 2], [600, 300, 100])
+    chosen = stratified_subset(strata, 100, seed=1)
+    assert len(np.unique(chosen)) == 100
+    np.testing.assert_allclose(np.bincount(strata[chosen]), [60, 30, 10], atol=1)
+    np.testing.assert_array_equal(chosen, stratified_subset(strata, 100, seed=1))
+    np.testing.assert_array_equal(stratified_subset(strata[:50], 100, seed=1), np.arange(50))
