@@ -42,10 +42,16 @@ def measure(table: str, agreement: str, model_name: str) -> None:
     vectors = build_vectors(table, agreement=agreement)
     poolings = "mean,mean_unit,mean_no_sink,last"
     store = extract(load_model(model_name), vectors, folder / "store", poolings=poolings)
-    asked = {"mode": "both", "quota": "li2026", "draws": 1000, "seed": 42}
-    study: Study | None = finished(folder / "study", store, **asked)
+    analyses = "separation,gradient"
+    asked = {"mode": "both", "quota": "li2026", "hdbscan": "none", "draws": 1000, "seed": 42}
+    study: Study | None = finished(folder / "study", store, analyses=analyses, **asked)
     if study is None:
-        study = probe(store, progress=lambda done, total: print(f"{done}/{total}", flush=True))
+        study = probe(
+            store,
+            analyses=analyses,
+            hdbscan="none",
+            progress=lambda done, total: print(f"{done}/{total}", flush=True),
+        )
         study.save(folder / "study")
     rows: list[dict[str, Any]] = []
     for measure_name, category in KEPT:

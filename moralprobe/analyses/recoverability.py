@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from moralprobe.design import Design, Targets
 from moralprobe.foundations import AXES, POLES
 from moralprobe.geometry.arrays import Floats, Ints
+from moralprobe.geometry.auroc import auroc_sensitivity, permuted_auroc, weighted_auroc
 from moralprobe.geometry.measure import (
     MIN_GROUPS,
     Draws,
@@ -23,11 +24,10 @@ from moralprobe.geometry.recoverability import (
     gather,
     out_of_fold,
     permuted,
-    permuted_auroc,
     permuted_r2,
     r2,
     reduced_rank,
-    weighted_auroc,
+    training_influence,
 )
 from moralprobe.geometry.trained_probe import trained_predictions
 
@@ -96,7 +96,8 @@ def _ridge(X: Floats, design: Design, targets: Targets) -> list[Measure]:
     Y = np.concatenate([targets.values, targets.tags, targets.control[:, poles]], axis=1)
     penalties = choose_penalties(folds, Y)
     predicted = out_of_fold(folds, Y, penalties)
-    scores = r2(Y, predicted, weights)
+    influence = training_influence(folds, Y, penalties, -2 * (Y - predicted))
+    scores = r2(Y, predicted, weights, influence)
     parts = {
         j: Draws(
             float(scores[0, j]),
@@ -110,7 +111,9 @@ def _ridge(X: Floats, design: Design, targets: Targets) -> list[Measure]:
     found += [summarise("r2", targets.names[j], draws, "R2") for j, draws in parts.items()]
     mean = mean_draws([parts[j] for j in poles], n)
     found.append(summarise("r2", "mean", mean, "R2"))
-    control = scores[:, m + len(AXES) :].mean(1)
+    # A control label that no first word drew doesn't vary, and has no R2.
+    by_label = scores[:, m + len(AXES) :]
+    control = by_label[:, np.isfinite(by_label[0])].mean(1)
     selective = Draws(mean.value - control[0], mean.boot - control[1:], mean.null - control[0], n)
     found.append(summarise("selectivity", "mean", selective, "R2"))
     found += _low_rank(folds, Y[:, poles], penalties[:, poles], weights, targets, n)
@@ -171,14 +174,18 @@ def _tags(
             continue
         scores = predicted[:, k]
         areas = [
-            weighted_auroc(scores, labels, weights[start : start + _CHUNK])
+            weighted_auroc(folds, scores, labels, weights[start : start + _CHUNK])
             for start in range(0, len(weights), _CHUNK)
         ]
         null = [
-            permuted_auroc(np.ascontiguousarray(read.T), np.ascontiguousarray(shuffled.T) > 0.5)
+            permuted_auroc(folds, read, shuffled > 0.5)
             for shuffled, read in permuted(folds, tags[:, k], penalties[:, k], shuffles)
         ]
-        area = np.concatenate(areas)
+        sensitivity = auroc_sensitivity(folds, scores, labels)[:, None]
+        trained = training_influence(
+            folds, tags[:, k : k + 1], penalties[:, k : k + 1], sensitivity
+        )
+        area = np.concatenate(areas) + (weights.astype(np.float64) - 1) @ trained[:, 0]
         parts.append(
             Draws(float(area[0]), area[1:], np.concatenate(null) if null else np.empty(0), n)
         )

@@ -14,12 +14,14 @@ from moralprobe.geometry.structure import (
     SCORES,
     agreement,
     centroid_clusters,
+    chance_variance,
     contingency,
     density_clusters,
     leading_components,
     participation_ratio,
     permuted_contingency,
 )
+from moralprobe.geometry.uncertainty import of_pairs
 
 LABELINGS = {"MFT5": 5, "Polarity3": 3, "MFT15": 15}
 """The paper's labels: axis; virtue, vice or neutral; both."""
@@ -119,9 +121,11 @@ def _scores(
     found = {}
     for labeling in LABELINGS:
         mine, shuffled = agreement(_merge(tables, labeling)), agreement(_merge(null, labeling))
+        chance = chance_variance(_merge(tables[:1], labeling)[0], n)
         for name in SCORES:
             values = mine[name]
-            found[name, labeling] = Draws(float(values[0]), values[1:], shuffled[name], n)
+            boot = of_pairs(values[1:], np.asarray(chance.get(name, 0.0)))
+            found[name, labeling] = Draws(float(values[0]), boot, shuffled[name], n)
     return found
 
 

@@ -10,6 +10,7 @@ from sklearn.metrics import r2_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from moralprobe.geometry.auroc import auroc_sensitivity, permuted_auroc, weighted_auroc
 from moralprobe.geometry.recoverability import (
     PENALTIES,
     adjusted_r2,
@@ -17,11 +18,10 @@ from moralprobe.geometry.recoverability import (
     gather,
     out_of_fold,
     permuted,
-    permuted_auroc,
     permuted_r2,
     r2,
     reduced_rank,
-    weighted_auroc,
+    training_influence,
 )
 from moralprobe.geometry.trained_probe import random_split, trained_predictions
 
@@ -121,18 +121,82 @@ def test_reduced_rank_is_the_full_read_out_at_full_rank_and_best_at_the_rank_of_
     np.testing.assert_allclose(together[:, :, 1:], alone, atol=1e-9)
 
 
-def test_auroc_equals_scikit_learns() -> None:
+def within(fold, labels, scores, weights) -> float:
+    """AUROC of pairs of one fold, folds by their number of pairs."""
+    won = compared = 0.0
+    for f in range(fold.max() + 1):
+        w = weights * (fold == f)
+        pairs = w[labels].sum() * w[~labels].sum()
+        if pairs:
+            won += pairs * roc_auc_score(labels, scores, sample_weight=w)
+            compared += pairs
+    return won / compared
+
+
+def test_auroc_equals_scikit_learns_within_folds() -> None:
     rng = np.random.default_rng(4)
+    fold = rng.integers(0, 3, 200)
+    folds = gather(np.zeros((200, 1), np.float32), fold)
     scores = rng.standard_normal(200)
     labels = rng.random(200) < 0.3
     weights = rng.integers(0, 4, (3, 200))
-    for area, w in zip(weighted_auroc(scores, labels, weights), weights, strict=True):
-        assert area == pytest.approx(roc_auc_score(labels, scores, sample_weight=w))
-    many = rng.standard_normal((5, 200)).astype(np.float32) * np.geomspace(1e-20, 1e20, 5)[:, None]
-    many = many.astype(np.float32)
-    tags = np.stack([rng.permutation(labels) for _ in range(5)])
-    for area, s, t in zip(permuted_auroc(many, tags), many, tags, strict=True):
-        assert area == pytest.approx(roc_auc_score(t, s), abs=1e-6)
+    areas = weighted_auroc(folds, scores, labels, weights)
+    for area, w in zip(areas, weights, strict=True):
+        assert area == pytest.approx(within(fold, labels, scores, w))
+    many = rng.standard_normal((200, 5)) * np.geomspace(1e-20, 1e20, 5)
+    tags = np.stack([rng.permutation(labels) for _ in range(5)], axis=1)
+    areas = permuted_auroc(folds, many[folds.order].astype(np.float32), tags[folds.order])
+    for area, s, t in zip(areas, many.T, tags.T, strict=True):
+        assert area == pytest.approx(within(fold, t, s, np.ones(200)), abs=1e-6)
+
+
+def test_influence_is_the_derivative_by_a_rows_weight(data) -> None:
+    """A row that counts a little more, in every read-out that it trains."""
+    X, Y, fold = data
+    folds = gather(X, fold)
+    penalties = choose_penalties(folds, Y)
+    predicted = out_of_fold(folds, Y, penalties)
+    squared = training_influence(folds, Y, penalties, -2 * (Y - predicted))
+    labels = Y[:, 0] > 0.5
+    slope = auroc_sensitivity(folds, predicted[:, 0], labels)
+    ranked = training_influence(folds, Y[:, :1], penalties[:, :1], slope[:, None])[:, 0]
+    step = 1e-4
+
+    def refitted(i: int, j: int) -> NDArray[np.float64]:
+        """Predictions by weighted ridge, the features scaled as they were."""
+        found = np.empty(N)
+        for f in range(5):
+            train = fold != f
+            scaler = StandardScaler().fit(X[train].astype(float))
+            w = 1 + step * (np.flatnonzero(train) == i)
+            alpha = PENALTIES[penalties[f, j]] * train.sum()
+            model = Ridge(alpha=alpha).fit(
+                scaler.transform(X[train].astype(float)), Y[train, j], sample_weight=w
+            )
+            found[fold == f] = model.predict(scaler.transform(X[fold == f].astype(float)))
+        return found
+
+    for i in (0, 17, 123):
+        for j in (0, 2):
+            error = np.sum((Y[:, j] - refitted(i, j)) ** 2) - np.sum(
+                (Y[:, j] - predicted[:, j]) ** 2
+            )
+            assert error / step == pytest.approx(squared[i, j], rel=1e-2, abs=1e-3)
+        moved = (refitted(i, 0) - predicted[:, 0]) @ slope
+        assert moved / step == pytest.approx(ranked[i], rel=1e-2, abs=1e-7)
+
+
+def test_the_slope_of_the_area_is_that_of_moving_scores() -> None:
+    rng = np.random.default_rng(8)
+    fold = rng.integers(0, 2, 4000)
+    folds = gather(np.zeros((4000, 1), np.float32), fold)
+    labels = rng.random(4000) < 0.4
+    scores = rng.standard_normal(4000) + labels
+    slope = auroc_sensitivity(folds, scores, labels)
+    direction = rng.standard_normal(4000) + 2 * labels * (scores > 0)
+    once = np.ones((1, 4000))
+    ends = [weighted_auroc(folds, scores + e * direction, labels, once)[0] for e in (-0.02, 0.02)]
+    assert (ends[1] - ends[0]) / 0.04 == pytest.approx(slope @ direction, rel=0.05)
 
 
 def test_adjusted_r2_falls_with_width_where_there_is_nothing() -> None:

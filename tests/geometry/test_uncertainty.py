@@ -9,6 +9,7 @@ from moralprobe.geometry.uncertainty import (
     false_discovery,
     group_folds,
     length_bins,
+    of_pairs,
     permutation_keys,
     permutations,
     strata_of,
@@ -119,3 +120,27 @@ def test_summaries_and_means() -> None:
     assert (measure.ci_low, measure.ci_high) == pytest.approx((0.105, 0.295))
     few = not_enough("m", "c", "rho", have=3, needed=5, of="prototypes")
     assert np.isnan(few.value) and few.status == "not enough data (prototypes: 3, needed 5)"
+
+
+def test_resamples_of_a_statistic_of_pairs_spread_as_its_samples_do() -> None:
+    """A degenerate statistic: the mean over pairs of x_i x_j, where x has mean 0 and variance 1."""
+    rng = np.random.default_rng(11)
+    n = 60
+    pairs = n * (n - 1) / 2
+
+    def statistic(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+        sums = w @ x
+        return (sums**2 - np.square(w) @ np.square(x)) / 2 / pairs
+
+    samples = np.array([statistic(x, np.ones((1, n)))[0] for x in rng.standard_normal((4000, n))])
+    before, after = [], []
+    for x in rng.standard_normal((200, n)):
+        boot = statistic(x, rng.multinomial(n, np.ones(n) / n, 300).astype(float))
+        before.append(boot.var())
+        after.append(of_pairs(boot, np.asarray(1 / pairs)).var())
+    assert np.mean(before) > 2.5 * samples.var()
+    # Never narrower than samples are; a third is the least, so that it stays somewhat wide.
+    assert samples.var() < np.mean(after) < 0.6 * np.mean(before)
+    boot = rng.standard_normal((50, 2))
+    np.testing.assert_allclose(of_pairs(boot, np.zeros(2)), boot)
+    assert of_pairs(boot[:0], np.zeros(2)).shape == (0, 2)

@@ -1,0 +1,168 @@
+"""Time the four analyses on a store of real hidden states, and measure their memory.
+
+    python benchmarks/analyses.py TABLE [--agreement action-agree] [--model smollm2-135m]
+    python benchmarks/analyses.py --density
+    python benchmarks/analyses.py --twice
+
+The first reads every text of TABLE at every layer (a store that `confound.py` made serves) and runs
+the four analyses in both modes with 1,000 resamples and permutations, without density clusters.
+`--density` times HDBSCAN apart; `--twice` compares one layer with a store of twice as many texts;
+both on the store that is there. Each part writes its figures into `results/analyses.json`.
+The draws' time depends on the linear algebra: variables that name another processor to OpenBLAS are
+taken away first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+for name in ("OPENBLAS_CORETYPE", "NVPL_BLAS_DEBUG_CPU_TYPE"):
+    os.environ.pop(name, None)
+
+from results_file import RESULTS, write  # noqa: E402
+
+STORE = Path("out/confound/store")
+STUDY = Path("out/analyses/study")
+
+
+def peak_bytes() -> int:
+    """Return the largest resident set that this process has had."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def probe_store(folder: str, analyses: str, hdbscan: str, layers: int) -> None:
+    """Run in a process of its own, so that its peak memory is the analyses' own."""
+    from moralprobe import ActivationStore, probe
+
+    store = ActivationStore.open(Path(folder))
+    store.layers = store.layers[:layers] if layers else store.layers
+    started = time.perf_counter()
+    study = probe(
+        store,
+        analyses=analyses,
+        hdbscan=hdbscan,
+        progress=lambda done, total: print(f"{done}/{total}", file=sys.stderr, flush=True),
+    )
+    seconds = time.perf_counter() - started
+    if not layers:
+        study.save(STUDY / hdbscan)
+    said = {
+        "seconds": round(seconds, 1),
+        "peak_gb": round(peak_bytes() / 1e9, 2),
+        "texts": store.texts.height,
+        "pairs": study.meta["pairs"],
+        "layers": len(store.layers),
+        "measures": study.frame.height,
+    }
+    print(json.dumps(said))
+
+
+def run(folder: Path, analyses: str, hdbscan: str, layers: int = 0) -> dict[str, Any]:
+    """Probe a store in a new process and return what it took."""
+    command = [sys.executable, __file__, "--worker", str(folder), analyses, hdbscan, str(layers)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def keep(part: str, command: str, found: dict[str, Any]) -> None:
+    """Put one part into the results file beside the others."""
+    path = RESULTS / "analyses.json"
+    old = json.loads(path.read_text()) if path.is_file() else {}
+    parts = {k: v for k, v in old.items() if k not in ("command", "machine")}
+    print(
+        write(
+            "analyses",
+            "python benchmarks/analyses.py TABLE",
+            {**parts, part: {**found, "command": command}},
+        )
+    )
+
+
+def twice(folder: Path) -> Path:
+    """Write a store of the first layer of another, each text twice as a text of its own."""
+    import numpy as np
+    import polars as pl
+    import xxhash
+
+    from moralprobe import ActivationStore, MoralVectors
+    from moralprobe.activations.store import KIND, STATS, tables_of, tensor_name
+    from moralprobe.artifacts import Artifact, write_bytes
+
+    store = ActivationStore.open(folder)
+    vectors, out = store.vectors(), Path("out/analyses/twice")
+    other = vectors.frame.with_columns(
+        pl.col("action") + " too",
+        pl.col("group") + "2",
+        pl.col("row") + vectors.frame["row"].max() + 1,
+    )
+    both = MoralVectors(pl.concat([vectors.frame, other]), vectors.meta)
+    texts = pl.concat([store.texts, store.texts.with_columns(pl.col("text") + " too")])
+    texts = texts.sort(pl.col("status") != "ok", maintain_order=True)
+    tables = tables_of(texts, both)
+    layer = store.layers[0]
+    key = {**store.key, "layers": [layer], "tables": {}}
+    key["tables"] = {name: xxhash.xxh3_128_hexdigest(data) for name, data in tables.items()}
+    if not (out / "manifest.json").is_file():
+        artifact = Artifact.create(out, KIND, key)
+        for name, data in tables.items():
+            write_bytes(out / name, data)
+        n = store.n_readable
+        rng = np.random.default_rng(0)
+        tensors = {}
+        for pooling in store.poolings:
+            X = store.layer(pooling, layer)[:n]
+            noise = rng.standard_normal(X.shape).astype(np.float32) * X.std(0)
+            tensors[tensor_name(layer, pooling)] = np.concatenate([X, X + noise])
+        for name in STATS:
+            one = store.stats(layer)[name][:n]
+            tensors[tensor_name(layer, name)] = np.concatenate([one, one])
+        artifact.add_shard("shard-00000.safetensors", tensors, first=0, last=2 * n - 1)
+    return out
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("table", nargs="?")
+    parser.add_argument("--agreement", default="action-agree")
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--density", action="store_true")
+    parser.add_argument("--twice", action="store_true")
+    parser.add_argument("--worker", nargs=4)
+    asked = parser.parse_args()
+    if asked.worker:
+        probe_store(*asked.worker[:3], int(asked.worker[3]))
+        return
+    if asked.table:
+        from moralprobe import build_vectors, extract, load_model
+
+        vectors = build_vectors(asked.table, agreement=asked.agreement)
+        poolings = "mean,mean_unit,mean_no_sink,last"
+        extract(load_model(asked.model), vectors, STORE, poolings=poolings)
+        command = f"python benchmarks/analyses.py TABLE --agreement {asked.agreement}"
+        keep("all", command, run(STORE, "all", "none"))
+    if asked.density:
+        found = run(STORE, "structure", "paper")
+        keep("density", "python benchmarks/analyses.py --density", found)
+    if asked.twice:
+        longer = twice(STORE)
+        once, both = run(STORE, "all", "none", 1), run(longer, "all", "none", 1)
+        ratio = round(both["seconds"] / once["seconds"], 2)
+        found = {"one layer": once, "twice as many texts": both, "ratio": ratio}
+        keep("twice", "python benchmarks/analyses.py --twice", found)
+    if not (asked.table or asked.density or asked.twice):
+        parser.error("name a table, --density or --twice")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""The area under the ROC curve of read-outs: resampled, permuted, and how it moves with scores."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moralprobe.geometry.arrays import Counts, Floats
+from moralprobe.geometry.recoverability import Folds
+
+
+def weighted_auroc(
+    folds: Folds, scores: Floats, labels: Counts, weights: Counts
+) -> NDArray[np.float64]:
+    """Return the area under the ROC curve within folds under many sets of row weights, [b].
+
+    Read-outs of different folds differ in their offset, so that only rows of one fold are compared;
+    folds count by their number of compared pairs.
+
+    Args:
+        folds: from `gather`.
+        scores: [n], all different.
+        labels: [n] booleans.
+        weights: [b, n] counts of a resample.
+    """
+    won, compared = np.zeros((2, len(weights)))
+    for part in folds.parts:
+        rows = folds.order[part]
+        rows = rows[np.argsort(scores[rows])]
+        w = weights[:, rows].astype(np.float64)
+        positive = w * labels[rows]
+        negative = w - positive
+        won += np.einsum("bn,bn->b", positive, np.cumsum(negative, axis=1))
+        compared += positive.sum(1) * negative.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(compared > 0, won / compared, np.nan))
+
+
+def permuted_auroc(
+    folds: Folds, scores: NDArray[np.float32], labels: Counts
+) -> NDArray[np.float64]:
+    """Return the area under the ROC curve within folds of many sets of scores and labels, [b].
+
+    Args:
+        folds: from `gather`.
+        scores: [n, b] fp32 in the order of the folds; two that differ in the last bit only count
+            as equal.
+        labels: [n, b] booleans.
+    """
+    # A label travels in the last bit of its score: values sort several times faster than indices.
+    bits = scores.view(np.uint32) & np.uint32(0xFFFFFFFE) | labels.astype(np.uint32)
+    won, compared = np.zeros((2, scores.shape[1]))
+    for part in folds.parts:
+        mine = np.sort(np.ascontiguousarray(bits[part].T).view(np.float32), axis=1)
+        ordered = (mine.view(np.uint32) & np.uint32(1)).astype(np.float32)
+        m = ordered.shape[1]
+        positive = ordered.sum(1, dtype=np.float64)
+        ranks = (ordered @ (np.arange(m, dtype=np.float32) - m / 2)).astype(np.float64)
+        won += ranks + positive * (m / 2 + 1) - positive * (positive + 1) / 2
+        compared += positive * (m - positive)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(compared > 0, won / compared, np.nan))
+
+
+def auroc_sensitivity(folds: Folds, scores: Floats, labels: Counts) -> NDArray[np.float64]:
+    """Return the derivative of the area under the ROC curve by each score, [n].
+
+    A positive that moves up by a little passes the negatives that lie there: their density, from a
+    histogram smoothed by a Gaussian of Silverman's width.
+
+    Args:
+        folds: from `gather`; the area is that within folds.
+        scores: [n].
+        labels: [n] booleans.
+    """
+    found = np.zeros(len(scores))
+    pairs = 0.0
+    for part in folds.parts:
+        rows = folds.order[part]
+        s, positive = scores[rows], labels[rows].astype(bool)
+        n_pairs = float(positive.sum() * (~positive).sum())
+        pairs += n_pairs
+        if n_pairs == 0:
+            continue
+        found[rows[positive]] = _density(s[~positive], s[positive]) * (~positive).sum()
+        found[rows[~positive]] = -_density(s[positive], s[~positive]) * positive.sum()
+    return found / max(pairs, 1.0)
+
+
+def _density(points: Floats, at: Floats, *, bins: int = 512) -> NDArray[np.float64]:
+    """Return the smoothed density of some points at others."""
+    from scipy.ndimage import gaussian_filter1d
+
+    low, high = min(points.min(), at.min()), max(points.max(), at.max())
+    spread = float(points.std()) or (high - low) or 1.0
+    width = 1.06 * spread * len(points) ** -0.2
+    low, high = low - 4 * width, high + 4 * width
+    counts, edges = np.histogram(points, bins=bins, range=(low, high))
+    step = edges[1] - edges[0]
+    smooth = gaussian_filter1d(counts / (len(points) * step), width / step, mode="constant")
+    return np.asarray(np.interp(at, edges[:-1] + step / 2, smooth))
