@@ -43,7 +43,14 @@ def measure(table: str, agreement: str, model_name: str) -> None:
     poolings = "mean,mean_unit,mean_no_sink,last"
     store = extract(load_model(model_name), vectors, folder / "store", poolings=poolings)
     analyses = "separation,gradient"
-    asked = {"mode": "both", "quota": "li2026", "hdbscan": "none", "draws": 1000, "seed": 42}
+    asked = {
+        "mode": "both",
+        "quota": "li2026",
+        "hdbscan": "none",
+        "everywhere": False,
+        "draws": 1000,
+        "seed": 42,
+    }
     study: Study | None = finished(folder / "study", store, analyses=analyses, **asked)
     if study is None:
         study = probe(

@@ -41,6 +41,8 @@ POOLINGS_OF: Final[dict[Mode, tuple[str, ...]]] = {
 
 ANALYSES: Final = ("separation", "gradient", "structure", "recoverability")
 """The four kinds of indifference that the paper asks for."""
+_WIDE: Final = ("structure", "recoverability")
+"""Analyses of all texts at once; in `audited` mode by default under the headline pooling only."""
 _BYTES_AT_ONCE: Final = 5 << 29  # that measuring several layers at the same time may take
 
 
@@ -95,7 +97,7 @@ def finished(folder: Path, store: ActivationStore, **options: str | int) -> Stud
     Args:
         folder: where a study may have been saved.
         store: the store that would be probed.
-        options: of `probe`: analyses, mode, quota, hdbscan, draws, seed.
+        options: of `probe`, all but `progress`.
     """
     if not (Path(folder) / "study.json").is_file():
         return None
@@ -148,6 +150,7 @@ def probe(
     mode: str = "both",
     quota: str = "li2026",
     hdbscan: str = "paper",
+    everywhere: bool = False,
     draws: int = 1000,
     seed: int = 42,
     progress: Callable[[int, int], None] | None = None,
@@ -162,6 +165,8 @@ def probe(
             vectors already are one; `none` takes all pairs.
         hdbscan: where structure finds density clusters, which takes up to a minute a layer: under
             the `paper`'s pooling in `li2026` mode, under `all`, or under `none`.
+        everywhere: whether `audited` structure and recoverability are measured under every
+            pooling, not only under the headline one, which triples the time.
         draws: bootstrap resamples and permutations behind every interval and null.
         seed: of the sample, the folds and the draws.
         progress: called with steps done and steps in all.
@@ -199,7 +204,10 @@ def probe(
             density = hdbscan == "all" or (
                 hdbscan == "paper" and m == "li2026" and pooling == POOLINGS_OF[m][0]
             )
-            unit = partial(_measure_layer, store, pooling, design, chosen_analyses, density)
+            here = chosen_analyses
+            if m == "audited" and pooling != chosen[m][0] and not everywhere:
+                here = tuple(name for name in here if name not in _WIDE)
+            unit = partial(_measure_layer, store, pooling, design, here, density)
             for layer, measures in zip(
                 store.layers, _at_once(unit, store.layers, _workers(design, store)), strict=True
             ):
@@ -219,6 +227,7 @@ def probe(
         mode=mode,
         quota=quota,
         hdbscan=hdbscan,
+        everywhere=everywhere,
         draws=draws,
         seed=seed,
     )
@@ -234,10 +243,10 @@ def _measure_layer(
     layer: int,
 ) -> list[Measure]:
     states = _rows_of(store.layer(pooling, layer), design.text, f"layer {layer}")
-    return _measures(states, design, analyses, density=density)
+    return measure_states(states, design, analyses, density=density)
 
 
-def _measures(
+def measure_states(
     states: NDArray[np.float32], design: Design, analyses: Sequence[str], *, density: bool
 ) -> list[Measure]:
     """Run the analyses on the states of a design's rows."""
@@ -313,7 +322,7 @@ class _Part:
                 analyses=self.analyses,
             )
         states = _rows_of(self.words, design.text, "the bag of words")
-        measures = _measures(states, design.without_draws(), self.analyses, density=False)
+        measures = measure_states(states, design.without_draws(), self.analyses, density=False)
         return design, {(m.name, m.category): m.value for m in measures}
 
 

@@ -21,6 +21,7 @@ from tests import planted
 
 EMPTY, MORAL = 0, 1  # layers
 DRAWS = 150
+CATEGORIES = "separation,gradient"  # where the others would only take time
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,7 @@ def test_q_controls_false_discoveries_over_layers(vectors: MoralVectors, tmp_pat
     states[3] = planted.moral(texts, vectors, 3)
     found = probe(
         planted.store(tmp_path / "s", vectors, states, poolings=["mean_unit"]),
+        analyses=CATEGORIES,
         mode="audited",
         draws=400,
     )
@@ -121,6 +123,7 @@ def test_finished_knows_its_own_request_only(
         "mode": "both",
         "quota": "li2026",
         "hdbscan": "paper",
+        "everywhere": False,
         "draws": DRAWS,
         "seed": 42,
     }
@@ -175,7 +178,12 @@ def test_states_given_to_other_texts_lose_what_was_planted(
     texts, _ = planted.texts_of(vectors)
     X = planted.moral(texts, vectors, 2)
     X = X[np.random.default_rng(0).permutation(len(X))]
-    found = probe(planted.store(tmp_path / "s", vectors, {0: X}), mode="audited", draws=DRAWS)
+    found = probe(
+        planted.store(tmp_path / "s", vectors, {0: X}),
+        analyses=CATEGORIES,
+        mode="audited",
+        draws=DRAWS,
+    )
     for measure in ("auroc", "crossnobis", "spearman", "opposed_cosine"):
         mean = one(found, pooling="mean_unit", category="mean", measure=measure)
         assert mean["null_low"] < mean["value"] < mean["null_high"]
@@ -196,7 +204,7 @@ def test_a_planted_sink_is_named_in_its_layer_and_nowhere_else(
         0: dict.fromkeys(planted.POOLINGS, clean),
         1: {**dict.fromkeys(planted.POOLINGS, clean), "mean": pooled},
     }
-    found = probe(planted.store(tmp_path / "s", vectors, states), draws=DRAWS)
+    found = probe(planted.store(tmp_path / "s", vectors, states), analyses=CATEGORIES, draws=DRAWS)
     assert confounded_layers(found, "mean") == [1] and confounded_layers(found, "last") == []
     assert [CONFOUND in s for s in findings(found)].count(True) == 1
     assert findings(found)[0].startswith("In layer 1 the li2026 numbers under mean pooling")
@@ -206,7 +214,9 @@ def test_a_planted_sink_is_named_in_its_layer_and_nowhere_else(
 
     same = np.full(len(texts), 9)
     level = {1: clean + sink / 9}
-    found = probe(planted.store(tmp_path / "t", vectors, level, lengths=same), draws=20)
+    found = probe(
+        planted.store(tmp_path / "t", vectors, level, lengths=same), analyses=CATEGORIES, draws=20
+    )
     assert not any(CONFOUND in s for s in findings(found))
     share = one(found, measure="length_share", mode="li2026", pooling="mean")
     assert share["status"] == "not enough data (lengths of text: 1, needed 2)"
@@ -222,6 +232,7 @@ def test_words_that_give_the_answer_away_show_in_the_baseline(
         texts, _ = planted.texts_of(table)
         found = probe(
             planted.store(tmp_path / name, table, {0: planted.noise(texts, 0)}),
+            analyses=CATEGORIES,
             mode="audited",
             draws=20,
         )
@@ -249,7 +260,7 @@ def cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 
 @pytest.mark.parametrize("layer", [EMPTY, MORAL])
 def test_li2026_equals_the_formulas_written_naively(store: ActivationStore, layer: int) -> None:
-    found = probe(store, mode="li2026", quota="none", draws=10)
+    found = probe(store, analyses=CATEGORIES, mode="li2026", quota="none", draws=10)
     frame, X = naive_pairs(store, layer, "mean")
     where = {"mode": "li2026", "pooling": "mean", "layer": layer}
     centres, opposed, rhos, everything = {}, [], [], []
@@ -292,7 +303,7 @@ def test_li2026_equals_the_formulas_written_naively(store: ActivationStore, laye
 def test_audited_gradient_leaves_a_texts_own_prototypes_out(
     store: ActivationStore, layer: int
 ) -> None:
-    found = probe(store, mode="audited", draws=10)
+    found = probe(store, analyses=CATEGORIES, mode="audited", draws=10)
     frame, X = naive_pairs(store, layer, "mean_unit")
     lengths = dict(store.texts.select("text", "n_tokens").iter_rows())
     where = {"mode": "audited", "pooling": "mean_unit", "layer": layer}
@@ -337,7 +348,7 @@ def test_the_same_seed_gives_the_same_study_and_another_seed_other_draws(
     study: Study, store: ActivationStore
 ) -> None:
     assert probe(store, draws=DRAWS).frame.equals(study.frame)
-    other = probe(store, draws=DRAWS, seed=7)
+    other = probe(store, analyses=CATEGORIES, draws=DRAWS, seed=7)
     where = {"mode": "audited", "measure": "opposed_cosine", "category": "mean"}
     a, b = (s.select(**where, pooling="mean_unit") for s in (study, other))
     assert a["value"].to_list() == b["value"].to_list()
@@ -375,7 +386,11 @@ def test_fewer_than_five_prototypes_are_not_enough_and_the_rest_stands(
     kept = vectors.frame.with_row_index().join(purity[4:], on="index", how="anti").drop("index")
     few = MoralVectors(kept, vectors.meta)
     texts, _ = planted.texts_of(few)
-    found = probe(planted.store(tmp_path / "s", few, {0: planted.moral(texts, few, 1)}), draws=20)
+    found = probe(
+        planted.store(tmp_path / "s", few, {0: planted.moral(texts, few, 1)}),
+        analyses=CATEGORIES,
+        draws=20,
+    )
     status = "not enough data (prototypes: 4, needed 5)"
     for mode, pooling in (("li2026", "mean"), ("audited", "mean_unit")):
         where = {"mode": mode, "pooling": pooling}
@@ -407,7 +422,10 @@ def test_too_few_texts_of_a_pole_have_no_held_out_number(
     few = MoralVectors(kept, vectors.meta)
     texts, _ = planted.texts_of(few)
     found = probe(
-        planted.store(tmp_path / "s", few, {0: planted.noise(texts, 1)}), mode="audited", draws=20
+        planted.store(tmp_path / "s", few, {0: planted.noise(texts, 1)}),
+        analyses=CATEGORIES,
+        mode="audited",
+        draws=20,
     )
     for measure in ("auroc", "crossnobis"):
         row = one(found, pooling="mean_unit", measure=measure, category=AXES[0].tag)

@@ -23,6 +23,10 @@ def probe_command(
     hdbscan: Annotated[
         str, typer.Option(help="Density clusters under the paper's pooling, all, or none.")
     ] = "paper",
+    everywhere: Annotated[
+        bool,
+        typer.Option("--everywhere", help="Audited structure, recoverability: all poolings."),
+    ] = False,
     draws: Annotated[int, typer.Option(help="Resamples and permutations.", min=100)] = 1000,
     seed: Annotated[int, typer.Option(help="Of the sample, folds and draws.", min=0)] = 42,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
@@ -47,6 +51,7 @@ def probe_command(
         mode=mode,
         quota=quota,
         hdbscan=hdbscan,
+        everywhere=everywhere,
         draws=draws,
         seed=seed,
     )
@@ -58,6 +63,7 @@ def probe_command(
                 mode=mode,
                 quota=quota,
                 hdbscan=hdbscan,
+                everywhere=everywhere,
                 draws=draws,
                 seed=seed,
                 progress=lambda done, total: step(done, total, ""),

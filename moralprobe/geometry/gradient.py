@@ -16,7 +16,7 @@ from scipy.stats import rankdata
 
 from moralprobe.geometry.arrays import Counts, Floats, Ints
 
-_CELLS = 1 << 22  # of a [draws, rows] block: what a few of them take stays small
+_CELLS = 1 << 18  # of a [draws, rows] block: a few of them stay in the processor's cache
 
 
 def prototype_similarity(

@@ -231,7 +231,7 @@ def permuted(
     """
     y = y.astype(np.float32)
     for start in range(0, shuffles.shape[1], at_once):
-        labels = y[shuffles[:, start : start + at_once]]
+        labels = y.take(shuffles[:, start : start + at_once])
         yield labels, _predict(folds, labels, penalty)
 
 
@@ -253,7 +253,7 @@ def permuted_r2(
     found = []
     single = y.astype(np.float32)
     for start in range(0, shuffles.shape[1], at_once):
-        labels = single[shuffles[:, start : start + at_once]]
+        labels = single.take(shuffles[:, start : start + at_once])
         cross, totals = _products(folds, labels)
         explained = np.zeros(labels.shape[1])
         for f, W, offset, _ in _read_outs(folds, cross, totals, penalty):

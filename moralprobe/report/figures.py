@@ -9,7 +9,7 @@ import polars as pl
 
 from moralprobe.foundations import AXES
 from moralprobe.report.words import confounded_layers, headline_pooling
-from moralprobe.study import Study
+from moralprobe.study import ANALYSES, Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,6 +41,8 @@ def draw_figures(study: Study, folder: Path) -> dict[str, str]:
     captions = {}
     with matplotlib.rc_context(STYLE):
         for stem, (draw, caption) in _FIGURES.items():
+            if stem in ANALYSES and study.select(analysis=stem).is_empty():
+                continue
             figure = draw(study)
             for kind in ("png", "svg"):
                 figure.savefig(
@@ -105,6 +107,40 @@ def gradient_figure(study: Study) -> Figure:
     return _done(figure, panels)
 
 
+def structure_figure(study: Study) -> Figure:
+    """Clusters' agreement with labels as published, and the similarity that labels explain."""
+    figure, panels = _panels("Agreement with moral labels", columns=2)
+    pooling = _frame(panels[0], study, "li2026", MODES[0][1])
+    if pooling is not None:
+        rows = _of(study, "li2026", pooling, "ari", "Polarity3")
+        _line(panels[0], rows, ACCENT, "ARI, virtue, vice, neutral")
+        coverage = _of(study, "li2026", pooling, "coverage", "all")
+        _line(panels[0], coverage, SECOND, "rows outside the noise", null=False)
+    pooling = _frame(panels[1], study, "audited", MODES[1][1])
+    if pooling is not None:
+        for name, color in (("axis", ACCENT), ("polarity", SECOND), ("intensity", INK)):
+            rows = _of(study, "audited", pooling, "rsa_unique", name)
+            _line(panels[1], rows, color, f"unique variance: {name}", null=False)
+    return _done(figure, panels)
+
+
+def recoverability_figure(study: Study) -> Figure:
+    """Held-out R2 of the human dimensions over layers, both modes."""
+    figure, panels = _panels("R2 on held-out rows (mean of poles)")
+    for ax, (mode, title) in zip(panels, MODES, strict=True):
+        pooling = _frame(ax, study, mode, title)
+        if pooling is None:
+            continue
+        rows = _of(study, mode, pooling, "r2", "mean")
+        _line(ax, rows, ACCENT, "R2")
+        _baseline(ax, rows)
+        if mode == "li2026":
+            adjusted = _of(study, mode, pooling, "r2_adjusted", "mean")
+            _line(ax, adjusted, SECOND, "R2 adjusted for width", null=False)
+        ax.axhline(0, color=NULL, lw=0.8)
+    return _done(figure, panels)
+
+
 def confound_figure(study: Study) -> Figure:
     """The sink, and what text length has to do with the pooled states, per layer."""
     figure, panels = _panels("What length explains")
@@ -144,6 +180,19 @@ _FIGURES: Final = {
         "Rank correlation between human typicality and likeness to the category's prototypes. The "
         "audited mode leaves a text's own prototypes out. Hatched: shuffled scores run through "
         "the whole pipeline; dotted: a bag of words. Shaded layers: explained by text length.",
+    ),
+    "structure": (
+        structure_figure,
+        "Left: how far the published density clusters agree with virtue, vice and neutral on rows "
+        "outside the noise, and how many rows those are. Right: variance of the texts' similarity "
+        "structure that only one moral geometry explains, beside text length and shared words.",
+    ),
+    "recoverability": (
+        recoverability_figure,
+        "Share of variance of the ten human dimensions that a linear read-out explains on rows it "
+        "wasn't trained on. Left: the published probe, split at random over rows, so that a text "
+        "may be trained on and tested. Right: ridge regression, split by text. Hatched: labels "
+        "shuffled within strata; dotted: a bag of words.",
     ),
     "confound": (
         confound_figure,

@@ -10,6 +10,7 @@ import polars as pl
 
 from moralprobe.artifacts import write_bytes
 from moralprobe.report.figures import draw_figures
+from moralprobe.report.verdicts import RULE, verdicts
 from moralprobe.report.words import (
     best,
     caveats,
@@ -27,6 +28,13 @@ _HEADLINES: Final = (
     ("crossnobis", "mean", "Crossnobis distance, virtue and vice (best layer)", False),
     ("spearman", "mean", "Typicality and likeness to prototypes (best layer)", False),
     ("spearman_given_length", "mean", "The same, text length held constant (best layer)", False),
+    ("ari", "Polarity3", "Density clusters and virtue, vice, neutral, ARI (best layer)", False),
+    ("kmeans_ari", "Polarity3", "Three centroid clusters and the same, ARI (best layer)", False),
+    ("rsa_unique", "axis", "Similarity that only the axes explain (best layer)", False),
+    ("rsa_unique", "polarity", "Similarity that only polarity explains (best layer)", False),
+    ("r2", "mean", "Held-out R2, mean of the ten poles (best layer)", False),
+    ("r2_adjusted", "mean", "The same, adjusted for width (best layer)", False),
+    ("tag_auroc", "mean", "Held-out AUROC of the foundation tags (best layer)", False),
     ("length_correlation", "mean_abs", "Text length and likeness, |rho| (largest layer)", False),
     ("length_share", "all", "Variance explained by 1 / length (largest layer)", False),
 )
@@ -35,6 +43,12 @@ _BY_LAYER: Final = (
     ("auroc", "mean"),
     ("spearman", "mean"),
     ("spearman_given_length", "mean"),
+    ("ari", "Polarity3"),
+    ("coverage", "all"),
+    ("kmeans_ari", "Polarity3"),
+    ("rsa_unique", "axis"),
+    ("rsa_unique", "polarity"),
+    ("r2", "mean"),
     ("length_correlation", "mean_abs"),
     ("length_share", "all"),
 )
@@ -65,8 +79,12 @@ def write_report(study: Study, folder: Path) -> Path:
         modes=modes_of(study),
         poolings={mode: headline_pooling(study, mode) for mode in modes_of(study)},
         findings=findings(study),
+        verdicts=verdicts(study),
+        rule=RULE,
         caveats=caveats(study),
-        headlines=[_headline(study, *row) for row in _HEADLINES],
+        headlines=[
+            _headline(study, *row) for row in _HEADLINES if study.select(measure=row[0]).height
+        ],
         captions=captions,
         layers=_by_layer(study),
         provenance=json.dumps(study.meta, indent=1, sort_keys=True),

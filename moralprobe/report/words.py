@@ -94,6 +94,8 @@ def findings(study: Study) -> list[str]:
     if pooling is not None:
         found += _separation(study, pooling)
         found += _gradient(study, pooling)
+        found += _structure(study, pooling)
+        found += _recoverability(study, pooling)
     return found + _disagreement(study)
 
 
@@ -110,6 +112,8 @@ def best(study: Study, mode: str, measure: str, category: str, *, lowest: bool) 
 
 
 def _separation(study: Study, pooling: str) -> list[str]:
+    if study.select(analysis="separation", mode="audited").is_empty():
+        return []
     rows = study.select(measure="auroc", category="mean", mode="audited", pooling=pooling)
     rows = rows.filter(pl.col("value").is_finite())
     if rows.is_empty():
@@ -122,12 +126,14 @@ def _separation(study: Study, pooling: str) -> list[str]:
         f"Held out, virtue and vice of one axis are told apart better than text length and topic "
         f"alone allow (labels shuffled within strata, q < 0.05) in {above_null} of "
         f"{rows.height} layers under {pooling} pooling, and better than a bag of words does "
-        f"({words:.2f}) in {above_words}: at best AUROC {_with_interval(top)} in layer "
+        f"({words:.2f}) in {above_words}: at best AUROC {with_interval(top)} in layer "
         f"{top['layer']}, the highest of {rows.height}, which flatters it."
     ]
 
 
 def _gradient(study: Study, pooling: str) -> list[str]:
+    if study.select(analysis="gradient", mode="audited").is_empty():
+        return []
     name = "spearman_given_length"
     rows = study.select(measure=name, category="mean", mode="audited", pooling=pooling)
     rows = rows.filter(pl.col("value").is_finite())
@@ -140,7 +146,54 @@ def _gradient(study: Study, pooling: str) -> list[str]:
         f"Inside categories, likeness to the other texts' prototypes rises with typicality, text "
         f"length held constant, in {kept} of {rows.height} layers under {pooling} pooling "
         f"(q < 0.05), and more than in a bag of words ({rows['baseline'][0]:.2f}) in {above}: at "
-        f"best a rank correlation of {_with_interval(top)} in layer {top['layer']}."
+        f"best a rank correlation of {with_interval(top)} in layer {top['layer']}."
+    ]
+
+
+def _structure(study: Study, pooling: str) -> list[str]:
+    found = []
+    density = study.select(measure="ari", category="Polarity3", mode="li2026")
+    density = density.filter(pl.col("value").is_finite())
+    if density.height:
+        top = density.sort("value", descending=True).row(0, named=True)
+        where = {"mode": "li2026", "pooling": top["pooling"], "layer": top["layer"]}
+        covered = study.select(measure="coverage", **where)["value"][0]
+        noise = study.select(measure="ari_with_noise", category="Polarity3", **where)["value"][0]
+        found.append(
+            f"The density clusters agree best with virtue, vice and neutral in layer "
+            f"{top['layer']} (ARI {with_interval(top)}, li2026), and cover {covered:.0%} of the "
+            f"rows there: with noise counted as a cluster the index is {noise:.2f}."
+        )
+    unique = study.select(measure="rsa_unique", mode="audited", pooling=pooling)
+    unique = unique.filter(pl.col("value").is_finite())
+    if unique.height:
+        parts = []
+        for name in ("axis", "polarity", "intensity"):
+            mine = unique.filter(pl.col("category") == name).sort("value", descending=True)
+            if mine.height:
+                parts.append(f"{name} {mine['value'][0]:.1%} (layer {mine['layer'][0]})")
+        words = study.select(measure="rsa", category="words", mode="audited", pooling=pooling)
+        found.append(
+            f"Of the similarity structure under {pooling} pooling the moral labels by themselves "
+            f"explain at best: {', '.join(parts)}; shared words go with it at "
+            f"{_span(words['value'].drop_nans().to_list())}."
+        )
+    return found
+
+
+def _recoverability(study: Study, pooling: str) -> list[str]:
+    rows = study.select(measure="r2", category="mean", mode="audited", pooling=pooling)
+    rows = rows.filter(pl.col("value").is_finite())
+    if rows.is_empty():
+        return []
+    kept = rows.filter((pl.col("q") < 0.05) & (pl.col("value") > pl.col("null_high"))).height
+    above = rows.filter(pl.col("ci_low") > pl.col("baseline")).height
+    top = rows.sort("value", descending=True).row(0, named=True)
+    return [
+        f"A linear read-out recovers some of the ten human dimensions from texts it hasn't seen in "
+        f"{kept} of {rows.height} layers under {pooling} pooling (q < 0.05), and more than from a "
+        f"bag of words (R2 {rows['baseline'][0]:.2f}) in {above}: at best a mean R2 of "
+        f"{with_interval(top)} in layer {top['layer']}."
     ]
 
 
@@ -217,7 +270,8 @@ def caveats(study: Study) -> list[str]:
     return found
 
 
-def _with_interval(row: dict[str, Any]) -> str:
+def with_interval(row: dict[str, Any]) -> str:
+    """Return a row's value with its interval in brackets."""
     return f"{row['value']:.2f} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
 
 

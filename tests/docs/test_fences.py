@@ -27,7 +27,11 @@ FENCE = re.compile(
 DECIMAL = re.compile(r"[+-]?\d+\.\d+")
 TOLERANCE = {"rel": 0.05, "abs": 0.05}
 # Pages that load no model; the others are slow.
-FAST = {"docs/explanation/moral-vectors.md", "docs/howto/own-data.md"}
+FAST = {
+    "docs/explanation/moral-vectors.md",
+    "docs/howto/own-data.md",
+    "docs/questions/recoverability.md",
+}
 NOT_RUN = {
     "README.md: it sets the checkout up",
     "README.md: it needs a model of yours and the dataset",

@@ -80,7 +80,8 @@ def test_the_page_is_whole_and_reaches_nothing_outside_its_folder(page: Path) ->
 def test_every_figure_exists_as_png_and_svg(page: Path) -> None:
     figures = page.parent / "figures"
     stems = {p.stem for p in figures.iterdir()}
-    assert stems == {"separation", "held_out", "gradient", "confound"}
+    shown = {"separation", "held_out", "gradient", "structure", "recoverability", "confound"}
+    assert stems == shown
     for stem in stems:
         assert (figures / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
         assert ET.parse(figures / f"{stem}.svg").getroot().tag.endswith("svg")

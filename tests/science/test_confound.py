@@ -47,7 +47,7 @@ def study(test_split: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
     vectors = stratified(build_vectors(test_split, agreement="rot-agree"))
     folder = tmp_path_factory.mktemp("real") / "store"
     store = extract(load_model("smollm2-135m"), vectors, folder, poolings="mean,mean_unit,last")
-    return probe(store, draws=200)
+    return probe(store, analyses="separation,gradient", draws=200)
 
 
 def values(study: Study, **where: str) -> np.ndarray:
@@ -149,7 +149,7 @@ def test_among_texts_of_one_length_nothing_is_explained_by_length(
     one_length: ActivationStore,
 ) -> None:
     assert one_length.texts["n_tokens"].n_unique() == 1 and one_length.texts.height >= 80
-    study = probe(one_length, draws=50)
+    study = probe(one_length, analyses="separation,gradient", draws=50)
     assert not any(CONFOUND in sentence for sentence in findings(study))
     share = study.frame.filter(measure="length_share")
     assert set(share["status"]) == {"not enough data (lengths of text: 1, needed 2)"}
@@ -164,5 +164,5 @@ def test_with_the_last_token_alone_nothing_is_explained_by_length(tmp_path: Path
     model = load_model("smollm2-135m")
     for pooling, named in (("last", False), ("mean", True)):
         store = extract(model, some, tmp_path / pooling, layers="14,22", poolings=pooling)
-        study = probe(store, mode="li2026", draws=50)
+        study = probe(store, analyses="separation,gradient", mode="li2026", draws=50)
         assert any(CONFOUND in sentence for sentence in findings(study)) == named

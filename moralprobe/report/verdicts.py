@@ -1,0 +1,117 @@
+"""A verdict a question, made from a study's numbers by a stated rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import polars as pl
+
+from moralprobe.report.words import best, headline_pooling, with_interval
+from moralprobe.study import Study
+
+RULE: Final = (
+    "A layer counts as above chance where the value lies above what shuffled labels give and q is "
+    "below 0.05 over layers; as above the words where its whole 95 % interval also lies above the "
+    "bag of words. The answer is yes where at least half of the layers are above the words; in "
+    "some layers where at least one is; no more than the words say where layers are above chance "
+    "only; no where none is."
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One of the paper's questions and the audited measure that answers it."""
+
+    analysis: str
+    text: str
+    measure: str
+    category: str
+    says: str
+
+
+QUESTIONS: Final = (
+    Question(
+        "separation",
+        "Are opposed categories separated?",
+        "auroc",
+        "mean",
+        "held-out AUROC of virtue against vice, mean of axes",
+    ),
+    Question(
+        "gradient",
+        "Is intensity kept inside categories?",
+        "spearman_given_length",
+        "mean",
+        "rank correlation of typicality with likeness to prototypes, given text length",
+    ),
+    Question(
+        "structure",
+        "Do texts lie near each other by their moral foundation?",
+        "rsa_unique",
+        "axis",
+        "variance of the similarity structure that only the foundation axes explain",
+    ),
+    Question(
+        "structure",
+        "Do texts lie near each other by virtue and vice?",
+        "rsa_unique",
+        "polarity",
+        "variance of the similarity structure that only polarity explains",
+    ),
+    Question(
+        "recoverability",
+        "Are the human dimensions recoverable?",
+        "r2",
+        "mean",
+        "held-out R2, mean of the ten poles",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A question's answer and the numbers that it follows from."""
+
+    question: str
+    answer: str
+    why: str
+
+
+def verdicts(study: Study) -> list[Verdict]:
+    """Return a verdict for each question that the study's audited part can answer."""
+    pooling = headline_pooling(study, "audited")
+    found = []
+    for question in QUESTIONS:
+        if pooling is None or study.select(analysis=question.analysis, mode="audited").is_empty():
+            continue
+        found.append(_verdict(study, question, pooling))
+    return found
+
+
+def _verdict(study: Study, question: Question, pooling: str) -> Verdict:
+    where = {"measure": question.measure, "category": question.category}
+    rows = study.select(**where, mode="audited", pooling=pooling)
+    rows = rows.filter(pl.col("value").is_finite())
+    if rows.is_empty():
+        return Verdict(question.text, "not enough data", question.says)
+    chance = rows.filter((pl.col("q") < 0.05) & (pl.col("value") > pl.col("null_high")))
+    words = chance.filter(pl.col("ci_low") > pl.col("baseline")).height
+    n = rows.height
+    top = best(study, "audited", **where, lowest=False)
+    assert top is not None  # there are rows with values
+    return Verdict(
+        question.text,
+        _answer(chance.height, words, n),
+        f"{question.says}: above chance in {chance.height} of {n} layers, above the words "
+        f"({rows['baseline'][0]:.2f}) in {words}; at best {with_interval(top.row)} in layer "
+        f"{top.row['layer']}.",
+    )
+
+
+def _answer(chance: int, words: int, layers: int) -> str:
+    if 2 * words >= layers:
+        return "yes"
+    if words:
+        return "in some layers"
+    return "no more than the words say" if chance else "no"
