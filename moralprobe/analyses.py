@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from moralprobe.design import Category, Design, Opposition
-from moralprobe.foundations import AXES, POLES, PROTOTYPE_SCORE
+from moralprobe.foundations import AXES
 from moralprobe.geometry.arrays import Bools, Counts, Floats, Ints
 from moralprobe.geometry.confounds import length_offset, length_share, permuted_length_share
 from moralprobe.geometry.gradient import (
@@ -184,7 +184,7 @@ def gradient(X: Floats, design: Design) -> list[Measure]:
     parts: dict[str, list[Draws]] = {name: [] for name in names}
     pooled = []
     for category in design.categories:
-        have = int(np.sum(category.score == PROTOTYPE_SCORE))
+        have = int(np.sum(category.prototypes))
         if have < MIN_PROTOTYPES:
             found += [_too_few(name, category.name, "rho", have) for name in names]
             continue
@@ -219,18 +219,18 @@ class _Graded:
 
 
 def _graded(X: Floats, design: Design, category: Category) -> _Graded:
-    mine, score = X[category.rows], category.score
+    mine, prototypes = X[category.rows], category.prototypes
     groups = design.group[category.rows] if design.mode == "audited" else None
     weights = design.weights(category.rows)
     # Resamples draw the prototypes anew, and shuffled scores make other rows prototypes: interval
     # and null run the whole pipeline. What circular prototypes gain by themselves shows in it.
-    shuffled = score[category.shuffles]
+    shuffles = category.shuffles
     return _Graded(
         category,
         weights,
-        prototype_similarity(mine, weights * (score == PROTOTYPE_SCORE), groups),
-        prototype_similarity(mine, shuffled == PROTOTYPE_SCORE, groups),
-        shuffled,
+        prototype_similarity(mine, weights * prototypes, groups),
+        prototype_similarity(mine, prototypes[shuffles], groups),
+        category.score[shuffles],
     )
 
 
@@ -240,7 +240,8 @@ def _category_draws(design: Design, graded: _Graded) -> dict[str, Draws]:
     r = rank_correlations(graded.similarity, category.score, length, graded.weights)
     null = permuted_rank_correlations(graded.null_similarity, graded.null_score, length)
     # No permutation is needed where length is no label: independent ranks correlate about N(0, .).
-    rng = np.random.default_rng(POLES.index(category.name))
+    names = [other.name for other in design.categories]
+    rng = np.random.default_rng(names.index(category.name))
     independent = rng.normal(0, 1 / np.sqrt(max(n - 1, 1)), len(graded.null_score))
     draws = {
         "spearman": Draws(float(r.score[0]), r.score[1:], null.score, n),
@@ -317,7 +318,7 @@ def length_offsets(design: Design) -> list[Measure]:
     weights = design.weights(rows)
     for category in design.categories:
         prototypes = np.zeros(len(rows))
-        prototypes[category.rows[category.score == PROTOTYPE_SCORE]] = 1
+        prototypes[category.rows[category.prototypes]] = 1
         have = int(prototypes.sum())
         if have < MIN_PROTOTYPES:
             found.append(_too_few("length_offset", category.name, "1/token", have))

@@ -115,6 +115,20 @@ def parse_modes(mode: str) -> tuple[Mode, ...]:
     return known[mode]
 
 
+def poolings_of(store: ActivationStore, modes: Sequence[Mode]) -> dict[Mode, tuple[str, ...]]:
+    """Return which of a store's poolings each mode reads; none for a mode is a UsageError."""
+    chosen = {m: tuple(p for p in POOLINGS_OF[m] if p in store.poolings) for m in modes}
+    for m, poolings in chosen.items():
+        if not poolings:
+            raise UsageError(
+                f"mode {m} has nothing to read",
+                f"it reads {', '.join(POOLINGS_OF[m])}; the store holds "
+                f"{', '.join(store.poolings)}",
+                "extract again with --pooling, or choose the other --mode",
+            )
+    return chosen
+
+
 def probe(
     store: ActivationStore,
     *,
@@ -141,15 +155,7 @@ def probe(
         NumericError: NaN or infinity in the stored states.
     """
     modes = parse_modes(mode)
-    chosen = {m: tuple(p for p in POOLINGS_OF[m] if p in store.poolings) for m in modes}
-    for m, poolings in chosen.items():
-        if not poolings:
-            raise UsageError(
-                f"mode {m} has nothing to read",
-                f"it reads {', '.join(POOLINGS_OF[m])}; the store holds "
-                f"{', '.join(store.poolings)}",
-                "extract again with --pooling, or choose the other --mode",
-            )
+    chosen = poolings_of(store, modes)
     prepared = _prepare(store, modes, quota=quota, draws=draws, seed=seed)
     rows: list[dict[str, Any]] = []
     steps = len(store.layers) * sum(len(p) for p in chosen.values())

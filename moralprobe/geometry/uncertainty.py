@@ -68,7 +68,7 @@ def permutations(
     return result
 
 
-def length_bins(lengths: Ints, *, most: int = 10, rows_each: int = 15) -> NDArray[np.int64]:
+def length_bins(lengths: Ints | Floats, *, most: int = 10, rows_each: int = 15) -> NDArray[np.int64]:
     """Return a bin of similar text length for each row, [n], by quantiles.
 
     At most `most` bins, and so few that each holds about `rows_each` rows.
@@ -79,7 +79,7 @@ def length_bins(lengths: Ints, *, most: int = 10, rows_each: int = 15) -> NDArra
     return bins
 
 
-def strata_of(lengths: Ints, topics: Ints, *, rows_each: int = 5) -> NDArray[np.int64]:
+def strata_of(lengths: Ints | Floats, topics: Ints, *, rows_each: int = 5) -> NDArray[np.int64]:
     """Return strata matched on length, and on topic too where there are rows enough for both.
 
     Args:
