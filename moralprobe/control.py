@@ -18,19 +18,23 @@ from threadpoolctl import threadpool_limits
 from moralprobe.activations.store import ActivationStore
 from moralprobe.analyses import gradient, length_explains, length_offsets, sink
 from moralprobe.data.frequency import frequency_source, zipf_frequencies
+from moralprobe.data.prompts import get_template
 from moralprobe.data.ratings import Ratings
 from moralprobe.design import Category, Design, Mode
+from moralprobe.errors import UsageError
+from moralprobe.foundations import POLES
 from moralprobe.geometry.arrays import Bools, Floats, Ints
 from moralprobe.geometry.baselines import CHARACTER_NGRAMS, character_ngrams
 from moralprobe.geometry.confounds import sink_ratio
 from moralprobe.geometry.measure import MIN_GROUPS, MIN_PROTOTYPES, Measure, not_enough
 from moralprobe.geometry.uncertainty import (
     bootstrap_counts,
+    difference_interval,
     permutation_keys,
     permutations,
     strata_of,
 )
-from moralprobe.study import Study, _request, _rows_of, parse_modes, poolings_of
+from moralprobe.study import POOLINGS_OF, Study, _request, _rows_of, parse_modes, poolings_of
 from moralprobe.table import COLUMNS, row, with_q
 
 ANALYSIS: Final = "control"
@@ -246,7 +250,9 @@ def _table(rows: list[dict[str, Any]]) -> pl.DataFrame:
     """Put the rows into the long table, under this analysis and its baseline."""
     frame = pl.DataFrame(rows, schema=COLUMNS, orient="row")
     without_ceiling = pl.col("measure").is_in(_CEILED) & pl.col("value").is_finite()
-    words = pl.when(pl.col("baseline").is_null()).then(pl.lit("")).otherwise(pl.lit(CHARACTER_NGRAMS))
+    words = (
+        pl.when(pl.col("baseline").is_null()).then(pl.lit("")).otherwise(pl.lit(CHARACTER_NGRAMS))
+    )
     return with_q(
         frame.with_columns(
             analysis=pl.lit(ANALYSIS),
@@ -271,6 +277,69 @@ def _meta(
         "texts": {
             "distinct": store.texts.height,
             "left out": int((store.texts["status"] != "ok").sum()),
-            "token 0 is content": bool(store.key["token0_is_content"]),
+            "token 0 is the item's": bool(store.key["token0_is_content"])
+            and not get_template(store.template).before,
         },
     }
+
+
+# -- beside a moral study -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The best layers of a control and of a moral study of one model, as rows of their tables.
+
+    `difference` is the control's rank correlation minus the moral one, with its 95 % interval;
+    `moral_there` is the moral one in the control's best layer.
+    """
+
+    control: dict[str, Any]
+    moral: dict[str, Any]
+    difference: float
+    low: float
+    high: float
+    moral_there: float
+
+
+def beside(control: Study, moral: Study) -> Beside:
+    """Compare how well one model orders a control's categories and a moral study's.
+
+    Both are read in audited mode under the first pooling that both have: the mean over categories
+    of `spearman_given_length`, in the layer where it is highest. The best of many layers flatters
+    both; the two sets of texts are taken as independent.
+
+    Raises:
+        UsageError: studies of different models, or without a number to compare.
+    """
+    models = [study.meta["store"]["model"] for study in (control, moral)]
+    if models[0] != models[1]:
+        raise UsageError(
+            "the studies are of different models",
+            " and ".join(str(model["id"]) for model in models) + ", or other weights of that name",
+            "read both tables with one model",
+        )
+    here = [study.meta["modes"].get("audited", []) for study in (control, moral)]
+    pooling = next((p for p in POOLINGS_OF["audited"] if p in here[0] and p in here[1]), "none")
+    where = {"mode": "audited", "measure": "spearman_given_length", "category": "mean"}
+    rows = [study.select(**where, pooling=pooling) for study in (control, moral)]
+    rows = [part.filter(pl.col("value").is_finite()) for part in rows]
+    if any(part.is_empty() for part in rows):
+        raise UsageError(
+            "there is nothing to compare",
+            "no pooling of audited mode has a mean over categories in both studies",
+            "make both with --mode both or --mode audited, and the same --pooling",
+        )
+    a, b = (part.sort("value", descending=True).row(0, named=True) for part in rows)
+    low, high = difference_interval(
+        (a["value"], a["ci_low"], a["ci_high"]), (b["value"], b["ci_low"], b["ci_high"])
+    )
+    there = rows[1].filter(layer=a["layer"])["value"]
+    moral_there = float(there[0]) if len(there) else float("nan")
+    return Beside(a, b, a["value"] - b["value"], low, high, moral_there)
+
+
+def is_moral(study: Study) -> bool:
+    """Return whether a study's gradients are all of the ten moral poles."""
+    graded = study.frame.filter(measure="spearman")["category"].unique()
+    return set(graded.to_list()) <= {*POLES, "mean", "overall"}

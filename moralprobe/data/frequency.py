@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 def frequency_source() -> str | None:
-    """Return the name and version of the package that knows frequencies; None where it's missing."""
+    """Return which package knows frequencies, with its version; None where it's missing."""
     if importlib.util.find_spec("wordfreq") is None:
         return None
     return f"wordfreq {importlib.metadata.version('wordfreq')}"

@@ -86,6 +86,14 @@ class Ratings:
         return cls(frame, json.loads(metadata))
 
 
+def holds_ratings(path: Path) -> bool:
+    """Return whether a file is a table that `Ratings.load` reads."""
+    try:
+        return _METADATA_KEY in pl.read_parquet_metadata(path)
+    except (pl.exceptions.PolarsError, OSError):
+        return False
+
+
 def parse_scale(text: str) -> Scale:
     """Read `MOST:LEAST` (Rosch 1975: `1:7`), or `LOW:MIDDLE:HIGH` of a scale with two poles."""
     try:
@@ -124,7 +132,9 @@ def load_ratings(path: str | Path, *, scale: str | None = None) -> Ratings:
     path = Path(path)
     files = sorted(path.glob("*.tsv")) if path.is_dir() else [path]
     if not files:
-        raise DataError(f"{path} holds no .tsv file", "a folder is read as MoralStrength", "name a table")
+        raise DataError(
+            f"{path} holds no .tsv file", "a folder is read as MoralStrength", "name a table"
+        )
     parts, moral = [], False
     for file in files:
         raw = read_columns(file, (*_PLAIN, *_MORAL_STRENGTH))
@@ -143,7 +153,9 @@ def load_ratings(path: str | Path, *, scale: str | None = None) -> Ratings:
     }
     if frame.is_empty():
         dropped = "; ".join(f"{rule.name}: {rule.dropped}" for rule in rules if rule.dropped)
-        raise DataError(f"no row of {path.name} is left", dropped or "it has none", "check the table")
+        raise DataError(
+            f"no row of {path.name} is left", dropped or "it has none", "check the table"
+        )
     return Ratings(frame.select(COLUMNS), meta)
 
 
@@ -172,6 +184,7 @@ def _graded(
 ) -> tuple[pl.DataFrame, tuple[Rule, ...]]:
     """Check the ratings, turn them into typicality from 0 to 1, and say what was dropped."""
     rules: list[Rule] = []
+    frame = raw.with_columns(pl.col(_PLAIN).str.strip_chars().fill_null(""))
 
     def drop(name: str, fails: pl.Expr) -> None:
         nonlocal frame
@@ -179,7 +192,6 @@ def _graded(
         rules.append(Rule(name, frame.height - kept.height))
         frame = kept
 
-    frame = raw.with_columns(pl.col(_PLAIN).str.strip_chars().fill_null(""))
     for name in _PLAIN:
         drop(f"no {name}", pl.col(name) == "")
     frame = frame.with_columns(
