@@ -7,12 +7,21 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from moralprobe.data.ratings import COLUMNS, Ratings, Scale, holds_ratings, load_ratings, parse_scale
+from moralprobe.data.ratings import (
+    COLUMNS,
+    Ratings,
+    Scale,
+    holds_ratings,
+    load_ratings,
+    parse_scale,
+)
 from moralprobe.errors import DataError, UsageError
 from tests.conftest import shared_file
 
 BIRDS = "item,category,rating\nrobin,bird,1.1\nhawk,bird,2.5\npenguin,bird,4.0\nbat,bird,7\n"
-CARE = "WORD\tEXPRESSED_MORAL\nkind\t9\nkinder\t9\nmild\t7\ndesk\t5\nhit\t2.2\nkill\t1\nkilling\t1\n"
+CARE = (
+    "WORD\tEXPRESSED_MORAL\nkind\t9\nkinder\t9\nmild\t7\ndesk\t5\nhit\t2.2\nkill\t1\nkilling\t1\n"
+)
 
 
 def written(folder: Path, text: str, name: str = "ratings.csv") -> Path:
