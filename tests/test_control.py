@@ -172,7 +172,7 @@ def test_an_order_that_is_of_length_alone_is_caught(ratings: Ratings, tmp_path: 
     rng = np.random.default_rng(3)
     # The less typical, the more tokens; and a mean over tokens of which one is huge.
     lengths = np.array([round(4 + 8 * (1 - score[t]) + rng.uniform(-1.5, 1.5)) for t in texts])
-    sink = np.eye(planted.D, dtype=np.float32)[0] * 100
+    sink = np.eye(planted.D, dtype=np.float32)[0] * 300
     pooled = planted.noise(texts, 4) + (sink / lengths[:, None]).astype(np.float32)
     found = probe_control(
         planted.store(tmp_path / "s", ratings, {0: pooled}, lengths=lengths), draws=400
