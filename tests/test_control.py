@@ -182,7 +182,8 @@ def test_an_order_that_is_of_length_alone_is_caught(ratings: Ratings, tmp_path: 
     # Whoever looks at that number alone is fooled. Its null isn't, nor is the partial correlation.
     assert one(found, **where, measure="spearman")["null_high"] > 0.5
     given = one(found, **where, measure="spearman_given_length")
-    assert given["value"] < given["null_high"] and abs(given["value"]) < 0.15
+    # Nothing is left: three standard errors of a mean correlation over 120 items are 0.27.
+    assert given["value"] < given["null_high"] and abs(given["value"]) < 0.27
     assert confounded_layers(found, "mean") == [0]
     assert CONFOUND in control_findings(found)[0]
 
@@ -220,6 +221,26 @@ def test_missing_frequencies_are_said_and_cost_nothing_else(study: Study) -> Non
     assert set(rows["status"]) == {NO_FREQUENCY} and rows["value"].is_nan().all()
     assert rows.height == 2 * 2  # measures, modes
     assert any("wordfreq isn't installed" in sentence for sentence in control_findings(study))
+
+
+def test_spelling_that_gives_the_answer_away_shows_in_the_baseline(tmp_path: Path) -> None:
+    syllables = ["ba", "co", "di", "fu"]
+    found = {}
+    for name, told in (("told", True), ("plain", False)):
+        rng = np.random.default_rng(0)
+        lines = [
+            f"{'very' * (4 - i // 10) if told else ''}{''.join(rng.choice(syllables, 5))}{i},x,{i}"
+            for i in range(EACH)
+        ]
+        path = tmp_path / f"{name}.csv"
+        path.write_text("\n".join(["item,category,rating", *lines]))
+        made = load_ratings(path, scale="0:40")
+        texts, _ = planted.texts_of(made)
+        states = {0: planted.noise(texts, 0)}
+        study = probe_control(planted.store(tmp_path / name, made, states), draws=20)
+        where = {"mode": "audited", "pooling": "mean_unit", "measure": "spearman"}
+        found[name] = one(study, **where, category="x")["baseline"]
+    assert found["told"] > 0.5 > 0.4 > found["plain"]
 
 
 # -- the formulas, written naively ------------------------------------------------------------------

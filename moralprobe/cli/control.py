@@ -115,6 +115,8 @@ def _show_ratings(ratings: Ratings) -> None:
 
 def _show_best(study: Study) -> None:
     """Show the categories in the layer where their mean is highest."""
+    import polars as pl
+
     from moralprobe.report.words import best
 
     name = "spearman_given_length"
@@ -123,7 +125,8 @@ def _show_best(study: Study) -> None:
         return
     where = {"mode": "audited", "pooling": top.pooling, "layer": top.row["layer"]}
     say(f"\nrho given length, layer {top.row['layer']}, {top.pooling}, audited:")
-    for row in study.select(**where, measure=name).iter_rows(named=True):
+    rows = study.select(**where, measure=name).sort(pl.col("category") == "mean", "category")
+    for row in rows.iter_rows(named=True):
         if row["status"].startswith("not enough"):
             say(f"  {row['category']:<14}{row['status']}")
             continue
