@@ -434,7 +434,7 @@ def test_what_only_the_control_has_is_said_in_words(study: Study, tmp_path: Path
         assert f"{r['value']:.2f} [{r['ci_low']:.2f}, {r['ci_high']:.2f}]" in said[0]
     assert "orders non-moral categories (things.csv)" in said[0]
     assert "moral categories are ordered less well than non-moral ones" in said[0]
-    assert "The ceilings aren't both known" in said[1]
+    assert "(moral ones: unknown)" in said[1]
     assert "moral categories are ordered better" not in said[0]
 
 

@@ -31,13 +31,16 @@ def control_findings(control: Study) -> list[str]:
     )
     kept = rows.filter((pl.col("q") < 0.05) & (pl.col("value") > pl.col("null_high"))).height
     above = rows.filter(pl.col("ci_low") > pl.col("baseline")).height
+    chosen = (
+        f"the best of {rows.height}, which flatters it" if rows.height > 1 else "the only one read"
+    )
     found.append(
-        f"{row['model']} orders {_kind(control)} categories ({_source(control)}) as people do at "
-        f"rho = {_with_interval(row)} in layer {row['layer']} under {top.pooling} pooling, text "
-        f"length held constant, the best of {rows.height} layers, which flatters it; shuffled "
-        f"ratings give {row['null_low']:.2f} to {row['null_high']:.2f}. It is above them "
-        f"(q < 0.05) in {kept} layers, and above {row['baseline_name']} ({row['baseline']:.2f}) "
-        f"in {above}."
+        f"In {row['model']}, likeness to prototypes follows human typicality in {_kind(control)} "
+        f"categories ({_source(control)}) at rho = {_with_interval(row)}, text length held "
+        f"constant, in layer {row['layer']} under {top.pooling} pooling: {chosen}. Shuffled "
+        f"ratings give {row['null_low']:.2f} to {row['null_high']:.2f}, and {row['baseline_name']} "
+        f"{row['baseline']:.2f}; it is above the ones (q < 0.05) in {_layers(kept)} and above the "
+        f"others in {_layers(above)}."
     )
     return [*found, _frequency(control, row, top.pooling), *_caveats(control)]
 
@@ -59,7 +62,7 @@ def beside_sentences(control: Study, moral: Study) -> list[str]:
         f"{_with_interval(b)} (layer {b['layer']}); the difference is {found.difference:.2f} "
         f"[{found.low:.2f}, {found.high:.2f}], so that {_verdict(found, first, second)}. In layer "
         f"{a['layer']} {second} ones are at {found.moral_there:.2f}.",
-        _ceilings(a, b, second),
+        _ceilings(b, second),
     ]
 
 
@@ -71,14 +74,12 @@ def _verdict(found: Beside, first: str, second: str) -> str:
     return "the two can't be told apart"
 
 
-def _ceilings(a: dict[str, Any], b: dict[str, Any], second: str) -> str:
-    known = [f"{row['ceiling']:.2f}" for row in (a, b) if row["ceiling"] is not None]
-    if len(known) == 2:
-        return f"A perfect reading would score {known[0]} and {known[1]}."
+def _ceilings(b: dict[str, Any], second: str) -> str:
+    ceiling = "unknown" if b["ceiling"] is None else f"{b['ceiling']:.2f}"
     return (
-        f"The ceilings aren't both known ({second} ones: {known[0] if known else 'unknown'}): the "
-        f"judgement of one annotator can be met less well than the mean of many raters, so that a "
-        f"difference needn't be the model's alone."
+        f"How high a perfect reading would score isn't known of both ({second} ones: {ceiling}): "
+        f"the judgement of one annotator can be met less well than the mean of many raters, so "
+        f"that a difference needn't be the model's alone."
     )
 
 
@@ -109,6 +110,10 @@ def _caveats(control: Study) -> list[str]:
         names = missing["category"].unique().sort().to_list()
         found.append(f"Not enough data for some measures of: {', '.join(names)}.")
     return found
+
+
+def _layers(n: int) -> str:
+    return "1 layer" if n == 1 else f"{n} layers"
 
 
 def _kind(study: Study) -> str:

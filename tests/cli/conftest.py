@@ -12,32 +12,12 @@ from moralprobe.models.tiny import save_tiny
 from tests.cli.commands import moralprobe
 
 # Twenty authored items; who rated them is the test.
+TOOLS = (
+    "hammer saw drill pliers wrench screwdriver file chisel level clamp axe shovel ladder brush "
+    "rope bucket ruler glue paperclip pencil"
+)
 RATINGS = "item,category,rating\n" + "".join(
-    f"{item},tool,{1 + 0.25 * i:.2f}\n"
-    for i, item in enumerate(
-        [
-            "hammer",
-            "saw",
-            "drill",
-            "pliers",
-            "wrench",
-            "screwdriver",
-            "file",
-            "chisel",
-            "level",
-            "clamp",
-            "axe",
-            "shovel",
-            "ladder",
-            "brush",
-            "rope",
-            "bucket",
-            "ruler",
-            "glue",
-            "paperclip",
-            "pencil",
-        ]
-    )
+    f"{item},tool,{1 + 0.25 * i:.2f}\n" for i, item in enumerate(TOOLS.split())
 )
 
 

@@ -261,7 +261,7 @@ def test_control_shows_the_ends_of_each_category_its_numbers_and_what_they_say(m
     assert "ratings.csv: 20 rated items, most to least typical" in first.out
     assert re.search(r"tool +20  hammer, saw, drill \.\.\. pencil", first.out)
     assert re.search(r"rho given length, layer \d, mean_unit, audited:\n  tool +-?\d", first.out)
-    assert "orders non-moral categories (ratings.csv) as people do at rho = " in first.out
+    assert "typicality in non-moral categories (ratings.csv) at rho = " in first.out
     assert "measures.parquet (" in first.out
     assert Path("c/ratings.parquet").is_file() and Path("c/store/manifest.json").is_file()
     before = Path("c/measures.parquet").read_bytes()
