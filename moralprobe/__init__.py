@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from moralprobe.activations.pooling import POOLINGS as POOLINGS
     from moralprobe.activations.store import ActivationStore as ActivationStore
     from moralprobe.activations.store import verify as verify
+    from moralprobe.control import probe_control as probe_control
     from moralprobe.data.download import download as download
     from moralprobe.data.prompts import TEMPLATES as TEMPLATES
+    from moralprobe.data.ratings import Ratings as Ratings
+    from moralprobe.data.ratings import load_ratings as load_ratings
     from moralprobe.errors import DataError as DataError
     from moralprobe.errors import DownloadError as DownloadError
     from moralprobe.errors import IntegrityError as IntegrityError
@@ -51,6 +54,7 @@ _HOMES = {
     "NumericError": "errors",
     "POLES": "foundations",
     "POOLINGS": "activations.pooling",
+    "Ratings": "data.ratings",
     "Site": "sites",
     "StoreError": "errors",
     "Study": "study",
@@ -61,7 +65,9 @@ _HOMES = {
     "download": "data.download",
     "extract": "activations.extract",
     "load_model": "models.load",
+    "load_ratings": "data.ratings",
     "probe": "study",
+    "probe_control": "control",
     "verify": "activations.store",
     "write_report": "report.page",
 }

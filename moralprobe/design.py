@@ -41,13 +41,14 @@ Mode = Literal["li2026", "audited"]
 class Category:
     """The rows that one pole's gradient is measured on.
 
-    `rows` index the design's rows; `score` is their typicality (0 for neutral rows); `shuffles`
-    [b, n] are permutations of these rows within strata.
+    `rows` index the design's rows; `score` is their typicality (0 for neutral rows), `prototypes`
+    says which make the centre; `shuffles` [b, n] are permutations of these rows within strata.
     """
 
     name: str
     rows: Ints
     score: Floats
+    prototypes: Bools
     shuffles: Ints
 
 
@@ -117,7 +118,7 @@ class Design:
     mode: Mode
     text: Ints
     group: Ints
-    length: Ints
+    length: Ints | Floats
     folds: Ints
     resamples: NDArray[np.uint8]
     categories: tuple[Category, ...]
@@ -225,7 +226,8 @@ def make_design(
                 mine |= here & (sign == 0)
             rows = np.flatnonzero(mine)
             graded = np.where(sign[rows] == direction, score[rows], 0.0)
-            categories.append(Category(pole, rows, graded, shuffles(rows, graded)))
+            best = graded == PROTOTYPE_SCORE
+            categories.append(Category(pole, rows, graded, best, shuffles(rows, graded)))
     design = Design(
         mode,
         text,

@@ -102,11 +102,11 @@ def finished(folder: Path, store: ActivationStore, **options: str | int) -> Stud
     if not (Path(folder) / "study.json").is_file():
         return None
     study = Study.load(folder)
-    same = study.meta["request"] == _request(store, **options)
+    same = study.meta["request"] == request_of(store, **options)
     return study if same else None
 
 
-def _request(store: ActivationStore, **options: str | int) -> dict[str, Any]:
+def request_of(store: ActivationStore, **options: str | int) -> dict[str, Any]:
     """Return all that can change a study's numbers."""
     return {**options, "store": store.digest(), "environment": environment()}
 
@@ -141,6 +141,20 @@ def parse_hdbscan(hdbscan: str) -> str:
     if hdbscan not in known:
         raise UsageError(f"unknown choice {hdbscan!r}", nearest(hdbscan, known), "choose of these")
     return hdbscan
+
+
+def poolings_of(store: ActivationStore, modes: Sequence[Mode]) -> dict[Mode, tuple[str, ...]]:
+    """Return which of a store's poolings each mode reads; none for a mode is a UsageError."""
+    chosen = {m: tuple(p for p in POOLINGS_OF[m] if p in store.poolings) for m in modes}
+    for m, poolings in chosen.items():
+        if not poolings:
+            raise UsageError(
+                f"mode {m} has nothing to read",
+                f"it reads {', '.join(POOLINGS_OF[m])}; the store holds "
+                f"{', '.join(store.poolings)}",
+                "extract again with --pooling, or choose the other --mode",
+            )
+    return chosen
 
 
 def probe(
@@ -179,15 +193,7 @@ def probe(
     """
     modes, chosen_analyses = parse_modes(mode), parse_analyses(analyses)
     parse_hdbscan(hdbscan)
-    chosen = {m: tuple(p for p in POOLINGS_OF[m] if p in store.poolings) for m in modes}
-    for m, poolings in chosen.items():
-        if not poolings:
-            raise UsageError(
-                f"mode {m} has nothing to read",
-                f"it reads {', '.join(POOLINGS_OF[m])}; the store holds "
-                f"{', '.join(store.poolings)}",
-                "extract again with --pooling, or choose the other --mode",
-            )
+    chosen = poolings_of(store, modes)
     prepared = _prepare(store, modes, quota=quota, analyses=chosen_analyses, draws=draws, seed=seed)
     rows: list[dict[str, Any]] = []
     steps = len(store.layers) * sum(len(p) for p in chosen.values())
@@ -221,7 +227,7 @@ def probe(
                 if progress is not None:
                     progress(done, steps)
     frame = with_q(pl.DataFrame(rows, schema=COLUMNS, orient="row"))
-    request = _request(
+    request = request_of(
         store,
         analyses=",".join(chosen_analyses),
         mode=mode,
@@ -242,7 +248,7 @@ def _measure_layer(
     density: bool,
     layer: int,
 ) -> list[Measure]:
-    states = _rows_of(store.layer(pooling, layer), design.text, f"layer {layer}")
+    states = rows_of(store.layer(pooling, layer), design.text, f"layer {layer}")
     return measure_states(states, design, analyses, density=density)
 
 
@@ -250,7 +256,7 @@ def measure_states(
     states: NDArray[np.float32], design: Design, analyses: Sequence[str], *, density: bool
 ) -> list[Measure]:
     """Run the analyses on the states of a design's rows."""
-    X = states - states.mean(0, dtype=np.float64).astype(np.float32)
+    X = centred(states)
     found = []
     if "separation" in analyses:
         found += [*separation(X, design), length_explains(X, design)]
@@ -321,7 +327,7 @@ class _Part:
                 seed=self.seed,
                 analyses=self.analyses,
             )
-        states = _rows_of(self.words, design.text, "the bag of words")
+        states = rows_of(self.words, design.text, "the bag of words")
         measures = measure_states(states, design.without_draws(), self.analyses, density=False)
         return design, {(m.name, m.category): m.value for m in measures}
 
@@ -372,7 +378,7 @@ def text_facts(texts: Sequence[str]) -> TextFacts:
     return TextFacts(topics_of(texts), first_words, words)
 
 
-def _rows_of(values: NDArray[np.float32], text: NDArray[Any], what: str) -> NDArray[np.float32]:
+def rows_of(values: NDArray[np.float32], text: NDArray[Any], what: str) -> NDArray[np.float32]:
     """Return the rows' states; refuse what isn't a number."""
     X: NDArray[np.float32] = values[text]
     if not np.isfinite(X).all():
@@ -382,6 +388,12 @@ def _rows_of(values: NDArray[np.float32], text: NDArray[Any], what: str) -> NDAr
             "run: moralprobe verify, and extract again",
         )
     return X
+
+
+def centred(X: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return states less their mean over rows."""
+    less: NDArray[np.float32] = X - X.mean(0, dtype=np.float64).astype(np.float32)
+    return less
 
 
 def _meta(

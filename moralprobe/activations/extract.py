@@ -24,6 +24,7 @@ from moralprobe.activations.store import (
     KIND,
     STATS,
     ActivationStore,
+    TextTable,
     repair_tables,
     tables_of,
     tensor_name,
@@ -33,7 +34,6 @@ from moralprobe.data.prompts import get_template
 from moralprobe.errors import DataError, NumericError, UsageError
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.tokens import Encoded
-from moralprobe.moral_vectors import MoralVectors
 from moralprobe.sites import parse_layers
 
 MAX_TOKENS: Final = 128
@@ -65,7 +65,7 @@ class _Job:
 
 def extract(
     model: CausalModel,
-    vectors: MoralVectors,
+    vectors: TextTable,
     out: Path,
     *,
     layers: str = "all",
@@ -80,7 +80,7 @@ def extract(
 
     Args:
         model: from `load_model`.
-        vectors: the table whose actions are read; a copy goes into the store.
+        vectors: the table whose actions (or rated items) are read; a copy goes into the store.
         out: the store's folder: new, empty, or begun by the same command.
         layers: `all`, `12`, `8-20:2`, ...
         poolings: names of `activations.pooling.POOLINGS`.
@@ -163,7 +163,7 @@ def _plan_and_key(
 
 
 def _encode_texts(
-    model: CausalModel, vectors: MoralVectors, template_name: str, max_tokens: int
+    model: CausalModel, vectors: TextTable, template_name: str, max_tokens: int
 ) -> tuple[pl.DataFrame, list[Encoded]]:
     """Return the table of distinct texts in reading order, and the tokens of the readable ones."""
     template = get_template(template_name)

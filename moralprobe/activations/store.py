@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import polars as pl
@@ -22,12 +22,23 @@ VECTORS: Final = "vectors.parquet"
 STATS: Final[tuple[str, ...]] = ("token0_norm", "other_norm", "left_out_share")
 
 
+class TextTable(Protocol):
+    """A table whose column `action` holds the texts to read: moral vectors, or ratings."""
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """The table."""
+
+    def to_bytes(self) -> bytes:
+        """Return the table as a Parquet file."""
+
+
 def tensor_name(layer: int, what: str) -> str:
     """Return the name of a shard's tensor: `resid_post.12/mean_unit`."""
     return f"{Site('resid_post', layer)}/{what}"
 
 
-def tables_of(texts: pl.DataFrame, vectors: MoralVectors) -> dict[str, bytes]:
+def tables_of(texts: pl.DataFrame, vectors: TextTable) -> dict[str, bytes]:
     """Return the bytes of a store's two tables, by file name."""
     buffer = io.BytesIO()
     texts.write_parquet(buffer)
@@ -81,8 +92,12 @@ class ActivationStore:
 
     def vectors(self) -> MoralVectors:
         """Return the moral vectors that the store was made for."""
+        return MoralVectors.load(self.table_file())
+
+    def table_file(self) -> Path:
+        """Return the path of the table that the store was made for, once its bytes are checked."""
         self._check_table(VECTORS)
-        return MoralVectors.load(self.folder / VECTORS)
+        return self.folder / VECTORS
 
     def valid(self, pooling: str) -> NDArray[np.bool_]:
         """Return which texts have a vector under this pooling, [n_texts]."""

@@ -6,7 +6,6 @@ import numpy as np
 
 from moralprobe.analyses.common import CHUNK, joined, too_few
 from moralprobe.design import Design
-from moralprobe.foundations import PROTOTYPE_SCORE
 from moralprobe.geometry.arrays import Floats
 from moralprobe.geometry.confounds import length_offset, length_share, permuted_length_share
 from moralprobe.geometry.measure import MIN_PROTOTYPES, Draws, Measure, not_enough, summarise
@@ -48,7 +47,7 @@ def length_offsets(design: Design) -> list[Measure]:
     weights = design.weights(rows)
     for category in design.categories:
         prototypes = np.zeros(len(rows))
-        prototypes[category.rows[category.score == PROTOTYPE_SCORE]] = 1
+        prototypes[category.rows[category.prototypes]] = 1
         have = int(prototypes.sum())
         if have < MIN_PROTOTYPES:
             found.append(too_few("length_offset", category.name, "1/token", have))

@@ -10,7 +10,6 @@ from scipy import stats
 
 from moralprobe.analyses.common import CHUNK, joined, too_few
 from moralprobe.design import Category, Design
-from moralprobe.foundations import POLES, PROTOTYPE_SCORE
 from moralprobe.geometry.arrays import Floats
 from moralprobe.geometry.gradient import (
     pearson,
@@ -38,7 +37,7 @@ def gradient(X: Floats, design: Design) -> list[Measure]:
     parts: dict[str, list[Draws]] = {name: [] for name in names}
     pooled = []
     for category in design.categories:
-        have = int(np.sum(category.score == PROTOTYPE_SCORE))
+        have = int(np.sum(category.prototypes))
         if have < MIN_PROTOTYPES:
             found += [too_few(name, category.name, "rho", have) for name in names]
             continue
@@ -73,18 +72,18 @@ class _Graded:
 
 
 def _graded(X: Floats, design: Design, category: Category) -> _Graded:
-    mine, score = X[category.rows], category.score
+    mine, prototypes = X[category.rows], category.prototypes
     groups = design.group[category.rows] if design.mode == "audited" else None
     weights = design.weights(category.rows)
     # Resamples draw the prototypes anew, and shuffled scores make other rows prototypes: interval
     # and null run the whole pipeline. What circular prototypes gain by themselves shows in it.
-    shuffled = score[category.shuffles]
+    shuffles = category.shuffles
     return _Graded(
         category,
         weights,
-        prototype_similarity(mine, weights * (score == PROTOTYPE_SCORE), groups),
-        prototype_similarity(mine, shuffled == PROTOTYPE_SCORE, groups),
-        shuffled,
+        prototype_similarity(mine, weights * prototypes, groups),
+        prototype_similarity(mine, prototypes[shuffles], groups),
+        category.score[shuffles],
     )
 
 
@@ -94,7 +93,8 @@ def _category_draws(design: Design, graded: _Graded) -> dict[str, Draws]:
     r = rank_correlations(graded.similarity, category.score, length, graded.weights)
     null = permuted_rank_correlations(graded.null_similarity, graded.null_score, length)
     # No permutation is needed where length is no label: independent ranks correlate about N(0, .).
-    rng = np.random.default_rng(POLES.index(category.name))
+    names = [other.name for other in design.categories]
+    rng = np.random.default_rng(names.index(category.name))
     independent = rng.normal(0, 1 / np.sqrt(max(n - 1, 1)), len(graded.null_score))
     draws = {
         "spearman": Draws(float(r.score[0]), r.score[1:], null.score, n),

@@ -45,9 +45,10 @@ def extract_command(
     from moralprobe.activations.extract import Progress, extract
     from moralprobe.activations.pooling import parse_poolings
     from moralprobe.data.prompts import get_template
+    from moralprobe.data.ratings import Ratings, holds_ratings
     from moralprobe.moral_vectors import MoralVectors
 
-    table = MoralVectors.load(vectors)
+    table = Ratings.load(vectors) if holds_ratings(vectors) else MoralVectors.load(vectors)
     parse_poolings(pooling)  # a slip of the pen shouldn't wait for a large model
     get_template(template)
     if not quiet:

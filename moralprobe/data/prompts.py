@@ -30,6 +30,11 @@ TEMPLATES: Final[dict[str, Template]] = {
     for template in (
         Template("action-is-morally", "", " is morally"),
         Template("action", "", ""),
+        # For single words: what stands in front, and not the word, is the token 0 that sink-free
+        # poolings leave out; and a word after a blank is tokenised as it is in running text.
+        Template("the-item", "the ", ""),
+        Template("the-item-is", "the ", " is"),
+        Template("item-is-a", "", " is a"),
     )
 }
 """Every template by its name."""

@@ -7,6 +7,7 @@ and says so where the file lacks the column it reads.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def load_rows(path: Path, *, schema: Schema, agreement: Agreement) -> Rows:
     Raises:
         DataError: an unreadable file, a missing column, an unknown foundation, a value off scale.
     """
-    raw = _read(path)
+    raw = read_columns(path, USED)
     _require(raw, path, agreement)
     frame = _typed(raw, path)
     frame, rules = _mark_kept(frame, schema=schema, agreement=agreement)
@@ -73,7 +74,16 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _read(path: Path) -> pl.DataFrame:
+def read_columns(path: Path, known: Collection[str]) -> pl.DataFrame:
+    """Read the columns of a table that are known, as text; one without any has no rows.
+
+    Args:
+        path: a tab, comma or semicolon separated file with a header.
+        known: names of columns.
+
+    Raises:
+        DataError: an unreadable or empty file.
+    """
     try:
         with path.open("rb") as stream:
             head = stream.read(1 << 16)
@@ -88,7 +98,7 @@ def _read(path: Path) -> pl.DataFrame:
     try:
         names = pl.read_csv(path, separator=separator, infer_schema=False, n_rows=0).columns
         _refuse_repeated(path, names)
-        wanted = [name for name in names if name in USED]
+        wanted = [name for name in names if name in known]
         if not wanted:
             return pl.DataFrame({name: [] for name in names})
         return pl.read_csv(path, separator=separator, infer_schema=False, columns=wanted)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BAG_OF_WORDS = "bag of words"
+CHARACTER_NGRAMS = "character n-grams"
 
 
 def bag_of_words(texts: Sequence[str], *, dimensions: int = 256) -> NDArray[np.float32]:
@@ -21,9 +22,27 @@ def bag_of_words(texts: Sequence[str], *, dimensions: int = 256) -> NDArray[np.f
         texts: the actions.
         dimensions: of the truncated singular value decomposition; fewer where texts are few.
     """
+    return _reduced(_tfidf(texts), dimensions)
+
+
+def character_ngrams(words: Sequence[str], *, dimensions: int = 256) -> NDArray[np.float32]:
+    """Return TF-IDF features of one to four neighbouring letters, reduced alike, [n, dimensions].
+
+    A bag of words says nothing of single words, which have none in common.
+
+    Args:
+        words: single words or short names.
+        dimensions: as of `bag_of_words`.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True)
+    return _reduced(vectorizer.fit_transform(words), dimensions)
+
+
+def _reduced(tfidf, dimensions: int) -> NDArray[np.float32]:  # type: ignore[no-untyped-def]
     from sklearn.decomposition import TruncatedSVD
 
-    tfidf = _tfidf(texts)
     if min(tfidf.shape) < 2:  # a single text, or a single word in all: nothing to reduce
         return np.asarray(tfidf.toarray(), np.float32)
     k = max(1, min(dimensions, min(tfidf.shape) - 1))

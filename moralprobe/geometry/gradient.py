@@ -75,7 +75,7 @@ class RankCorrelations(NamedTuple):
 
 
 def rank_correlations(
-    similarity: Floats, score: Floats, lengths: Ints, weights: Counts
+    similarity: Floats, score: Floats, lengths: Ints | Floats, weights: Counts
 ) -> RankCorrelations:
     """Return rank correlations under many sets of row weights.
 
@@ -119,7 +119,7 @@ def rank_correlations(
 
 
 def permuted_rank_correlations(
-    similarity: Floats, score: Floats, lengths: Ints
+    similarity: Floats, score: Floats, lengths: Ints | Floats
 ) -> RankCorrelations:
     """Return rank correlations of many permuted sets, each with its own similarity and score.
 

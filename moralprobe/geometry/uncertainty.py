@@ -95,7 +95,9 @@ def permutations(
     return result
 
 
-def length_bins(lengths: Ints, *, most: int = 10, rows_each: int = 15) -> NDArray[np.int64]:
+def length_bins(
+    lengths: Ints | Floats, *, most: int = 10, rows_each: int = 15
+) -> NDArray[np.int64]:
     """Return a bin of similar text length for each row, [n], by quantiles.
 
     At most `most` bins, and so few that each holds about `rows_each` rows.
@@ -106,7 +108,7 @@ def length_bins(lengths: Ints, *, most: int = 10, rows_each: int = 15) -> NDArra
     return bins
 
 
-def strata_of(lengths: Ints, topics: Ints, *, rows_each: int = 5) -> NDArray[np.int64]:
+def strata_of(lengths: Ints | Floats, topics: Ints, *, rows_each: int = 5) -> NDArray[np.int64]:
     """Return strata matched on length, and on topic too where there are rows enough for both.
 
     Args:
@@ -130,6 +132,24 @@ def group_folds(groups: Ints, k: int, seed: int) -> NDArray[np.int64]:
     names, index = np.unique(groups, return_inverse=True)
     fold = np.random.default_rng([seed, 3]).permutation(len(names)) % k
     return fold[index].astype(np.int64)
+
+
+def difference_interval(
+    a: tuple[float, float, float], b: tuple[float, float, float]
+) -> tuple[float, float]:
+    """Return the interval of the difference a - b of two independent estimates.
+
+    Args:
+        a: value, lower and upper end of its interval.
+        b: the same, at the same level of confidence.
+
+    Source: Zou 2007, "Toward using confidence intervals to compare correlations", equation 15: it
+    needs neither symmetric intervals nor the draws behind them.
+    """
+    (x, x_low, x_high), (y, y_low, y_high) = a, b
+    low = x - y - float(np.hypot(x - x_low, y_high - y))
+    high = x - y + float(np.hypot(x_high - x, y - y_low))
+    return low, high
 
 
 def false_discovery(p: Floats) -> NDArray[np.float64]:

@@ -27,10 +27,22 @@ MAY_IMPORT: dict[str, set[str]] = {
     "analyses": {"errors", "foundations", "geometry", "design"},
     "table": GROUND | {"geometry", "activations", "design"},
     "study": GROUND | {"moral_vectors", "geometry", "activations", "design", "analyses", "table"},
-    "report": GROUND | {"study", "table"},
+    "control": GROUND | {"data", "geometry", "activations", "design", "analyses", "table", "study"},
+    "report": GROUND | {"study", "table", "control"},
     "doctor": GROUND | {"models"},
     "cli": GROUND
-    | {"data", "moral_vectors", "models", "activations", "study", "table", "report", "doctor", ""},
+    | {
+        "data",
+        "moral_vectors",
+        "models",
+        "activations",
+        "study",
+        "table",
+        "control",
+        "report",
+        "doctor",
+        "",
+    },
     "__main__": {"cli"},
 }
 FRONT_DOOR = "__init__"

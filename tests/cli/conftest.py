@@ -11,6 +11,15 @@ from moralprobe.data.starter import starter_path
 from moralprobe.models.tiny import save_tiny
 from tests.cli.commands import moralprobe
 
+# Twenty authored items; who rated them is the test.
+TOOLS = (
+    "hammer saw drill pliers wrench screwdriver file chisel level clamp axe shovel ladder brush "
+    "rope bucket ruler glue paperclip pencil"
+)
+RATINGS = "item,category,rating\n" + "".join(
+    f"{item},tool,{1 + 0.25 * i:.2f}\n" for i, item in enumerate(TOOLS.split())
+)
+
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:

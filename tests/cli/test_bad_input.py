@@ -9,7 +9,7 @@ import pytest
 
 from moralprobe.models.tiny import save_tiny
 from tests.cli.commands import moralprobe, refused, spoil
-from tests.cli.conftest import extract
+from tests.cli.conftest import RATINGS, extract
 
 HEADER = "action\trot-moral-foundations\taction-moral-judgment\taction-agree\n"
 
@@ -198,6 +198,50 @@ def test_a_damaged_store_is_never_probed(store: Path) -> None:
         code=1,
     )
     assert not Path("study").exists()
+
+
+# -- control --------------------------------------------------------------------------------------
+
+
+def control(made: Path, table: str = "ratings.csv") -> tuple[object, ...]:
+    Path("ratings.csv").write_text(RATINGS)
+    return ("control", made / "model", table, "--out", "c", "--quiet", "--dtype", "fp32")
+
+
+def test_ratings_that_cannot_be_read_as_asked(made: Path) -> None:
+    refused(moralprobe(*control(made, "absent.csv"), "--scale", "1:7"), "can't read absent")
+    refused(moralprobe(*control(made)), "isn't known", "--scale 1:7")
+    refused(moralprobe(*control(made), "--scale", "high"), "'high' is no scale")
+    refused(moralprobe(*control(made), "--scale", "1:5"), "data row 18: rating", "from 1 to 5")
+    Path("wrong.csv").write_text("thing,kind,score\nsaw,tool,1\n")
+    refused(moralprobe(*control(made, "wrong.csv"), "--scale", "1:7"), "no column 'item'")
+    assert not Path("c").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--template", "a-item", ["unknown template 'a-item'", "the-item"]),
+        ("--mode", "published", ["unknown mode 'published'"]),
+        ("--beside", "absent", ["can't read absent as a study", "moralprobe probe"]),
+    ],
+)
+def test_a_slip_in_an_option_of_control_is_found_before_anything_is_read(
+    made: Path, option: str, value: str, words: list[str]
+) -> None:
+    refused(moralprobe(*control(made), "--scale", "1:7", option, value), *words)
+    assert not Path("c").exists()
+
+
+def test_other_ratings_in_the_folder_of_a_control_and_a_control_as_a_moral_store(
+    made: Path,
+) -> None:
+    asked = (*control(made), "--scale", "1:7", "--layers", "0", "--draws", "100")
+    assert moralprobe(*asked).code == 0
+    Path("ratings.csv").write_text(RATINGS.replace("hammer", "mallet"))
+    said = moralprobe(*asked)
+    assert said.code == 2 and "belongs to another run" in said.err
+    refused(moralprobe("probe", "c/store", "--out", "study"), "is no moral vectors table")
 
 
 # -- what the parser refuses ----------------------------------------------------------------------

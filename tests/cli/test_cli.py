@@ -17,7 +17,7 @@ from moralprobe import doctor
 from moralprobe.activations import extract as extraction
 from moralprobe.models.packaged import PACKAGED
 from tests.cli.commands import leaves, moralprobe, spoil
-from tests.cli.conftest import extract
+from tests.cli.conftest import RATINGS, extract
 
 
 def test_version() -> None:
@@ -245,3 +245,27 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
     process.stdout.close()
     _, err = process.communicate()
     assert b"Traceback" not in err
+
+
+# -- control --------------------------------------------------------------------------------------
+
+
+def test_control_shows_the_ends_of_each_category_its_numbers_and_what_they_say(made: Path) -> None:
+    Path("ratings.csv").write_text(RATINGS)
+    command = (
+        *("control", made / "model", "ratings.csv", "--scale", "1:7", "--out", "c"),
+        *("--layers", "0-1", "--draws", "100", "--dtype", "fp32", "--quiet"),
+    )
+    first = moralprobe(*command)
+    assert first.code == 0, first.err
+    assert "ratings.csv: 20 rated items, most to least typical" in first.out
+    assert re.search(r"tool +20  hammer, saw, drill \.\.\. pencil", first.out)
+    assert re.search(r"rho given length, layer \d, mean_unit, audited:\n  tool +-?\d", first.out)
+    assert "typicality in non-moral categories (ratings.csv) at rho = " in first.out
+    assert "measures.parquet (" in first.out
+    assert Path("c/ratings.parquet").is_file() and Path("c/store/manifest.json").is_file()
+    before = Path("c/measures.parquet").read_bytes()
+    again = moralprobe(*command, "--beside", "c")
+    assert again.code == 0 and "c holds this study already" in again.out
+    assert "the two can't be told apart" in again.out
+    assert Path("c/measures.parquet").read_bytes() == before

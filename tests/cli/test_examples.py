@@ -12,6 +12,7 @@ from moralprobe.activations.store import ActivationStore
 from moralprobe.data import download as downloading
 from moralprobe.study import Study
 from tests.cli.commands import leaves, moralprobe
+from tests.cli.conftest import RATINGS
 
 # What a later example reads is made by an earlier one.
 ORDER = (
@@ -22,6 +23,7 @@ ORDER = (
     "extract",
     "verify",
     "probe",
+    "control",
     "data download",
     "demo",
 )
@@ -30,6 +32,7 @@ ORDER = (
 SMALLER: dict[str, list[str]] = {
     "extract": ["--layers", "1", "--pooling", "mean,mean_unit", "--quiet"],
     "probe": ["--draws", "100", "--quiet"],
+    "control": ["--draws", "100", "--layers", "1", "--quiet"],
 }
 ELSEWHERE = ("data download", "demo")
 
@@ -52,6 +55,8 @@ def test_every_command_has_an_example_of_itself() -> None:
 
 
 def test_every_example_runs_after_the_ones_before_it(made: Path) -> None:
+    # A reader's own table.
+    Path("ratings.csv").write_text(RATINGS)
     for command in ORDER:
         for words in examples(command):
             if command in ELSEWHERE:
@@ -64,6 +69,7 @@ def test_every_example_runs_after_the_ones_before_it(made: Path) -> None:
     assert ActivationStore.open(Path("store")).layers == (1,)
     assert Study.load(Path("study")).frame.height > 0
     assert Path("study/report/index.html").is_file()
+    assert set(Study.load(Path("control")).frame["analysis"]) == {"control"}
 
 
 def test_the_example_of_a_download_asks_for_the_dataset(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,7 @@ def test_the_import_loads_nothing_heavy(code: str, tmp_path: Path) -> None:
         (["--version"], 0),
         (["extract", "--help"], 0),
         (["probe", "--help"], 0),
+        (["control", "--help"], 0),
         (["vectors", "build", "--help"], 0),
         (["data", "download", "--help"], 0),
         (["exttract"], 2),

@@ -26,6 +26,7 @@ PUBLIC = [
     "NumericError",
     "POLES",
     "POOLINGS",
+    "Ratings",
     "Site",
     "StoreError",
     "Study",
@@ -36,7 +37,9 @@ PUBLIC = [
     "download",
     "extract",
     "load_model",
+    "load_ratings",
     "probe",
+    "probe_control",
     "verify",
     "write_report",
 ]

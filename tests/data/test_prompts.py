@@ -10,10 +10,13 @@ from moralprobe.data.prompts import TEMPLATES, get_template
 from moralprobe.errors import UsageError
 
 
-def test_the_papers_prompt_is_one_of_two_templates() -> None:
+def test_the_papers_prompt_is_one_of_the_templates() -> None:
     assert {name: t.render("helping") for name, t in TEMPLATES.items()} == {
         "action-is-morally": "helping is morally",
         "action": "helping",
+        "the-item": "the helping",
+        "the-item-is": "the helping is",
+        "item-is-a": "helping is a",
     }
     assert all(get_template(name).name == name for name in TEMPLATES)
 
@@ -35,8 +38,8 @@ def test_an_action_that_looks_like_a_template_is_text(action: str) -> None:
     ("name", "hint"),
     [
         ("action-is-moraly", "did you mean action-is-morally"),
-        ("chat", "known: action, action-is-morally"),
-        ("", "known: action, action-is-morally"),
+        ("chat", "known: action, action-is-morally, item-is-a"),
+        ("", "known: action, action-is-morally, item-is-a"),
     ],
 )
 def test_an_unknown_template_is_refused_with_the_names_that_exist(name: str, hint: str) -> None:

@@ -6,6 +6,7 @@ import pytest
 from moralprobe.geometry.measure import Draws, mean_draws, not_enough, permutation_p, summarise
 from moralprobe.geometry.uncertainty import (
     bootstrap_counts,
+    difference_interval,
     false_discovery,
     group_folds,
     length_bins,
@@ -144,3 +145,23 @@ def test_resamples_of_a_statistic_of_pairs_spread_as_its_samples_do() -> None:
     boot = rng.standard_normal((50, 2))
     np.testing.assert_allclose(of_pairs(boot, np.zeros(2)), boot)
     assert of_pairs(boot[:0], np.zeros(2)).shape == (0, 2)
+
+
+def test_a_difference_of_symmetric_intervals_is_theirs_in_quadrature() -> None:
+    assert difference_interval((0.5, 0.2, 0.8), (0.1, -0.3, 0.5)) == pytest.approx((-0.1, 0.9))
+    assert difference_interval((0.5, 0.4, 0.8), (0.1, 0.1, 0.1)) == pytest.approx((0.3, 0.7))
+
+
+def test_the_interval_of_a_difference_of_correlations_covers_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    n, z, rho = 40, 1.96 / np.sqrt(37), (0.6, 0.2)
+
+    def drawn(r: float) -> tuple[float, float, float]:
+        x = rng.standard_normal((2, n))
+        value = float(np.corrcoef(x[0], r * x[0] + np.sqrt(1 - r * r) * x[1])[0, 1])
+        return value, *np.tanh(np.arctanh(value) + np.array([-z, z]))
+
+    intervals = [difference_interval(drawn(rho[0]), drawn(rho[1])) for _ in range(1000)]
+    covered = np.mean([low < rho[0] - rho[1] < high for low, high in intervals])
+    # The standard error of a share of 0.95 in 1000 is 0.007.
+    assert covered == pytest.approx(0.95, abs=0.02)
