@@ -35,15 +35,8 @@ from moralprobe.geometry.uncertainty import (
     permutations,
     strata_of,
 )
-from moralprobe.study import (
-    POOLINGS_OF,
-    Study,
-    centred,
-    parse_modes,
-    poolings_of,
-    request_of,
-    rows_of,
-)
+from moralprobe.options import POOLINGS_OF, parse_modes, poolings_of
+from moralprobe.study import Study, centred, request_of, rows_of
 from moralprobe.table import COLUMNS, row, with_q
 
 ANALYSIS: Final = "control"

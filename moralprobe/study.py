@@ -23,24 +23,23 @@ from moralprobe.analyses.separation import separation
 from moralprobe.analyses.structure import structure
 from moralprobe.artifacts import write_bytes, write_json
 from moralprobe.design import Design, Mode, TextFacts, make_design
-from moralprobe.errors import DataError, NumericError, UsageError, nearest
+from moralprobe.errors import DataError, NumericError
 from moralprobe.geometry.baselines import bag_of_words
 from moralprobe.geometry.baselines import topics as topics_of
 from moralprobe.geometry.confounds import sink_ratio, words_of
 from moralprobe.geometry.measure import Measure
 from moralprobe.geometry.reliability import Reliability
 from moralprobe.moral_vectors import reliability_from_meta
+from moralprobe.options import (
+    POOLINGS_OF,
+    parse_analyses,
+    parse_hdbscan,
+    parse_modes,
+    poolings_of,
+)
 from moralprobe.provenance import cores, environment
 from moralprobe.table import COLUMNS, over_ceiling, row, with_q
 
-POOLINGS_OF: Final[dict[Mode, tuple[str, ...]]] = {
-    "li2026": ("mean", "last"),
-    "audited": ("mean_unit", "mean_no_sink", "mean_action", "last"),
-}
-"""Which poolings a mode reads, the headline first."""
-
-ANALYSES: Final = ("separation", "gradient", "structure", "recoverability")
-"""The four kinds of indifference that the paper asks for."""
 _WIDE: Final = ("structure", "recoverability")
 """Analyses of all texts at once; in `audited` mode by default under the headline pooling only."""
 _BYTES_AT_ONCE: Final = 5 << 29  # that measuring several layers at the same time may take
@@ -109,52 +108,6 @@ def finished(folder: Path, store: ActivationStore, **options: str | int) -> Stud
 def request_of(store: ActivationStore, **options: str | int) -> dict[str, Any]:
     """Return all that can change a study's numbers."""
     return {**options, "store": store.digest(), "environment": environment()}
-
-
-def parse_modes(mode: str) -> tuple[Mode, ...]:
-    """Read `li2026`, `audited` or `both`."""
-    known: dict[str, tuple[Mode, ...]] = {
-        "li2026": ("li2026",),
-        "audited": ("audited",),
-        "both": ("li2026", "audited"),
-    }
-    if mode not in known:
-        raise UsageError(f"unknown mode {mode!r}", nearest(mode, known), "choose one of these")
-    return known[mode]
-
-
-def parse_analyses(analyses: str | Sequence[str]) -> tuple[str, ...]:
-    """Read analyses joined by commas, or `all`; return them in the order of `ANALYSES`."""
-    names = analyses.split(",") if isinstance(analyses, str) else list(analyses)
-    names = list(ANALYSES) if names == ["all"] else [name.strip() for name in names]
-    for name in names:
-        if name not in ANALYSES:
-            raise UsageError(
-                f"unknown analysis {name!r}", nearest(name, ANALYSES), "choose of these, or all"
-            )
-    return tuple(name for name in ANALYSES if name in names)
-
-
-def parse_hdbscan(hdbscan: str) -> str:
-    """Read under which poolings density clusters are found: `paper`, `all` or `none`."""
-    known = ("paper", "all", "none")
-    if hdbscan not in known:
-        raise UsageError(f"unknown choice {hdbscan!r}", nearest(hdbscan, known), "choose of these")
-    return hdbscan
-
-
-def poolings_of(store: ActivationStore, modes: Sequence[Mode]) -> dict[Mode, tuple[str, ...]]:
-    """Return which of a store's poolings each mode reads; none for a mode is a UsageError."""
-    chosen = {m: tuple(p for p in POOLINGS_OF[m] if p in store.poolings) for m in modes}
-    for m, poolings in chosen.items():
-        if not poolings:
-            raise UsageError(
-                f"mode {m} has nothing to read",
-                f"it reads {', '.join(POOLINGS_OF[m])}; the store holds "
-                f"{', '.join(store.poolings)}",
-                "extract again with --pooling, or choose the other --mode",
-            )
-    return chosen
 
 
 def probe(

@@ -15,7 +15,8 @@ from moralprobe.activations.store import ActivationStore
 from moralprobe.errors import DataError, NumericError, UsageError
 from moralprobe.foundations import AXES, POLES
 from moralprobe.moral_vectors import MoralVectors, build_vectors
-from moralprobe.study import ANALYSES, POOLINGS_OF, Study, finished, parse_modes, probe
+from moralprobe.options import ANALYSES, POOLINGS_OF, parse_modes
+from moralprobe.study import Study, finished, probe
 from moralprobe.table import COLUMNS, MEASURES
 from tests import planted
 

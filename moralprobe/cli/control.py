@@ -56,8 +56,9 @@ def control_command(
     from moralprobe.control import options_of, probe_control
     from moralprobe.data.prompts import get_template
     from moralprobe.data.ratings import load_ratings
+    from moralprobe.options import parse_modes
     from moralprobe.report.control import beside_sentences, control_findings
-    from moralprobe.study import Study, finished, parse_modes
+    from moralprobe.study import Study, finished
 
     ratings = load_ratings(table, scale=scale)
     get_template(template)  # a slip of the pen shouldn't wait for a large model

@@ -13,7 +13,7 @@ from moralprobe.cli.console import say
 def demo_command(
     out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("out/demo"),
     layers: Annotated[str, typer.Option(help="Which layers to read.")] = "all",
-    draws: Annotated[int, typer.Option(help="Resamples and permutations.", min=100)] = 500,
+    draws: Annotated[int, typer.Option(help="Resamples and permutations.", min=100)] = 300,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Go the whole way on what comes with the package.

@@ -39,8 +39,9 @@ def probe_command(
     """
     from moralprobe.activations.store import ActivationStore
     from moralprobe.artifacts import check_writable
+    from moralprobe.options import parse_analyses
     from moralprobe.report.page import write_report
-    from moralprobe.study import finished, parse_analyses, probe
+    from moralprobe.study import finished, probe
 
     opened = ActivationStore.open(store)
     check_writable(out)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 import polars as pl
 
 from moralprobe.foundations import AXES
+from moralprobe.options import ANALYSES
 from moralprobe.report.words import confounded_layers, headline_pooling
-from moralprobe.study import ANALYSES, Study
+from moralprobe.study import Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

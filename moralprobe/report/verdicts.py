@@ -7,7 +7,7 @@ from typing import Final
 
 import polars as pl
 
-from moralprobe.report.words import best, headline_pooling, with_interval
+from moralprobe.report.words import headline_pooling, with_interval
 from moralprobe.study import Study
 
 RULE: Final = (
@@ -98,14 +98,13 @@ def _verdict(study: Study, question: Question, pooling: str) -> Verdict:
     chance = rows.filter((pl.col("q") < 0.05) & (pl.col("value") > pl.col("null_high")))
     words = chance.filter(pl.col("ci_low") > pl.col("baseline")).height
     n = rows.height
-    top = best(study, "audited", **where, lowest=False)
-    assert top is not None  # there are rows with values
+    top = rows.sort("value", descending=True).row(0, named=True)
     return Verdict(
         question.text,
         _answer(chance.height, words, n),
         f"{question.says}: above chance in {chance.height} of {n} layers, above the words "
-        f"({rows['baseline'][0]:.2f}) in {words}; at best {with_interval(top.row)} in layer "
-        f"{top.row['layer']}.",
+        f"({rows['baseline'][0]:.2f}) in {words}; at best {with_interval(top)} in layer "
+        f"{top['layer']}.",
     )
 
 

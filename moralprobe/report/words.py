@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import polars as pl
 
-from moralprobe.study import POOLINGS_OF, Study
+from moralprobe.options import POOLINGS_OF
+from moralprobe.study import Study
 from moralprobe.table import ONE_ANNOTATOR
 
 CONFOUND: Final = "explained by text length"

@@ -26,9 +26,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "design": {"errors", "foundations", "geometry", "moral_vectors"},
     "analyses": {"errors", "foundations", "geometry", "design"},
     "table": GROUND | {"geometry", "activations", "design"},
-    "study": GROUND | {"moral_vectors", "geometry", "activations", "design", "analyses", "table"},
-    "control": GROUND | {"data", "geometry", "activations", "design", "analyses", "table", "study"},
-    "report": GROUND | {"study", "table", "control"},
+    "options": {"errors", "activations", "design"},
+    "study": {"options"}
+    | GROUND
+    | {"moral_vectors", "geometry", "activations", "design", "analyses", "table"},
+    "control": {"options"}
+    | GROUND
+    | {"data", "geometry", "activations", "design", "analyses", "table", "study"},
+    "report": GROUND | {"options", "study", "table", "control"},
     "doctor": GROUND | {"models"},
     "cli": GROUND
     | {
@@ -36,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "moral_vectors",
         "models",
         "activations",
+        "options",
         "study",
         "table",
         "control",
