@@ -42,7 +42,7 @@ ONLY_IN: dict[str, set[str]] = {
     "huggingface_hub": {"models"},
     "sklearn": {"geometry"},
     "matplotlib": {"report"},
-    "jinja2": {"report"},
+    "jinja2": {"report", "models"},
     "typer": {"cli"},
     "rich": {"cli"},
     "urllib": {"data"},

@@ -19,6 +19,7 @@ from moralprobe.models.available import available_models
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.load import choose_device, load_model
 from moralprobe.models.tiny import save_tiny, tiny_model, tiny_tokenizer
+from moralprobe.sites import Site
 
 TEXT = "helping a neighbor is morally"
 
@@ -41,7 +42,8 @@ def edit(path: Path, **changes: Any) -> None:
 def states(model: CausalModel) -> torch.Tensor:
     batch = model.collate(model.encode([TEXT], [(0, 18)], max_tokens=64))
     read: list[torch.Tensor] = []
-    model.run_taps(batch, [model.n_layers - 1], lambda _layer, hidden: read.append(hidden.clone()))
+    last = Site("resid_post", model.n_layers - 1)
+    model.run_taps(batch, [last], lambda _site, hidden: read.append(hidden.clone()))
     return read[0]
 
 

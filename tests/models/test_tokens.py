@@ -7,6 +7,7 @@ from moralprobe.errors import ModelError
 from moralprobe.models.load import load_model
 from moralprobe.models.tiny import FAMILIES, tiny_model, tiny_tokenizer
 from moralprobe.models.tokens import collate, encode
+from moralprobe.sites import Site
 
 # Short of the windows that were kept, and of different lengths.
 TEXTS = ["a b is morally", "lying to a friend is morally", "x is morally", "sharing is morally"]
@@ -65,8 +66,8 @@ def test_a_batch_of_many_equals_many_batches_of_one(family: str, side: str) -> N
         read: dict[int, torch.Tensor] = {}
         live.run_taps(
             batch,
-            range(live.n_layers),
-            lambda layer, hidden: read.setdefault(layer, hidden.clone()),
+            [Site("resid_post", layer) for layer in range(live.n_layers)],
+            lambda site, hidden: read.setdefault(site.layer, hidden.clone()),
         )
         return read
 
