@@ -247,6 +247,17 @@ def test_other_weights_under_the_same_name_are_refused(tmp_path: Path) -> None:
     assert {p.name: p.read_bytes() for p in (tmp_path / "s").iterdir()} == before
 
 
+def test_an_untrained_twin_has_a_store_of_its_own(tmp_path: Path) -> None:
+    folder = save_tiny("llama", tmp_path / "model")
+    twin = load_model(folder, untrained=True)
+    store = extract(twin, starter(20), tmp_path / "twin", layers="1")
+    assert store.model_name == "model (untrained)"
+    with pytest.raises(StoreError, match=r"belongs to another run.*model \(untrained\).*weights"):
+        extract(load_model(folder), starter(20), tmp_path / "twin", layers="1")
+    again = extract(load_model(folder, untrained=True), starter(20), tmp_path / "b", layers="1")
+    assert again.digest() == store.digest()
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
