@@ -23,9 +23,9 @@ def extract_command(
     pooling: Annotated[
         str, typer.Option(help="Of mean, mean_unit, mean_no_sink, mean_action, last.")
     ] = "mean,mean_unit,mean_no_sink,last",
-    template: Annotated[str, typer.Option(help="The text around the action.")] = (
-        "action-is-morally"
-    ),
+    template: Annotated[
+        str, typer.Option(help="The text around the action: stripped, chat, ...")
+    ] = "action-is-morally",
     dtype: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
     batch_tokens: Annotated[int, typer.Option(help="Tokens in a batch.")] = 1024,
     max_tokens: Annotated[int, typer.Option(help="Longer texts are cut and flagged.")] = 128,

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 BAG_OF_WORDS = "bag of words"
+WORD = r"(?u)\b\w+\b"
+"""What counts as a word, for scikit-learn's vectorizers."""
 
 
 def bag_of_words(texts: Sequence[str], *, dimensions: int = 256) -> NDArray[np.float32]:
@@ -62,6 +64,6 @@ def _tfidf(texts: Sequence[str]):  # type: ignore[no-untyped-def]  # a scipy spa
         ngram_range=(1, 2),
         min_df=2 if len(texts) >= 200 else 1,
         sublinear_tf=True,
-        token_pattern=r"(?u)\b\w+\b",
+        token_pattern=WORD,
     )
     return vectorizer.fit_transform(texts)

@@ -1,16 +1,38 @@
-"""What a number may show instead of morality: the attention sink, and how long the texts are."""
+"""What a number may show instead of morality: the attention sink, text length, shared words."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moralprobe.geometry.arrays import Counts, Floats
+from moralprobe.geometry.baselines import WORD
 
 
 def sink_ratio(token0_norm: Floats, other_norm: Floats) -> NDArray[np.float64]:
     """Return each text's norm of token 0 over the mean norm of its other tokens, [n]."""
     return np.asarray(token0_norm, np.float64) / np.asarray(other_norm, np.float64)
+
+
+def lexical_overlap(texts: Sequence[str]) -> NDArray[np.float32]:
+    """Return the share of words that each two texts have in common, [n, n] in 0 to 1.
+
+    Jaccard's index of their sets of words in lower case: words in both over words in either; 0
+    where neither has a word.
+    """
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.preprocessing import MultiLabelBinarizer
+
+    words = CountVectorizer(token_pattern=WORD).build_analyzer()
+    has = MultiLabelBinarizer(sparse_output=True).fit_transform([words(text) for text in texts])
+    has = has.astype(np.float32)
+    both = (has @ has.T).toarray()
+    sizes = both.diagonal()
+    either = sizes[:, None] + sizes - both
+    overlap: NDArray[np.float32] = both / np.maximum(either, 1)
+    return overlap
 
 
 def length_share(X: Floats, inverse_length: Floats, weights: Counts) -> NDArray[np.float64]:

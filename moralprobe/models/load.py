@@ -74,7 +74,7 @@ def load_model(
         raise UsageError(f"unknown dtype {dtype!r}", nearest(dtype, DTYPES), "choose one of these")
     place = choose_device(device)
     name, folder, commit = _locate(str(source), revision, weights=not untrained)
-    _refuse_unsafe(folder, weights=not untrained)
+    refuse_unsafe(folder, weights=not untrained)
     model, loaded_tokenizer = _from_folder(folder, DTYPES[dtype], untrained)
     if untrained:
         name = f"{name} (untrained)"
@@ -164,7 +164,7 @@ def _from_hub(source: str, revision: str | None, *, weights: bool) -> tuple[str,
         small = Path(
             huggingface_hub.snapshot_download(source, revision=revision, allow_patterns="*.json")
         )
-        _refuse_unsafe(small, weights=False)
+        refuse_unsafe(small, weights=False)
         wanted = [*_WANTED, _WEIGHTS] if weights else list(_WANTED)
         folder = Path(
             huggingface_hub.snapshot_download(source, revision=revision, allow_patterns=wanted)
@@ -178,7 +178,16 @@ def _from_hub(source: str, revision: str | None, *, weights: bool) -> tuple[str,
     return source, folder, folder.name
 
 
-def _refuse_unsafe(folder: Path, *, weights: bool = True) -> None:
+def refuse_unsafe(folder: Path, *, weights: bool = True) -> None:
+    """Refuse a model's folder whose config brings code, or whose weights could run some.
+
+    Args:
+        folder: with `config.json`.
+        weights: whether safetensors weights must be there.
+
+    Raises:
+        ModelError: named by file and key.
+    """
     for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
         path = folder / name
         if not path.is_file():

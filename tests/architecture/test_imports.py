@@ -45,6 +45,9 @@ ONLY_IN: dict[str, set[str]] = {
     "jinja2": {"report", "models"},
     "typer": {"cli"},
     "rich": {"cli"},
+    "sentence_transformers": {"models"},
+    "vaderSentiment": {"data"},
+    "wordfreq": {"data"},
     "urllib": {"data"},
     "http": {"data"},
 }
