@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from moralprobe.activations.store import ActivationStore
 from moralprobe.analyses.confounds import length_explains, length_offsets, sink
 from moralprobe.analyses.gradient import gradient
-from moralprobe.data.frequency import frequency_source, zipf_frequencies
+from moralprobe.data import lexicon
 from moralprobe.data.prompts import get_template
 from moralprobe.data.ratings import Ratings
 from moralprobe.design import Category, Design, Mode
@@ -110,7 +110,7 @@ def probe_control(
 
 def options_of(*, mode: str, draws: int, seed: int) -> dict[str, str | int]:
     """Return what, beside the store, can change a control's numbers: for `study.finished`."""
-    frequency = frequency_source() or "missing"
+    frequency = lexicon.versions().get("wordfreq", "missing")
     return {"mode": mode, "draws": draws, "seed": seed, "frequency": frequency}
 
 
@@ -174,8 +174,8 @@ def _prepare(
 ) -> _Control:
     readable = store.valid(pooling)
     texts = store.texts.select("text", "n_tokens").with_row_index("text_index")
-    if frequency_source() is not None:
-        frequency = pl.Series("frequency", zipf_frequencies(texts["text"].to_list()))
+    if "wordfreq" not in lexicon.missing():
+        frequency = pl.Series("frequency", lexicon.log_frequency(texts["text"].to_list()))
         texts = texts.with_columns(frequency)
     units = (
         ratings.frame.join(texts.filter(readable), left_on="action", right_on="text")

@@ -1,4 +1,4 @@
-"""A place in a network, with one spelling: `resid_post.12`."""
+"""A place in a network, with one spelling: `resid_post.12`, `resid_pre.0`, `embed`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Final
 
 from moralprobe.errors import UsageError
 
-KINDS: Final[tuple[str, ...]] = ("resid_post",)
+KINDS: Final[tuple[str, ...]] = ("resid_pre", "resid_post")
+"""The kinds of place that every decoder block has one of."""
 # Digits are bounded: no network is that deep, and int() refuses thousands of them.
-_SPELLING = re.compile(r"([a-z_]+)\.(0|[1-9][0-9]{0,5})")
+_SPELLING = re.compile(rf"({'|'.join(KINDS)})\.(0|[1-9][0-9]{{0,5}})")
 _RANGE = re.compile(r"([0-9]{1,6})(?:-([0-9]{1,6})(?::([0-9]{1,6}))?)?")
 
 
@@ -19,26 +20,34 @@ class Site:
     """One place whose activations can be read.
 
     `resid_post.L` is the residual stream after decoder block L, counted from 0, before the final
-    norm.
+    norm; `resid_pre.L` is what block L receives. `embed` has no layer: it is the output of the
+    input embedding table, before positions are added.
     """
 
     kind: str
-    layer: int
+    layer: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.kind}.{self.layer}"
+        return self.kind if self.layer is None else f"{self.kind}.{self.layer}"
 
     @classmethod
     def parse(cls, text: str) -> Site:
-        """Read `resid_post.12`; anything else raises UsageError."""
+        """Read `resid_post.12` or `embed`; anything else raises UsageError."""
+        if text == EMBED.kind:
+            return EMBED
         match = _SPELLING.fullmatch(text)
-        if match is None or match[1] not in KINDS:
+        if match is None:
             raise UsageError(
                 f"{text!r} is no site",
                 "a site is a kind and a layer joined by a dot",
-                f"write for example resid_post.12 (kinds: {', '.join(KINDS)})",
+                f"write embed, or for example resid_post.12 (kinds: {', '.join(KINDS)})",
             )
         return cls(match[1], int(match[2]))
+
+
+EMBED: Final = Site("embed")
+FIRST_INPUT: Final = Site("resid_pre", 0)
+"""What the first decoder block receives: `hidden_states[0]` of transformers."""
 
 
 def parse_layers(text: str, n_layers: int) -> tuple[int, ...]:

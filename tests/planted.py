@@ -10,7 +10,7 @@ import polars as pl
 import xxhash
 from numpy.typing import NDArray
 
-from moralprobe.activations.store import KIND, ActivationStore, tables_of, tensor_name
+from moralprobe.activations.store import KIND, ActivationStore, tables_of
 from moralprobe.artifacts import Artifact, write_bytes
 from moralprobe.foundations import AXES
 from moralprobe.moral_vectors import MoralVectors
@@ -58,8 +58,12 @@ def store(
     states: Mapping[int, NDArray[np.float32] | Mapping[str, NDArray[np.float32]]],
     lengths: NDArray[np.int64] | None = None,
     poolings: Sequence[str] = POOLINGS,
+    inputs: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> ActivationStore:
-    """Write a store that holds the given states: one array a layer, or one a pooling of it."""
+    """Write a store that holds the given states: one array a layer, or one a pooling of it.
+
+    `inputs` has an array for each of `embed` and `resid_pre.0`, under every pooling but `last`.
+    """
     texts, drawn = texts_of(vectors)
     lengths = drawn if lengths is None else lengths
     table = pl.DataFrame(
@@ -82,6 +86,7 @@ def store(
         "n_layers": max(states) + 1,
         "layers": sorted(states),
         "poolings": list(poolings),
+        "input_poolings": [p for p in poolings if p != "last"] if inputs else [],
         "template": "action-is-morally",
         "token0_is_content": False,
         "max_tokens": 128,
@@ -94,8 +99,13 @@ def store(
     tensors = {}
     for layer, X in states.items():
         for pooling in poolings:
-            tensors[tensor_name(layer, pooling)] = X if isinstance(X, np.ndarray) else X[pooling]
+            tensors[f"resid_post.{layer}/{pooling}"] = (
+                X if isinstance(X, np.ndarray) else X[pooling]
+            )
         for name, value in (("token0_norm", 30.0), ("other_norm", 3.0), ("left_out_share", 0.1)):
-            tensors[tensor_name(layer, name)] = np.full(len(texts), value, np.float32)
+            tensors[f"resid_post.{layer}/{name}"] = np.full(len(texts), value, np.float32)
+    for site, X in (inputs or {}).items():
+        for pooling in key["input_poolings"]:
+            tensors[f"{site}/{pooling}"] = X
     artifact.add_shard("shard-00000.safetensors", tensors, first=0, last=len(texts) - 1)
     return ActivationStore.open(folder)

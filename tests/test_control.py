@@ -22,6 +22,7 @@ from moralprobe.control import (
     probe_control,
     prototypes_of,
 )
+from moralprobe.data import lexicon
 from moralprobe.data.ratings import Ratings, load_ratings
 from moralprobe.errors import DataError, UsageError
 from moralprobe.moral_vectors import build_vectors
@@ -42,7 +43,7 @@ States = NDArray[np.float32]
 @pytest.fixture(autouse=True)
 def without_frequency(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is installed here shall not decide what these tests see."""
-    monkeypatch.setattr(module, "frequency_source", lambda: None)
+    monkeypatch.setattr(lexicon, "find_spec", lambda name: None)
 
 
 def table(folder: Path, rating: Callable[[int], float] = lambda i: 1 + 6 * i / EACH) -> Ratings:
@@ -81,7 +82,7 @@ def store(ratings: Ratings, tmp_path_factory: pytest.TempPathFactory) -> Activat
 @pytest.fixture(scope="module")
 def study(store: ActivationStore) -> Study:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "frequency_source", lambda: None)
+        patch.setattr(lexicon, "find_spec", lambda name: None)
         return probe_control(store, draws=DRAWS)
 
 
@@ -135,7 +136,7 @@ def test_a_finished_control_is_known_again_and_word_frequency_makes_another(
     asked = {"mode": "both", "draws": DRAWS, "seed": 42}
     assert finished(tmp_path, store, **options_of(**asked)) is not None
     assert finished(tmp_path, store, **options_of(**{**asked, "seed": 1})) is None
-    monkeypatch.setattr(module, "frequency_source", lambda: "wordfreq 3.1.1")
+    monkeypatch.setattr(lexicon, "versions", lambda: {"wordfreq": "3.1.1"})
     assert finished(tmp_path, store, **options_of(**asked)) is None
 
 
@@ -194,9 +195,9 @@ def test_an_order_that_is_of_word_frequency_alone_is_caught(
     texts, _ = planted.texts_of(ratings)
     score = dict(ratings.frame.select("action", "score").iter_rows())
     common = {t: s + n for (t, s), n in zip(score.items(), noises(len(score)), strict=True)}
-    monkeypatch.setattr(module, "frequency_source", lambda: "planted")
+    monkeypatch.setattr(lexicon, "missing", lambda: ())
     monkeypatch.setattr(
-        module, "zipf_frequencies", lambda items: np.array([common[t] for t in items])
+        lexicon, "log_frequency", lambda items: np.array([common[t] for t in items])
     )
     X = 0.2 * planted.noise(texts, 5)
     X[:, 0] += [4 * common[t] for t in texts]

@@ -18,6 +18,7 @@ IMPORT_NAMES = {
     "scikit-learn": "sklearn",
     "huggingface-hub": "huggingface_hub",
     "ml-dtypes": "ml_dtypes",
+    "sentence-transformers": "sentence_transformers",
 }
 
 
@@ -30,12 +31,20 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
+# Extras for users, whose packages the code asks for before it imports them.
+EXTRAS = ("lexicon", "sentence")
+
+
+def names_of(requirements: list[str]) -> set[str]:
+    names = {requirement.split(">")[0] for requirement in requirements}
+    return {IMPORT_NAMES.get(name, name) for name in names}
+
+
 def test_every_import_is_declared_and_every_declaration_is_used() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    # An extra of users' is imported where it's installed; those for tests and docs never are.
-    extras = project["optional-dependencies"]["lexicon"]
-    declared = {d.split(">")[0] for d in (*project["dependencies"], *extras)}
-    declared = {IMPORT_NAMES.get(name, name) for name in declared}
+    declared = names_of(project["dependencies"])
+    extras = {extra: names_of(project["optional-dependencies"][extra]) for extra in EXTRAS}
+    assert extras["lexicon"] <= names_of(project["optional-dependencies"]["dev"])
     imported = set()
     for path in (ROOT / "moralprobe").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -45,7 +54,7 @@ def test_every_import_is_declared_and_every_declaration_is_used() -> None:
                 imported.add(node.module.split(".")[0])
     third_party = imported - set(sys.stdlib_module_names) - {"moralprobe"}
     # transformers imports these two itself, and needs them to place and to dequantise weights.
-    assert third_party | {"accelerate", "gguf"} == declared
+    assert third_party | {"accelerate", "gguf"} == declared.union(*extras.values())
 
 
 @pytest.mark.slow

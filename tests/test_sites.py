@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moralprobe.errors import UsageError
-from moralprobe.sites import KINDS, Site, parse_layers
+from moralprobe.sites import EMBED, KINDS, Site, parse_layers
 
-SITES = st.builds(Site, st.sampled_from(KINDS), st.integers(0, 200))
+SITES = st.builds(Site, st.sampled_from(KINDS), st.integers(0, 200)) | st.just(EMBED)
 
 
 @given(site=SITES)
@@ -22,7 +22,7 @@ def test_two_sites_never_share_a_spelling(one: Site, two: Site) -> None:
     assert (str(one) == str(two)) == (one == two)
 
 
-@given(text=st.text(alphabet="resid_po.t0123456789 -+٣", max_size=16))
+@given(text=st.text(alphabet="resid_potmb.0123456789 -+٣", max_size=16))
 def test_what_is_read_at_all_was_the_one_spelling(text: str) -> None:
     try:
         site = Site.parse(text)
@@ -49,6 +49,9 @@ def test_what_is_read_at_all_was_the_one_spelling(text: str) -> None:
         "resid_post.1\n",
         "Resid_Post.1",
         "mlp_in.3",
+        "embed.0",
+        "embed.",
+        "Embed",
         "blocks.3.hook_resid_post",
         "resid_post." + "9" * 5000,
     ],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from moralprobe.activations.plan import Plan, make_plan
 from moralprobe.activations.pooling import DEFAULT_POOLINGS, parse_poolings, pool, sink_report
 from moralprobe.activations.store import (
+    INPUTS,
     KIND,
+    LAYOUT,
     STATS,
     ActivationStore,
     TextTable,
@@ -30,11 +32,11 @@ from moralprobe.activations.store import (
     tensor_name,
 )
 from moralprobe.artifacts import Artifact
-from moralprobe.data.prompts import get_template
+from moralprobe.data.prompts import Template, get_template
 from moralprobe.errors import DataError, NumericError, UsageError
 from moralprobe.models.causal import CausalModel
-from moralprobe.models.tokens import Encoded
-from moralprobe.sites import parse_layers
+from moralprobe.models.tokens import Batch, Encoded
+from moralprobe.sites import Site, parse_layers
 
 MAX_TOKENS: Final = 128
 """The paper's limit; longer texts are cut at the end, flagged and counted."""
@@ -59,8 +61,7 @@ class _Job:
     encoded: list[Encoded]
     names: list[str]
     plan: Plan
-    layers: tuple[int, ...]
-    poolings: tuple[str, ...]
+    poolings_of: dict[Site, tuple[str, ...]]
 
 
 def extract(
@@ -78,6 +79,10 @@ def extract(
 ) -> ActivationStore:
     """Read every distinct text once and keep its pooled states; the same call continues.
 
+    Beside the layers it keeps the model's inputs, `embed` and `resid_pre.0`, under the same
+    poolings; without `last` where every text ends in the same token, as most templates have it:
+    the input there says nothing of the action.
+
     Args:
         model: from `load_model`.
         vectors: the table whose actions (or rated items) are read; a copy goes into the store.
@@ -94,6 +99,7 @@ def extract(
         StoreError: the folder belongs to another model, data or choice of options; no space.
         NumericError: NaN or infinity in the states, or a layer that never varies.
         UsageError: a layer, pooling or template that doesn't exist.
+        ModelError: the template `chat` and a model without a chat template.
     """
     chosen = parse_layers(layers, model.n_layers)
     names = parse_poolings(poolings if isinstance(poolings, str) else ",".join(poolings))
@@ -103,9 +109,12 @@ def extract(
             f"{batch_tokens=}, {max_tokens=}",
             "leave out --batch-tokens and --max-tokens to take the usual ones",
         )
-    texts, encoded = _encode_texts(model, vectors, template, max_tokens)
+    prompt = get_template(template)
+    if prompt.chat:
+        prompt = prompt.inside(*model.chat_frame())
+    texts, encoded = _encode_texts(model, vectors, prompt, max_tokens)
     plan, key = _plan_and_key(
-        model, chosen, names, texts, encoded, template, max_tokens, batch_tokens
+        model, chosen, names, texts, encoded, prompt, max_tokens, batch_tokens
     )
     out = Path(out)
     tables = tables_of(texts, vectors)
@@ -120,7 +129,10 @@ def extract(
             say(f"{name}: {what}; it is computed again")
             artifact.drop_shard(name)
         readable = texts.filter(pl.col("status") == "ok")["text"].to_list()
-        _run(_Job(model, encoded, readable, plan, chosen, names), artifact, progress)
+        poolings_of = {Site("resid_post", layer): names for layer in chosen}
+        if inputs := tuple(key["input_poolings"]):
+            poolings_of |= dict.fromkeys(INPUTS, inputs)
+        _run(_Job(model, encoded, readable, plan, poolings_of), artifact, progress)
     return ActivationStore.open(out)
 
 
@@ -130,18 +142,22 @@ def _plan_and_key(
     poolings: tuple[str, ...],
     texts: pl.DataFrame,
     encoded: list[Encoded],
-    template: str,
+    template: Template,
     max_tokens: int,
     batch_tokens: int,
 ) -> tuple[Plan, dict[str, Any]]:
     """Return the plan, and all that can change a store's bytes."""
-    size = model.dtype.itemsize * model.d_model * len(poolings) + 4 * len(STATS)
+    ends = {text.ids[-1] for text in encoded if not text.truncated}
+    input_poolings = [name for name in poolings if name != "last" or len(ends) != 1]
+    vectors = len(poolings) * len(layers) + len(input_poolings) * len(INPUTS)
     plan = make_plan(
         [len(text) for text in encoded],
         batch_tokens=batch_tokens,
-        bytes_per_text=size * len(layers),
+        bytes_per_text=model.dtype.itemsize * model.d_model * vectors
+        + 4 * len(STATS) * len(layers),
     )
     return plan, {
+        "layout": LAYOUT,
         "model": model.identity,
         "d_model": model.d_model,
         "n_layers": model.n_layers,
@@ -149,13 +165,17 @@ def _plan_and_key(
         "device": model.device.type,
         "torch": torch.__version__,
         "transformers": importlib.metadata.version("transformers"),
-        "template": template,
+        "template": template.name,
+        "prompt": {k: v for k, v in asdict(template).items() if k != "name"},
         "max_tokens": max_tokens,
-        "special_tokens": "the tokenizer's own, in front",
+        "special_tokens": "the chat template's"
+        if template.chat
+        else "the tokenizer's own, in front",
         "padding": "none: batches of one length",
         "token0_is_content": all(text.token0_is_content for text in encoded),
         "layers": list(layers),
         "poolings": list(poolings),
+        "input_poolings": input_poolings,
         "batch_tokens": batch_tokens,
         "texts": texts.height,
         "plan": plan.digest(),
@@ -163,10 +183,9 @@ def _plan_and_key(
 
 
 def _encode_texts(
-    model: CausalModel, vectors: TextTable, template_name: str, max_tokens: int
+    model: CausalModel, vectors: TextTable, template: Template, max_tokens: int
 ) -> tuple[pl.DataFrame, list[Encoded]]:
     """Return the table of distinct texts in reading order, and the tokens of the readable ones."""
-    template = get_template(template_name)
     actions = vectors.frame["action"].unique().sort().to_list()
     if not actions:
         raise DataError("the vectors table is empty", "there is no text to read", "build it again")
@@ -174,11 +193,14 @@ def _encode_texts(
         [template.render(action) for action in actions],
         [template.span(action) for action in actions],
         max_tokens=max_tokens,
+        add_special_tokens=not template.chat,
     )
     table = pl.DataFrame(
         {
             "text": actions,
-            "status": [_status(a, e) for a, e in zip(actions, encoded, strict=True)],
+            "status": [
+                _status(template.shown(a), e) for a, e in zip(actions, encoded, strict=True)
+            ],
             "n_tokens": [len(e) for e in encoded],
             "n_action_tokens": [sum(e.action[1:]) for e in encoded],
             "truncated": [e.truncated for e in encoded],
@@ -222,58 +244,76 @@ def _run(job: _Job, artifact: Artifact, progress: Callable[[Progress], None] | N
 def _read_shard(
     job: _Job, shard: tuple[int, int], step: Callable[[int], None]
 ) -> dict[str, NDArray[Any]]:
-    """Run the model over a shard's batches and pool every layer as it passes."""
+    """Run the model over a shard's batches and pool every site as it passes."""
     n = shard[1] - shard[0]
-    d = job.model.d_model
-    pooled = {
-        layer: torch.empty(len(job.poolings), n, d, dtype=job.model.dtype) for layer in job.layers
-    }
-    stats = {layer: torch.empty(len(STATS), n) for layer in job.layers}
+    pooled: dict[Site, torch.Tensor] = {}
+    stats = {site: torch.empty(len(STATS), n) for site in job.poolings_of if site not in INPUTS}
     for start, stop in job.plan.batches_of(shard):
         batch = job.model.collate(job.encoded[start:stop])
         rows = slice(start - shard[0], stop - shard[0])
         names = job.names[start:stop]
 
-        def on_hidden(layer: int, hidden: torch.Tensor) -> None:
+        def on_hidden(site: Site, hidden: torch.Tensor) -> None:
             states = hidden.float()
             norms = torch.linalg.vector_norm(states, dim=-1)
-            _check_finite(norms, layer, names)  # noqa: B023
-            vectors = pool(states, norms, batch.mask, batch.action, job.poolings)  # noqa: B023
-            pooled[layer][:, rows] = vectors.transpose(0, 1).to("cpu", job.model.dtype)  # noqa: B023
-            stats[layer][:, rows] = torch.stack(sink_report(norms, batch.mask)).cpu()  # noqa: B023
+            _check_finite(norms, site, names)  # noqa: B023
+            poolings = job.poolings_of[site]
+            vectors = pool(states, norms, batch.mask, batch.action, poolings)  # noqa: B023
+            if site not in pooled:
+                width = states.shape[-1]  # an embedding table may have one of its own
+                pooled[site] = torch.empty(len(poolings), n, width, dtype=job.model.dtype)
+            pooled[site][:, rows] = vectors.transpose(0, 1).to("cpu", job.model.dtype)  # noqa: B023
+            if site in stats:
+                stats[site][:, rows] = torch.stack(sink_report(norms, batch.mask)).cpu()  # noqa: B023
+            else:
+                _check_tokens_vary(states, batch, site)  # noqa: B023
 
-        job.model.run_taps(batch, job.layers, on_hidden)
+        job.model.run_taps(batch, tuple(job.poolings_of), on_hidden)
         step(stop - start)
     tensors: dict[str, NDArray[Any]] = {}
-    for layer in job.layers:
-        _check_varies(pooled[layer], layer)
-        for k, name in enumerate(job.poolings):
-            tensors[tensor_name(layer, name)] = _to_numpy(pooled[layer][k])
+    for site, poolings in job.poolings_of.items():
+        for k, name in enumerate(poolings):
+            tensors[tensor_name(site, name)] = _to_numpy(pooled[site][k])
+    for site, values in stats.items():
+        _check_varies(pooled[site], site)
         for k, name in enumerate(STATS):
-            tensors[tensor_name(layer, name)] = stats[layer][k].numpy()
+            tensors[tensor_name(site, name)] = values[k].numpy()
     return tensors
 
 
-def _check_finite(norms: torch.Tensor, layer: int, names: list[str]) -> None:
+def _check_finite(norms: torch.Tensor, site: Site, names: list[str]) -> None:
     if bool(torch.isfinite(norms).all()):
         return
     bad = [names[i] for i in torch.nonzero(~torch.isfinite(norms).all(1)).flatten().tolist()]
     raise NumericError(
-        f"layer {layer} holds NaN or infinity",
+        f"{site} holds NaN or infinity",
         f"in {len(bad)} texts of this batch, the first: {bad[0]!r}",
         "use --dtype bf16 or fp32 on weights made for it, and check the weights",
     )
 
 
-def _check_varies(pooled: torch.Tensor, layer: int) -> None:
+def _check_varies(pooled: torch.Tensor, site: Site) -> None:
     values = pooled.float()
     constant = values.shape[1] > 1 and bool((values == values[:, :1]).all())
     if constant or not bool(values.any()):
-        raise NumericError(
-            f"the tap of layer {layer} did not fire",
-            "its states are all zero" if not bool(values.any()) else "they are equal for all texts",
-            "check the model, or name its list of blocks with --layers-path",
-        )
+        raise _not_fired(site, "for all texts" if bool(values.any()) else "")
+
+
+def _check_tokens_vary(states: torch.Tensor, batch: Batch, site: Site) -> None:
+    """Refuse an input that is the same for different tokens; texts may share all that is pooled."""
+    constant = bool((batch.ids != batch.ids[0, 0]).any()) and not bool(
+        (states != states[0, 0]).any()
+    )
+    if constant or not bool(states.any()):
+        raise _not_fired(site, "for all tokens" if bool(states.any()) else "")
+
+
+def _not_fired(site: Site, equal: str) -> NumericError:
+    return NumericError(
+        f"the tap of {site} did not fire",
+        f"its states are equal {equal}" if equal else "its states are all zero",
+        "check the model, or name its list of blocks with --layers-path",
+    )
 
 
 def _to_numpy(values: torch.Tensor) -> NDArray[Any]:

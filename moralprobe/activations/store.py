@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 from moralprobe.artifacts import Artifact, canonical_json, hash_file, write_bytes
 from moralprobe.errors import IntegrityError, StoreError, UsageError
 from moralprobe.moral_vectors import MoralVectors
-from moralprobe.sites import Site
+from moralprobe.sites import EMBED, FIRST_INPUT, Site
 
 KIND: Final = "activation store"
+LAYOUT: Final = 2
+"""Of a store's shards: 2 holds the model's inputs beside the layers."""
+INPUTS: Final[tuple[Site, ...]] = (EMBED, FIRST_INPUT)
 TEXTS: Final = "texts.parquet"
 VECTORS: Final = "vectors.parquet"
 STATS: Final[tuple[str, ...]] = ("token0_norm", "other_norm", "left_out_share")
@@ -33,9 +36,9 @@ class TextTable(Protocol):
         """Return the table as a Parquet file."""
 
 
-def tensor_name(layer: int, what: str) -> str:
+def tensor_name(site: Site, what: str) -> str:
     """Return the name of a shard's tensor: `resid_post.12/mean_unit`."""
-    return f"{Site('resid_post', layer)}/{what}"
+    return f"{site}/{what}"
 
 
 def tables_of(texts: pl.DataFrame, vectors: TextTable) -> dict[str, bytes]:
@@ -53,7 +56,10 @@ def repair_tables(folder: Path, tables: dict[str, bytes], hashes: dict[str, str]
 
 
 class ActivationStore:
-    """A finished or growing store of pooled hidden states, read one layer at a time."""
+    """A finished or growing store of pooled hidden states, read one layer at a time.
+
+    `inputs` names the sites before the first block that it holds too, under `input_poolings`.
+    """
 
     def __init__(self, artifact: Artifact) -> None:
         self._artifact = artifact
@@ -61,6 +67,9 @@ class ActivationStore:
         self.key: dict[str, Any] = artifact.key
         self.layers: tuple[int, ...] = tuple(artifact.key["layers"])
         self.poolings: tuple[str, ...] = tuple(artifact.key["poolings"])
+        # A store of layout 1 has none.
+        self.input_poolings: tuple[str, ...] = tuple(artifact.key.get("input_poolings", ()))
+        self.inputs: tuple[str, ...] = tuple(map(str, INPUTS)) if self.input_poolings else ()
         self.d_model: int = artifact.key["d_model"]
         self.n_layers: int = artifact.key["n_layers"]
         self.model_name: str = artifact.key["model"]["id"]
@@ -116,40 +125,66 @@ class ActivationStore:
             UsageError: a layer or pooling that the store doesn't hold.
             IntegrityError: bytes that aren't those that were written.
         """
-        if pooling not in self.poolings:
+        return self.site(Site("resid_post", layer), pooling)
+
+    def site(self, site: Site | str, pooling: str) -> NDArray[np.float32]:
+        """Read one site under one pooling: a layer, or one of `inputs`.
+
+        Returns:
+            [n_texts, d] fp32 in the order of `texts`; NaN where `valid` is false. d is d_model, for
+            `embed` the width of the embedding table.
+
+        Raises:
+            UsageError: a site or pooling that the store doesn't hold.
+            IntegrityError: bytes that aren't those that were written.
+        """
+        site = Site.parse(site) if isinstance(site, str) else site
+        held = self._poolings_of(site)
+        if pooling not in held:
+            # What `extract` leaves out, unlike what wasn't asked for.
+            same = pooling in self.poolings and "input_poolings" in self.key
             raise UsageError(
-                f"the store holds no pooling {pooling!r}",
-                f"it holds {', '.join(self.poolings)}",
-                "extract again with --pooling",
+                f"the store holds no pooling {pooling!r} of {site}",
+                f"{'every text ends in the same token; ' if same else ''}"
+                f"it holds {', '.join(held) or 'none'}",
+                "extract again with another --pooling",
             )
-        values = np.full((self.texts.height, self.d_model), np.nan, np.float32)
-        self._gather(layer, pooling, values)
+        values = self._gather(site, pooling)
         values[~self.valid(pooling)] = np.nan
         return values
 
     def stats(self, layer: int) -> dict[str, NDArray[np.float32]]:
         """Read the sink report of a layer: `STATS`, each [n_texts], NaN where nothing was read."""
-        found = {}
-        for name in STATS:
-            found[name] = np.full(self.texts.height, np.nan, np.float32)
-            self._gather(layer, name, found[name])
-        return found
+        site = Site("resid_post", layer)
+        self._poolings_of(site)
+        return {name: self._gather(site, name) for name in STATS}
 
     def digest(self) -> str:
         """Return a hash of the key and of every shard's hash: equal stores, equal digests."""
         shards = sorted((s.first, s.xxh3_128) for s in self._artifact.shards.values())
         return xxhash.xxh3_128_hexdigest(canonical_json([self.key, shards]))
 
-    def _gather(self, layer: int, what: str, values: NDArray[np.float32]) -> None:
-        if layer not in self.layers:
-            raise UsageError(
-                f"the store holds no layer {layer}",
-                f"it holds {self.layers[0]} to {self.layers[-1]} ({len(self.layers)} layers)",
-                "extract again with --layers",
-            )
-        for name, shard in self._artifact.shards.items():
-            part = self._artifact.read(name, tensor_name(layer, what))
+    def _gather(self, site: Site, what: str) -> NDArray[np.float32]:
+        """Read a tensor from every shard; NaN for texts that aren't in any."""
+        values = np.empty(0, np.float32)
+        for i, (name, shard) in enumerate(self._artifact.shards.items()):
+            part = self._artifact.read(name, tensor_name(site, what))
+            if i == 0:
+                values = np.full((self.texts.height, *part.shape[1:]), np.nan, np.float32)
             values[shard.first : shard.last + 1] = part.astype(np.float32)
+        return values
+
+    def _poolings_of(self, site: Site) -> tuple[str, ...]:
+        if site in INPUTS:
+            return self.input_poolings
+        if site.kind == "resid_post" and site.layer in self.layers:
+            return self.poolings
+        raise UsageError(
+            f"the store holds no {site}",
+            f"it holds layers {self.layers[0]} to {self.layers[-1]} ({len(self.layers)})"
+            + (f" and {' and '.join(self.inputs)}" if self.inputs else ""),
+            "extract again with --layers",
+        )
 
     def _table(self, name: str) -> pl.DataFrame:
         self._check_table(name)

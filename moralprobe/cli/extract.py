@@ -23,9 +23,9 @@ def extract_command(
     pooling: Annotated[
         str, typer.Option(help="Of mean, mean_unit, mean_no_sink, mean_action, last.")
     ] = "mean,mean_unit,mean_no_sink,last",
-    template: Annotated[str, typer.Option(help="The text around the action.")] = (
-        "action-is-morally"
-    ),
+    template: Annotated[
+        str, typer.Option(help="The text around the action: stripped, chat, ...")
+    ] = "action-is-morally",
     dtype: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
     batch_tokens: Annotated[int, typer.Option(help="Tokens in a batch.")] = 1024,
     max_tokens: Annotated[int, typer.Option(help="Longer texts are cut and flagged.")] = 128,
@@ -34,6 +34,9 @@ def extract_command(
     layers_path: Annotated[
         str | None, typer.Option(help="Dotted path of the decoder blocks, if not found.")
     ] = None,
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="The same architecture with weights drawn anew.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Read every distinct text once, at all layers.
@@ -56,9 +59,14 @@ def extract_command(
     from moralprobe.models.load import load_model
 
     loaded = load_model(
-        model, dtype=dtype, device=device, revision=revision, layers_path=layers_path
+        model,
+        dtype=dtype,
+        device=device,
+        revision=revision,
+        layers_path=layers_path,
+        untrained=untrained,
     )
-    with steps(f"reading texts with {model}", quiet=quiet) as step:
+    with steps(f"reading texts with {loaded.name}", quiet=quiet) as step:
         started = time.monotonic()
 
         def progress(p: Progress) -> None:

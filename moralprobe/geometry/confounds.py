@@ -1,4 +1,4 @@
-"""What a number may show instead of morality: the attention sink, and how long the texts are."""
+"""What a number may show instead of morality: the attention sink, text length, shared words."""
 
 from __future__ import annotations
 

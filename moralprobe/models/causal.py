@@ -11,7 +11,8 @@ import torch
 
 from moralprobe.models.layers import Decoder
 from moralprobe.models.taps import OnHidden, run_taps
-from moralprobe.models.tokens import Batch, Encoded, PaddingSide, collate, encode
+from moralprobe.models.tokens import Batch, Encoded, PaddingSide, chat_frame, collate, encode
+from moralprobe.sites import Site
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,30 @@ class CausalModel:
         return int(pad) if pad is not None else 0
 
     def encode(
-        self, texts: Sequence[str], spans: Sequence[tuple[int, int]], *, max_tokens: int
+        self,
+        texts: Sequence[str],
+        spans: Sequence[tuple[int, int]],
+        *,
+        max_tokens: int,
+        add_special_tokens: bool = True,
     ) -> list[Encoded]:
         """Tokenize texts; see `models.tokens.encode`."""
-        return encode(self.tokenizer, texts, spans, max_tokens=max_tokens)
+        return encode(
+            self.tokenizer,
+            texts,
+            spans,
+            max_tokens=max_tokens,
+            add_special_tokens=add_special_tokens,
+        )
+
+    def chat_frame(self) -> tuple[str, str]:
+        """Return what stands around a user's message; see `models.tokens.chat_frame`."""
+        return chat_frame(self.tokenizer)
 
     def collate(self, encoded: Sequence[Encoded], *, side: PaddingSide = "right") -> Batch:
         """Stack token sequences on the model's device."""
         return collate(encoded, pad_id=self.pad_id, side=side, device=self.device)
 
-    def run_taps(self, batch: Batch, layers: Sequence[int], on_hidden: OnHidden) -> None:
-        """Hand over the residual stream after each block asked for; see `models.taps.run_taps`."""
-        run_taps(self.decoder, batch, layers, on_hidden)
+    def run_taps(self, batch: Batch, sites: Sequence[Site], on_hidden: OnHidden) -> None:
+        """Hand over the states at each site asked for; see `models.taps.run_taps`."""
+        run_taps(self.decoder, batch, sites, on_hidden)

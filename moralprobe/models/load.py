@@ -23,8 +23,11 @@ DTYPES: Final[dict[str, torch.dtype]] = {"bf16": torch.bfloat16, "fp32": torch.f
 
 # Keys by which a config makes transformers run code that came with the files.
 _EXECUTABLE: Final = ("auto_map", "_attn_implementation_internal", "_attn_implementation_autoset")
-_WANTED: Final = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+_WANTED: Final = ("*.json", "*.jinja", "*.model", "*.txt")
+_WEIGHTS: Final = "*.safetensors"
 _UNSAFE: Final = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.npz")
+UNTRAINED_SEED: Final = 0
+"""Of the weights that an untrained twin is drawn with."""
 # What a config says of its history rather than of the network.
 _VOLATILE: Final = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
 
@@ -37,8 +40,12 @@ def load_model(
     device: str = "auto",
     revision: str | None = None,
     layers_path: str | None = None,
+    untrained: bool = False,
 ) -> CausalModel:
     """Load a causal language model, ready to be read.
+
+    Its untrained twin has the same architecture, config and tokenizer, and weights drawn anew by
+    the config's own initialiser with a fixed seed: what the architecture gives without training.
 
     Args:
         source: `smollm2-135m` or another packaged name, a local folder, an id on the hub, or a live
@@ -48,24 +55,37 @@ def load_model(
         device: `auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1` or `mps`.
         revision: a commit, branch or tag on the hub.
         layers_path: dotted path of the list of decoder blocks, where it isn't found.
+        untrained: load the twin instead, named "<id> (untrained)"; the weights aren't read, and on
+            the hub not fetched. Not for a live model.
 
     Raises:
         ModelError: not found, not downloadable, in an unsafe format, or in need of foreign code.
-        UsageError: an unknown dtype or device.
+        UsageError: an unknown dtype or device, or the twin of a live model.
     """
     if isinstance(source, torch.nn.Module):
+        if untrained:
+            raise UsageError(
+                "a live model has no untrained twin",
+                "it is read as it is",
+                "give its folder or id, or draw it yourself: type(model)(model.config)",
+            )
         return _live(source, tokenizer, layers_path)
     if dtype not in DTYPES:
         raise UsageError(f"unknown dtype {dtype!r}", nearest(dtype, DTYPES), "choose one of these")
     place = choose_device(device)
-    name, folder, commit = _locate(str(source), revision)
-    _refuse_unsafe(folder)
-    model, loaded_tokenizer = _from_folder(folder, DTYPES[dtype])
+    name, folder, commit = _locate(str(source), revision, weights=not untrained)
+    refuse_unsafe(folder, weights=not untrained)
+    model, loaded_tokenizer = _from_folder(folder, DTYPES[dtype], untrained)
+    if untrained:
+        name = f"{name} (untrained)"
+        weights = {f"drawn with seed {UNTRAINED_SEED}": _hash_state(model)}
+    else:
+        weights = _hash_weights(folder)
     model = model.to(place).eval()
     identity = {
         "id": name,
         "revision": commit,
-        "weights": _hash_weights(folder),
+        "weights": weights,
         **_identity(model, loaded_tokenizer),
     }
     return CausalModel(name, model, loaded_tokenizer, find_decoder(model, layers_path), identity)
@@ -103,14 +123,10 @@ def _live(model: torch.nn.Module, tokenizer: Any, layers_path: str | None) -> Ca
     if tokenizer is None:
         raise UsageError("a live model needs its tokenizer", "none was given", "pass tokenizer=...")
     name = str(getattr(model, "name_or_path", "") or type(model).__name__)
-    digest = xxhash.xxh3_128()
-    for key, value in sorted(model.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     identity = {
         "id": Path(name).name,
         "revision": None,
-        "weights": {"live": digest.hexdigest()},
+        "weights": {"live": _hash_state(model)},
         **_identity(model, tokenizer),
     }
     return CausalModel(
@@ -118,7 +134,7 @@ def _live(model: torch.nn.Module, tokenizer: Any, layers_path: str | None) -> Ca
     )
 
 
-def _locate(source: str, revision: str | None) -> tuple[str, Path, str | None]:
+def _locate(source: str, revision: str | None, *, weights: bool) -> tuple[str, Path, str | None]:
     """Return the model's name, the folder with its files, and the commit on the hub."""
     if source in PACKAGED:
         return source, packaged_folder(source), None
@@ -126,7 +142,7 @@ def _locate(source: str, revision: str | None) -> tuple[str, Path, str | None]:
     if path.is_dir():
         return path.resolve().name, path, None
     if source.count("/") == 1 and not source.startswith((".", "/", "~")):
-        return _from_hub(source, revision)
+        return _from_hub(source, revision, weights=weights)
     known = [*PACKAGED, *(model.id for model in registered())]
     raise ModelError(
         f"unknown model {source!r}",
@@ -135,7 +151,7 @@ def _locate(source: str, revision: str | None) -> tuple[str, Path, str | None]:
     )
 
 
-def _from_hub(source: str, revision: str | None) -> tuple[str, Path, str | None]:
+def _from_hub(source: str, revision: str | None, *, weights: bool) -> tuple[str, Path, str | None]:
     import huggingface_hub
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -148,11 +164,10 @@ def _from_hub(source: str, revision: str | None) -> tuple[str, Path, str | None]
         small = Path(
             huggingface_hub.snapshot_download(source, revision=revision, allow_patterns="*.json")
         )
-        _refuse_unsafe(small, weights=False)
+        refuse_unsafe(small, weights=False)
+        wanted = [*_WANTED, _WEIGHTS] if weights else list(_WANTED)
         folder = Path(
-            huggingface_hub.snapshot_download(
-                source, revision=revision, allow_patterns=list(_WANTED)
-            )
+            huggingface_hub.snapshot_download(source, revision=revision, allow_patterns=wanted)
         )
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         raise ModelError(
@@ -163,7 +178,16 @@ def _from_hub(source: str, revision: str | None) -> tuple[str, Path, str | None]
     return source, folder, folder.name
 
 
-def _refuse_unsafe(folder: Path, *, weights: bool = True) -> None:
+def refuse_unsafe(folder: Path, *, weights: bool = True) -> None:
+    """Refuse a model's folder whose config brings code, or whose weights could run some.
+
+    Args:
+        folder: with `config.json`.
+        weights: whether safetensors weights must be there.
+
+    Raises:
+        ModelError: named by file and key.
+    """
     for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
         path = folder / name
         if not path.is_file():
@@ -183,7 +207,7 @@ def _refuse_unsafe(folder: Path, *, weights: bool = True) -> None:
                     f"{name} has {key!r}",
                     "use a model that transformers knows; foreign code is never trusted here",
                 )
-    if weights and not list(folder.glob("*.safetensors")):
+    if weights and not list(folder.glob(_WEIGHTS)):
         unsafe = sorted(p.name for pattern in _UNSAFE for p in folder.glob(pattern))
         raise ModelError(
             f"{folder} holds no safetensors weights",
@@ -200,22 +224,21 @@ def _contains_key(value: Any, key: str) -> bool:
     return isinstance(value, list) and any(_contains_key(v, key) for v in value)
 
 
-def _from_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+def _from_folder(folder: Path, dtype: torch.dtype, untrained: bool) -> tuple[Any, Any]:
+    """Return model and tokenizer, with the weights that lie there or with fresh ones."""
     import transformers
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    weights = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True, **options}
+    make = _fresh if untrained else _pretrained
     with quiet_transformers():
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
             try:
-                model, info = transformers.AutoModelForCausalLM.from_pretrained(folder, **weights)
+                model = make(transformers.AutoModelForCausalLM, folder, dtype, options)
             except ValueError:  # a multimodal model without a text-only class
-                model, info = transformers.AutoModelForImageTextToText.from_pretrained(
-                    folder, **weights
-                )
+                model = make(transformers.AutoModelForImageTextToText, folder, dtype, options)
         except (
             OSError,
             ValueError,
@@ -229,8 +252,25 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
                 str(error).strip().splitlines()[0],
                 "check that the folder holds a causal language model and its tokenizer",
             ) from error
-    _refuse_missing(folder, model, info["missing_keys"])
     return model, tokenizer
+
+
+def _pretrained(kind: Any, folder: Path, dtype: torch.dtype, options: dict[str, Any]) -> Any:
+    model, info = kind.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+    )
+    _refuse_missing(folder, model, info["missing_keys"])
+    return model
+
+
+def _fresh(kind: Any, folder: Path, dtype: torch.dtype, options: dict[str, Any]) -> Any:
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder, **options)
+    # In the dtype asked for, as a checkpoint is read: buffers keep the precision that they need.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(UNTRAINED_SEED)
+        return kind.from_config(config, dtype=dtype, trust_remote_code=False)
 
 
 def _refuse_missing(folder: Path, model: Any, missing: Iterable[str]) -> None:
@@ -246,9 +286,17 @@ def _refuse_missing(folder: Path, model: Any, missing: Iterable[str]) -> None:
         )
 
 
+def _hash_state(model: torch.nn.Module) -> str:
+    digest = xxhash.xxh3_128()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def _hash_weights(folder: Path) -> dict[str, str]:
     hashes = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(folder.glob(_WEIGHTS)):
         # On the hub's cache a weight file is a link to a blob that is named by its SHA-256.
         target = path.resolve().name
         is_blob = path.is_symlink() and len(target) == 64

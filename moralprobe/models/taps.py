@@ -1,12 +1,15 @@
 """Read the residual stream while it passes: `resid_post.L` is the output of decoder block L.
 
 The off-by-one of the field has its home here. transformers' `hidden_states[L + 1]` equals
-`resid_post.L` except for the last layer, where transformers applies the final norm first.
+`resid_post.L` except for the last layer, where transformers applies the final norm first;
+`hidden_states[0]` is `resid_pre.0`, and `embed` is what `get_input_embeddings()` gives.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch.utils.hooks import RemovableHandle
@@ -14,53 +17,51 @@ from torch.utils.hooks import RemovableHandle
 from moralprobe.errors import ModelError
 from moralprobe.models.layers import Decoder
 from moralprobe.models.tokens import Batch
+from moralprobe.sites import EMBED, Site
 
-OnHidden = Callable[[int, torch.Tensor], None]
+OnHidden = Callable[[Site, torch.Tensor], None]
 
 
 class _Stop(Exception):  # noqa: N818 (a signal, not an error)
-    """Leaves the forward pass after the last layer asked for."""
+    """Leaves the forward pass after the last site asked for."""
 
 
-def run_taps(decoder: Decoder, batch: Batch, layers: Sequence[int], on_hidden: OnHidden) -> None:
-    """Run the decoder on a batch and hand over the residual stream after each block asked for.
+def run_taps(decoder: Decoder, batch: Batch, sites: Sequence[Site], on_hidden: OnHidden) -> None:
+    """Run the decoder on a batch and hand over the states at each site asked for, as they pass.
 
-    The language-model head never runs, and nothing runs after the last layer asked for.
+    The language-model head never runs, and nothing runs after the last site asked for.
 
     Args:
         decoder: the model's text decoder.
         batch: token ids [batch, tokens]; padding may stand on either side.
-        layers: block indices, counted from 0.
-        on_hidden: called with the layer and its hidden states [batch, tokens, d_model], which are
-            the model's own tensor: read, don't write. What stands at padding is meaningless.
+        sites: each once; layers are counted from 0.
+        on_hidden: called with the site and its states [batch, tokens, d_model], which are the
+            model's own tensor: read, don't write. What stands at padding is meaningless. A few
+            models' embeddings have another width, and are projected to d_model afterwards.
 
     Raises:
         ModelError: a tap that didn't fire exactly once, or didn't give [batch, tokens, d_model].
     """
-    fired: list[int] = []
-    expected = (*batch.ids.shape, decoder.d_model)
-    last = max(layers)
+    fired: list[Site] = []
 
-    def hook_of(layer: int) -> Callable[..., None]:
-        def hook(_module: torch.nn.Module, _inputs: object, output: object) -> None:
-            hidden = output[0] if isinstance(output, tuple) else output
-            if not isinstance(hidden, torch.Tensor) or tuple(hidden.shape) != expected:
-                raise ModelError(
-                    f"block {layer} gave no hidden states",
-                    f"expected a tensor of shape {expected}, got {_shape(hidden)}",
-                    "name the right list of blocks with layers_path",
-                )
-            fired.append(layer)
-            on_hidden(layer, hidden)
-            if layer == last:
-                raise _Stop
-
-        return hook
+    def read(site: Site, states: object) -> None:
+        width = states.shape[-1:] if site == EMBED and isinstance(states, torch.Tensor) else ()
+        expected = (*batch.ids.shape, *(width or (decoder.d_model,)))
+        if not isinstance(states, torch.Tensor) or tuple(states.shape) != expected:
+            raise ModelError(
+                f"{site} gave no hidden states",
+                f"expected a tensor of shape {expected}, got {_shape(states)}",
+                "name the right list of blocks with layers_path",
+            )
+        fired.append(site)
+        on_hidden(site, states)
+        if len(fired) == len(sites):
+            raise _Stop
 
     handles: list[RemovableHandle] = []
     try:
-        for layer in layers:
-            handles.append(decoder.layers[layer].register_forward_hook(hook_of(layer)))
+        for site in sites:
+            handles.append(_hook(decoder, site, read))
         with torch.inference_mode():
             decoder.module(**_inputs_of(batch))
     except _Stop:
@@ -68,12 +69,30 @@ def run_taps(decoder: Decoder, batch: Batch, layers: Sequence[int], on_hidden: O
     finally:
         for handle in handles:
             handle.remove()
-    if sorted(fired) != sorted(layers):
+    if Counter(fired) != Counter(sites):
+        missed = [str(site) for site in sites if fired.count(site) != 1]
         raise ModelError(
             "the tap did not fire",
-            f"layers {sorted(set(layers) - set(fired))} were asked for and not reached once",
+            f"{', '.join(missed)} asked for and not reached once",
             "name the right list of blocks with layers_path",
         )
+
+
+def _hook(decoder: Decoder, site: Site, read: Callable[[Site, object], None]) -> RemovableHandle:
+    """Call `read` with what passes at a site."""
+
+    def after(_module: torch.nn.Module, _inputs: object, output: object) -> None:
+        read(site, output[0] if isinstance(output, tuple) else output)
+
+    def before(_module: torch.nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        read(site, args[0] if args else named.get("hidden_states"))
+
+    if site.layer is None:
+        return decoder.embedding.register_forward_hook(after)
+    block = decoder.layers[site.layer]
+    if site.kind == "resid_pre":
+        return block.register_forward_pre_hook(before, with_kwargs=True)
+    return block.register_forward_hook(after)
 
 
 def _inputs_of(batch: Batch) -> dict[str, object]:

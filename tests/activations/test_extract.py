@@ -21,6 +21,7 @@ from moralprobe.models.causal import CausalModel
 from moralprobe.models.load import load_model
 from moralprobe.models.tiny import save_tiny, tiny_model, tiny_tokenizer
 from moralprobe.moral_vectors import MoralVectors, build_vectors
+from tests import planted
 from tests.activations.test_pooling import naive
 
 POOLINGS = ("mean", "mean_unit", "mean_no_sink", "mean_action", "last")
@@ -40,36 +41,45 @@ def with_actions(actions: list[str]) -> MoralVectors:
     return MoralVectors(vectors.frame.with_columns(action=pl.Series(actions)), vectors.meta)
 
 
-def reference(model: CausalModel, text: str, action: str) -> tuple[list[np.ndarray], list[bool]]:
-    """Every block's output for one text alone, from transformers, and which tokens are the action."""
+def reference(
+    model: CausalModel, text: str, action: str
+) -> tuple[dict[str, np.ndarray], list[bool]]:
+    """Every site's states of one text alone, from transformers, and which tokens are the action."""
     fields = model.tokenizer(text, return_offsets_mapping=True)
     inside = [a < b and a < len(action) for a, b in fields["offset_mapping"]]
     last: list[torch.Tensor] = []
     handle = model.decoder.layers[-1].register_forward_hook(
         lambda _m, _i, out: last.append(out[0] if isinstance(out, tuple) else out)
     )
+    ids = torch.tensor([fields["input_ids"]])
     with torch.inference_mode():
-        out = model.model(
-            torch.tensor([fields["input_ids"]]), output_hidden_states=True, use_cache=False
-        )
+        out = model.model(ids, output_hidden_states=True, use_cache=False)
+        embedded = model.model.get_input_embeddings()(ids)
     handle.remove()
-    return [h[0].numpy() for h in (*out.hidden_states[1:-1], last[0])], inside
+    layers = (*out.hidden_states[1:-1], last[0])
+    states = {f"resid_post.{layer}": h[0].numpy() for layer, h in enumerate(layers)}
+    states |= {"embed": embedded[0].numpy(), "resid_pre.0": out.hidden_states[0][0].numpy()}
+    return states, inside
 
 
 def assert_equals_transformers(model: CausalModel, store: ActivationStore, some: int) -> None:
     texts = store.texts.with_row_index().gather_every(max(1, store.texts.height // some))
-    stored = {(p, layer): store.layer(p, layer) for p in POOLINGS for layer in store.layers}
+    stored = everything(store)
+    assert store.inputs == ("embed", "resid_pre.0")
+    assert store.input_poolings == tuple(p for p in POOLINGS if p != "last")
     for row in texts.iter_rows(named=True):
         states, inside = reference(model, row["text"] + " is morally", row["text"])
-        assert len(states[0]) == row["n_tokens"]
-        for (pooling, layer), values in stored.items():
-            expected = naive(states[layer].astype(np.float64), inside, pooling)
+        assert {len(h) for h in states.values()} == {row["n_tokens"]}
+        assert {site for site, _ in stored} == states.keys()
+        for (site, pooling), values in stored.items():
+            expected = naive(states[site].astype(np.float64), inside, pooling)
             close = np.linalg.norm(values[row["index"]] - expected) / np.linalg.norm(expected)
-            assert close < 1e-4, (row["text"], pooling, layer, close)
+            assert close < 1e-4, (row["text"], pooling, site, close)
 
 
 @pytest.mark.parametrize(
-    ("family", "bos"), [("llama", True), ("gpt2", False), ("gemma2", True), ("opt", True)]
+    ("family", "bos"),
+    [("llama", True), ("gpt2", False), ("gemma2", True), ("gemma3_text", True), ("opt", True)],
 )
 def test_stored_states_equal_transformers_one_text_at_a_time(
     tmp_path: Path, family: str, bos: bool
@@ -100,11 +110,9 @@ def test_bf16_states_are_those_of_fp32_up_to_rounding(tmp_path: Path) -> None:
 def test_batches_change_nothing(tmp_path: Path) -> None:
     one = extract(tiny(), starter(60), tmp_path / "one", batch_tokens=1)
     many = extract(tiny(), starter(60), tmp_path / "many", batch_tokens=100_000)
-    for layer in one.layers:
-        for pooling in one.poolings:
-            np.testing.assert_allclose(
-                one.layer(pooling, layer), many.layer(pooling, layer), rtol=1e-4, atol=1e-5
-            )
+    other = everything(many)
+    for name, values in everything(one).items():
+        np.testing.assert_allclose(values, other[name], rtol=1e-4, atol=1e-5, err_msg=str(name))
 
 
 def test_each_text_is_read_once_and_the_vectors_travel_along(tmp_path: Path) -> None:
@@ -125,12 +133,92 @@ def test_each_text_is_read_once_and_the_vectors_travel_along(tmp_path: Path) -> 
 def test_layers_and_poolings_are_those_asked_for(tmp_path: Path) -> None:
     store = extract(tiny(), starter(20), tmp_path / "s", layers="0-2:2", poolings="last")
     assert store.layers == (0, 2) and store.poolings == ("last",)
-    for wrong, match in ((("last", 1), "no layer 1"), (("mean", 0), "no pooling 'mean'")):
+    for wrong, match in (
+        (("last", 1), r"no resid_post\.1.*layers 0 to 2 \(2\)"),
+        (("mean", 0), "no pooling 'mean'"),
+    ):
         with pytest.raises(UsageError, match=match):
             store.layer(*wrong)
     with pytest.raises(UsageError, match="out of range"):
         extract(tiny(), starter(20), tmp_path / "t", layers="0-3")
     assert not (tmp_path / "t").exists()
+
+
+# -- what goes into the first block -----------------------------------------------------------------
+
+
+def test_the_last_tokens_input_is_kept_where_texts_end_in_different_words(tmp_path: Path) -> None:
+    same = extract(tiny(), starter(40), tmp_path / "same", poolings="last,mean", layers="1")
+    assert same.poolings == ("last", "mean") and same.input_poolings == ("mean",)
+    with pytest.raises(UsageError, match=r"no pooling 'last' of embed.*ends in the same token"):
+        same.site("embed", "last")
+    with pytest.raises(UsageError, match=r"no resid_pre\.1.*and embed and resid_pre\.0"):
+        same.site("resid_pre.1", "mean")
+    np.testing.assert_array_equal(same.site("resid_post.1", "last"), same.layer("last", 1))
+    words = [f"helping {name}" for name in ("Ann", "Bob", "Max", "Pam", "Eve")]
+    other = extract(
+        tiny(), with_actions(words), tmp_path / "other", poolings="last", template="action"
+    )
+    assert other.input_poolings == ("last",)
+    model = tiny()
+    table = model.decoder.embedding.weight.detach().numpy()
+    for row, text in zip(other.site("embed", "last"), other.texts["text"], strict=True):
+        np.testing.assert_array_equal(row, table[model.tokenizer(text)["input_ids"][-1]])
+
+
+def test_a_store_of_the_last_token_alone_may_have_no_inputs(tmp_path: Path) -> None:
+    store = extract(tiny("gpt2"), starter(40), tmp_path / "s", poolings="last", layers="1")
+    assert store.inputs == store.input_poolings == ()
+    with pytest.raises(UsageError, match=r"ends in the same token; it holds none"):
+        store.site("embed", "last")
+
+
+def test_a_cut_text_does_not_bring_the_last_tokens_input_back(tmp_path: Path) -> None:
+    store = extract(tiny(), starter(40), tmp_path / "s", poolings="last,mean", max_tokens=55)
+    assert 0 < store.texts["truncated"].sum() < store.n_readable and store.input_poolings == (
+        "mean",
+    )
+
+
+@pytest.mark.parametrize(("output", "what"), [(0.0, "all zero"), (1.0, "equal for all tokens")])
+@pytest.mark.parametrize("poolings", ["last", "mean"])
+def test_an_input_that_never_varies_is_a_tap_that_did_not_fire(
+    tmp_path: Path, output: float, what: str, poolings: str
+) -> None:
+    model = tiny()
+    model.decoder.embedding.register_forward_hook(lambda _m, _i, out: torch.full_like(out, output))
+    with pytest.raises(NumericError, match=rf"tap of embed did not fire.*{what}"):
+        extract(
+            model, starter(20), tmp_path / "s", poolings=poolings, layers="1", template="action"
+        )
+
+
+def test_texts_of_the_same_letters_in_another_order_are_no_fault(tmp_path: Path) -> None:
+    texts = with_actions(["ab", "ba"])
+    store = extract(tiny(), texts, tmp_path / "s", poolings="mean", layers="1")
+    np.testing.assert_allclose(*store.site("embed", "mean"), rtol=1e-5, atol=1e-6)
+
+
+def test_a_store_of_the_first_layout_is_read_and_has_no_inputs(tmp_path: Path) -> None:
+    vectors = starter(40)
+    texts, _ = planted.texts_of(vectors)
+    store = planted.store(tmp_path / "s", vectors, {0: planted.noise(texts, 0)})
+    key = store._artifact.key
+    del key["input_poolings"]
+    old = ActivationStore(store._artifact)
+    assert old.inputs == () and np.isfinite(old.layer("mean", 0)).all()
+    with pytest.raises(UsageError, match=r"no pooling 'mean' of embed.*it holds none"):
+        old.site("embed", "mean")
+
+
+def test_planted_inputs_are_read_back(tmp_path: Path) -> None:
+    vectors = starter(40)
+    texts, _ = planted.texts_of(vectors)
+    states = {"embed": planted.noise(texts, 1), "resid_pre.0": planted.noise(texts, 2)}
+    store = planted.store(tmp_path / "s", vectors, {0: planted.noise(texts, 0)}, inputs=states)
+    assert store.inputs == tuple(states)
+    for site, values in states.items():
+        np.testing.assert_array_equal(store.site(site, "mean_unit"), values)
 
 
 def test_a_plan_covers_every_text_once_and_never_mixes_lengths() -> None:
@@ -157,6 +245,17 @@ def test_other_weights_under_the_same_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"belongs to another run.*weights"):
         extract(load_model(tmp_path / "1" / "model", dtype="fp32"), starter(20), tmp_path / "s")
     assert {p.name: p.read_bytes() for p in (tmp_path / "s").iterdir()} == before
+
+
+def test_an_untrained_twin_has_a_store_of_its_own(tmp_path: Path) -> None:
+    folder = save_tiny("llama", tmp_path / "model")
+    twin = load_model(folder, untrained=True)
+    store = extract(twin, starter(20), tmp_path / "twin", layers="1")
+    assert store.model_name == "model (untrained)"
+    with pytest.raises(StoreError, match=r"belongs to another run.*model \(untrained\).*weights"):
+        extract(load_model(folder), starter(20), tmp_path / "twin", layers="1")
+    again = extract(load_model(folder, untrained=True), starter(20), tmp_path / "b", layers="1")
+    assert again.digest() == store.digest()
 
 
 @pytest.mark.parametrize(
@@ -234,7 +333,7 @@ def test_not_a_number_names_the_layer_and_the_text(tmp_path: Path) -> None:
         model.decoder.embedding.weight[wrong_token] = torch.nan
     vectors = with_actions(["helping a friend", bad, "sharing a meal"])
     # The template's own "morally" holds a y, so it is left out here.
-    with pytest.raises(NumericError, match=rf"layer 0 holds NaN.*in 1 texts.*{bad}"):
+    with pytest.raises(NumericError, match=rf"embed holds NaN.*in 1 texts.*{bad}"):
         extract(model, vectors, tmp_path / "s", template="action")
     assert verify(tmp_path / "s") == ({}, [])
 
@@ -245,7 +344,7 @@ def test_a_layer_that_never_varies_is_a_tap_that_did_not_fire(
 ) -> None:
     model = tiny()
     model.decoder.layers[1].register_forward_hook(lambda _m, _i, out: torch.full_like(out, output))
-    with pytest.raises(NumericError, match=f"tap of layer 1 did not fire.*{what}"):
+    with pytest.raises(NumericError, match=rf"tap of resid_post\.1 did not fire.*{what}"):
         extract(model, starter(20), tmp_path / "s", poolings="last", layers="1")
 
 
@@ -258,6 +357,14 @@ def several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     extract(tiny(), starter(80), tmp_path / "s")
     assert len(list((tmp_path / "s").glob("shard-*"))) >= 4
     return tmp_path / "s"
+
+
+def everything(store: ActivationStore) -> dict[tuple[str, str], np.ndarray]:
+    """Every vector of a store, by site and pooling."""
+    found = {
+        (f"resid_post.{n}", p): store.layer(p, n) for n in store.layers for p in store.poolings
+    }
+    return found | {(s, p): store.site(s, p) for s in store.inputs for p in store.input_poolings}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -276,7 +383,7 @@ def test_only_what_is_damaged_is_computed_again(several: Path, fault: str) -> No
         path.write_bytes({"cut": data[:-1], "emptied": b"", "flipped": data}[fault])
     assert list(verify(several)[0]) == [path.name]
     with pytest.raises(IntegrityError, match=re.escape(path.name)):
-        ActivationStore.open(several).layer("mean", 1)
+        everything(ActivationStore.open(several))
     times = {p.name: p.stat().st_mtime_ns for p in several.glob("shard-*") if p != path}
     said: list[str] = []
     seen: list[Progress] = []

@@ -60,9 +60,12 @@ ONLY_IN: dict[str, set[str]] = {
     "huggingface_hub": {"models"},
     "sklearn": {"geometry"},
     "matplotlib": {"report"},
-    "jinja2": {"report"},
+    "jinja2": {"report", "models"},
     "typer": {"cli"},
     "rich": {"cli"},
+    "sentence_transformers": {"models"},
+    "vaderSentiment": {"data"},
+    "wordfreq": {"data"},
     "urllib": {"data"},
     "http": {"data"},
 }

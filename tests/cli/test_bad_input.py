@@ -107,7 +107,8 @@ def test_an_unknown_model(made: Path) -> None:
         ("--layers", "first", ["no choice of layers", "8-20:2"]),
         ("--pooling", "mena", ["unknown pooling 'mena'", "did you mean mean"]),
         ("--pooling", ",", ["no pooling is named", "mean_unit"]),
-        ("--template", "chat", ["unknown template 'chat'", "action-is-morally"]),
+        ("--template", "morally", ["unknown template 'morally'", "action-is-morally"]),
+        ("--template", "chat", ["no chat template", "another --template"]),
         ("--dtype", "fp16", ["unknown dtype 'fp16'", "bf16"]),
         ("--device", "gpu", ["unknown device 'gpu'", "cuda:1"]),
         ("--layers-path", "model.blocks", [r"no list of modules at", r"model\.layers"]),
@@ -189,7 +190,7 @@ def test_a_mode_whose_poolings_the_store_lacks(made: Path) -> None:
 
 def test_a_damaged_store_is_never_probed(store: Path) -> None:
     shard = next(store.glob("shard-*"))
-    spoil(shard)
+    spoil(shard, shard.stat().st_size // 2)
     refused(
         moralprobe("probe", store, "--out", "study", "--quiet", "--draws", "100"),
         "is damaged",

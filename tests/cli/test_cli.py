@@ -92,6 +92,13 @@ def test_quiet_says_results_only(made: Path) -> None:
     assert said.code == 0 and said.err == "" and said.out.startswith("s: ")
 
 
+def test_extract_reads_an_untrained_twin_and_says_so(made: Path) -> None:
+    command = [word for word in extract(made) if word != "--quiet"]
+    said = moralprobe(*command, "--out", "s", "--layers", "1", "--untrained")
+    assert said.code == 0 and "reading texts with model (untrained)" in said.err
+    assert package.ActivationStore.open(Path("s")).model_name == "model (untrained)"
+
+
 def test_extract_says_how_many_texts_were_cut(made: Path) -> None:
     said = moralprobe(*extract(made), "--out", "s", "--layers", "0", "--max-tokens", "20")
     cut = int(pl.read_parquet("s/texts.parquet")["truncated"].sum())

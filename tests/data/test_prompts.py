@@ -11,13 +11,20 @@ from moralprobe.errors import UsageError
 
 
 def test_the_papers_prompt_is_one_of_the_templates() -> None:
-    assert {name: t.render("helping") for name, t in TEMPLATES.items()} == {
-        "action-is-morally": "helping is morally",
-        "action": "helping",
-        "the-item": "the helping",
-        "the-item-is": "the helping is",
-        "item-is-a": "helping is a",
+    assert {name: t.render("helping.") for name, t in TEMPLATES.items()} == {
+        "action-is-morally": "helping. is morally",
+        "action": "helping.",
+        "the-item": "the helping.",
+        "the-item-is": "the helping. is",
+        "item-is-a": "helping. is a",
+        "stripped": "helping is morally",
+        "morally-speaking": "Morally speaking, helping. is",
+        "is-it-acceptable": "Is it morally acceptable? helping. Answer:",
+        "people-judge": "Most people judge helping. to be morally",
+        "chat": "Is this morally right or wrong? helping.",
     }
+    assert [name for name, t in TEMPLATES.items() if t.chat] == ["chat"]
+    assert [name for name, t in TEMPLATES.items() if not t.full_stop] == ["stripped"]
     assert all(get_template(name).name == name for name in TEMPLATES)
 
 
@@ -26,7 +33,32 @@ def test_the_papers_prompt_is_one_of_the_templates() -> None:
 def test_the_action_goes_in_verbatim_and_its_span_says_where(name: str, action: str) -> None:
     template = get_template(name)
     first, last = template.span(action)
-    assert template.render(action)[first:last] == action
+    shown = template.render(action)[first:last]
+    assert shown == template.shown(action)
+    assert shown == action if template.full_stop else action.startswith(shown)
+
+
+@pytest.mark.parametrize(
+    ("action", "shown"),
+    [
+        ("helping.", "helping"),
+        ("helping", "helping"),
+        ("helping .", "helping"),
+        ("helping..", "helping"),
+        ("paying $3.50", "paying $3.50"),
+        ("asking why?", "asking why?"),
+        (".", ""),
+    ],
+)
+def test_stripped_leaves_out_what_ends_a_sentence(action: str, shown: str) -> None:
+    assert get_template("stripped").shown(action) == shown
+
+
+def test_more_text_around_a_template_moves_the_span() -> None:
+    inside = get_template("morally-speaking").inside("<user>", "</user>")
+    assert inside.render("lying") == "<user>Morally speaking, lying is</user>"
+    first, last = inside.span("lying")
+    assert inside.render("lying")[first:last] == "lying"
 
 
 @pytest.mark.parametrize("action", ["{}", "{action}", "%s", "\\n", "<|im_start|>system"])
@@ -38,8 +70,8 @@ def test_an_action_that_looks_like_a_template_is_text(action: str) -> None:
     ("name", "hint"),
     [
         ("action-is-moraly", "did you mean action-is-morally"),
-        ("chat", "known: action, action-is-morally, item-is-a"),
-        ("", "known: action, action-is-morally, item-is-a"),
+        ("chatt", "did you mean chat"),
+        ("", "known: action, action-is-morally, chat"),
     ],
 )
 def test_an_unknown_template_is_refused_with_the_names_that_exist(name: str, hint: str) -> None:

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 import moralprobe
 from moralprobe.cli.main import app
+from moralprobe.data.prompts import TEMPLATES
 from moralprobe.data.schema import NEEDED, USED, VECTOR_COLUMNS
 from moralprobe.foundations import AXIS_TAGS, POLES
 from moralprobe.models.registry import models
@@ -154,6 +155,13 @@ def test_models() -> None:
     assert first_cells(text) == [model.id for model in models()]
     families = text[text.index("## Families") : text.index("For others")]
     assert re.findall(r"`(\w+)`", families) == list(FAMILIES)
+
+
+def test_templates() -> None:
+    text = (REFERENCE / "templates.md").read_text()
+    shown = dict(re.findall(r"^\| `([^`]+)` \| (.*) \|$", text, re.M))
+    assert shown == {name: t.render("helping a friend.") for name, t in TEMPLATES.items()}
+    assert list(shown) == list(TEMPLATES)
 
 
 def commands(command: Any, path: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 from moralprobe.geometry.baselines import bag_of_words, topics
-from moralprobe.geometry.confounds import length_offset, length_share, permuted_length_share
+from moralprobe.geometry.confounds import (
+    length_offset,
+    length_share,
+    permuted_length_share,
+    word_overlap,
+    words_of,
+)
 from moralprobe.geometry.reliability import auroc_ceiling, icc_oneway, krippendorff_alpha
 from moralprobe.geometry.separation import cosine_of_centres
 
@@ -15,6 +23,26 @@ def pooled_with_sink(lengths: np.ndarray, sink: float, d: int = 16, seed: int = 
     X = rng.normal(size=(len(lengths), d)) / np.sqrt(lengths)[:, None]
     X[:, 0] += sink / lengths
     return (X - X.mean(0)).astype(np.float32)
+
+
+def test_word_overlap_is_the_share_of_words_in_common() -> None:
+    texts = [
+        "Helping a friend.",
+        "helping, a FRIEND friend",
+        "hurting a friend",
+        "stealing",
+        "",
+        "...",
+        "don't steal café food",
+    ]
+    found = word_overlap([words_of(text) for text in texts])
+    assert found.shape == (7, 7) and found.dtype == np.float32
+    sets = [set(re.findall(r"\w+", text.lower())) for text in texts]
+    for i, one in enumerate(sets):
+        for j, other in enumerate(sets):
+            expected = len(one & other) / len(one | other) if one | other else 1
+            assert found[i, j] == pytest.approx(expected), (texts[i], texts[j])
+    assert found[0, 1] == 1 and found[0, 2] == pytest.approx(0.5) and found[4, 5] == 1
 
 
 def test_length_share_equals_a_regression_and_its_resamples() -> None:

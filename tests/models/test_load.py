@@ -19,6 +19,7 @@ from moralprobe.models.available import available_models
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.load import choose_device, load_model
 from moralprobe.models.tiny import save_tiny, tiny_model, tiny_tokenizer
+from moralprobe.sites import Site
 
 TEXT = "helping a neighbor is morally"
 
@@ -41,7 +42,8 @@ def edit(path: Path, **changes: Any) -> None:
 def states(model: CausalModel) -> torch.Tensor:
     batch = model.collate(model.encode([TEXT], [(0, 18)], max_tokens=64))
     read: list[torch.Tensor] = []
-    model.run_taps(batch, [model.n_layers - 1], lambda _layer, hidden: read.append(hidden.clone()))
+    last = Site("resid_post", model.n_layers - 1)
+    model.run_taps(batch, [last], lambda _site, hidden: read.append(hidden.clone()))
     return read[0]
 
 
@@ -268,6 +270,62 @@ def test_another_config_changes_the_identity_and_its_history_does_not(
     assert {k for k in one if one[k] != other[k]} == {"config"}
 
 
+# -- the untrained twin ---------------------------------------------------------------------------
+
+
+def test_an_untrained_twin_differs_in_its_weights_and_its_name_alone(saved: Path) -> None:
+    one, twin = load_model(saved, dtype="fp32"), load_model(saved, dtype="fp32", untrained=True)
+    assert twin.name == twin.identity["id"] == "tiny-llama (untrained)"
+    assert {k for k in one.identity if one.identity[k] != twin.identity[k]} == {"id", "weights"}
+    assert not twin.model.training
+    shapes = [{n: p.shape for n, p in m.model.named_parameters()} for m in (one, twin)]
+    assert shapes[0] == shapes[1]
+    assert not torch.allclose(states(one), states(twin), rtol=0.5)
+
+
+def test_its_weights_are_those_of_the_configs_own_initialiser(folder: Path) -> None:
+    edit(folder / "config.json", initializer_range=0.07, hidden_size=256, intermediate_size=512)
+    twin = load_model(folder, dtype="fp32", untrained=True)
+    parameters = dict(twin.model.named_parameters())
+    for name in ("model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight"):
+        assert parameters[name].std().item() == pytest.approx(0.07, rel=0.02)
+    assert (parameters["model.norm.weight"] == 1).all()
+
+
+def test_it_is_the_same_at_every_load_and_leaves_the_generator_alone(saved: Path) -> None:
+    torch.manual_seed(1)
+    first = load_model(saved, untrained=True)
+    drawn = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(1), drawn)
+    again = load_model(saved, untrained=True)
+    assert again.identity == first.identity and first.dtype == torch.bfloat16
+    torch.testing.assert_close(states(first), states(again), rtol=0, atol=0)
+
+
+def test_its_weight_files_are_never_read(folder: Path) -> None:
+    whole = load_model(folder, untrained=True).identity
+    (folder / "model.safetensors").write_bytes(b"no weights")
+    assert load_model(folder, untrained=True).identity == whole
+    (folder / "model.safetensors").unlink()
+    assert load_model(folder, untrained=True).identity == whole
+    edit(folder / "config.json", auto_map={"AutoConfig": "evil.Config"})
+    with pytest.raises(ModelError, match="code of its own"):
+        load_model(folder, untrained=True)
+
+
+def test_a_twin_of_another_config_is_another_model(saved: Path, folder: Path) -> None:
+    edit(folder / "config.json", num_hidden_layers=2)
+    one = load_model(saved, untrained=True).identity
+    other = load_model(folder, untrained=True).identity
+    assert {k for k in one if one[k] != other[k]} == {"weights", "config"}
+
+
+def test_a_live_model_has_no_twin() -> None:
+    with pytest.raises(UsageError, match=r"no untrained twin.*model\.config"):
+        load_model(tiny_model("llama"), tokenizer=tiny_tokenizer(), untrained=True)
+
+
 # -- the hub's cache ------------------------------------------------------------------------------
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -305,6 +363,26 @@ def test_a_model_in_the_hubs_cache_is_read_without_the_network(hub: Path, saved:
     assert model.identity["weights"] == {"model.safetensors": sha}
     assert load_model("owner/tiny", revision=COMMIT).identity == model.identity
     assert [row["id"] for row in available_models()["cached"]] == ["owner/tiny"]
+
+
+def test_an_untrained_twin_from_the_hub_needs_no_weights(
+    hub: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in hub.rglob("*.safetensors"):
+        path.resolve().unlink()
+        path.unlink()
+    asked: list[str] = []
+    fetch = huggingface_hub.snapshot_download
+
+    def watched(*args: Any, **options: Any) -> str:
+        asked.extend(options["allow_patterns"])
+        return str(fetch(*args, **options))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", watched)
+    twin = load_model("owner/tiny", untrained=True)
+    assert not any("safetensors" in pattern for pattern in asked)
+    assert twin.name == "owner/tiny (untrained)" and twin.identity["revision"] == COMMIT
+    assert twin.identity["weights"] == load_model(saved, untrained=True).identity["weights"]
 
 
 def test_what_the_cache_lacks_is_refused_offline_with_the_way_to_fetch_it(hub: Path) -> None:

@@ -67,6 +67,11 @@ def test_weights_are_unpacked_once_and_then_read(toy: Toy) -> None:
     assert "toy_weights" not in sys.modules, "the package itself is never imported"
 
 
+def test_a_packaged_model_has_an_untrained_twin(toy: Toy) -> None:
+    twin = load_model("toy", untrained=True)
+    assert twin.name == "toy (untrained)" and twin.identity != load_model("toy").identity
+
+
 @pytest.mark.parametrize("fault", ["flipped", "cut", "missing", "no manifest", "manifest of junk"])
 def test_a_damaged_copy_is_made_again(toy: Toy, fault: str) -> None:
     folder = packaged_folder("toy")

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from moralprobe.errors import ModelError
 from moralprobe.models.load import load_model
 from moralprobe.models.tiny import FAMILIES, tiny_model, tiny_tokenizer
-from moralprobe.models.tokens import collate, encode
+from moralprobe.models.tokens import chat_frame, collate, encode
+from moralprobe.sites import Site
 
 # Short of the windows that were kept, and of different lengths.
 TEXTS = ["a b is morally", "lying to a friend is morally", "x is morally", "sharing is morally"]
@@ -54,6 +57,52 @@ def test_a_tokenizer_without_offsets_is_refused() -> None:
         encode(Slow(), ["a"], [(0, 1)], max_tokens=8)
 
 
+def with_chat(template: str) -> Any:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def test_a_chat_frame_is_what_stands_around_a_message() -> None:
+    chat = "\n  {{ bos_token }}{{ messages[0]['content'] | trim }}\n\n"
+    # As transformers itself renders it, blanks included.
+    rendered = with_chat(chat).apply_chat_template(
+        [{"role": "user", "content": "X"}], tokenize=False
+    )
+    assert chat_frame(with_chat(chat)) == tuple(rendered.split("X")) == ("\n  <bos>", "\n")
+
+
+@pytest.mark.parametrize(
+    ("format", "date"),
+    [("%d %b %Y", "26 Jul 2024"), ("%Y-%m-%d", "2024-07-26"), ("%d %B %y", "26 July 24")],
+)
+def test_the_date_in_a_chat_frame_is_always_the_same(format: str, date: str) -> None:
+    chat = "Today: {{ strftime_now('" + format + "') }} {{ messages[0]['content'] }}"
+    assert chat_frame(with_chat(chat)) == (f"Today: {date} ", "")
+
+
+def test_a_default_among_several_chat_templates_is_taken() -> None:
+    named = {"default": "<{{ messages[0]['content'] }}>", "tool_use": "no"}
+    assert chat_frame(with_chat(named)) == ("<", ">")
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        (None, "its tokenizer names none"),
+        ({"rag": "x"}, "no default"),
+        ("{{ raise_exception('a system message is needed') }}", "a system message is needed"),
+        ("{{ messages[0]['content'] ", "fails: "),
+        ("nothing of it", "0 times"),
+        ("{{ messages[0]['content'] | upper }}", "0 times"),
+        ("{{ messages[0]['content'] }} {{ messages[0]['content'] }}", "2 times"),
+    ],
+)
+def test_a_chat_template_that_cannot_hold_a_message_is_refused(template: Any, why: str) -> None:
+    with pytest.raises(ModelError, match=f"chat template.*{why}.*another --template"):
+        chat_frame(with_chat(template))
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_batch_of_many_equals_many_batches_of_one(family: str, side: str) -> None:
@@ -65,8 +114,8 @@ def test_a_batch_of_many_equals_many_batches_of_one(family: str, side: str) -> N
         read: dict[int, torch.Tensor] = {}
         live.run_taps(
             batch,
-            range(live.n_layers),
-            lambda layer, hidden: read.setdefault(layer, hidden.clone()),
+            [Site("resid_post", layer) for layer in range(live.n_layers)],
+            lambda site, hidden: read.setdefault(site.layer, hidden.clone()),
         )
         return read
 
