@@ -35,6 +35,7 @@ def measure(table: str, agreement: str, model_name: str) -> None:
     import polars as pl
 
     from moralprobe import Study, build_vectors, extract, load_model, probe
+    from moralprobe.probing import ProbeOptions, options_of
     from moralprobe.report.words import confounded_layers, findings
     from moralprobe.study import finished
 
@@ -42,21 +43,22 @@ def measure(table: str, agreement: str, model_name: str) -> None:
     vectors = build_vectors(table, agreement=agreement)
     poolings = "mean,mean_unit,mean_no_sink,last"
     store = extract(load_model(model_name), vectors, folder / "store", poolings=poolings)
-    analyses = "separation,gradient"
-    asked = {
+    asked: ProbeOptions = {
+        "analyses": "separation,gradient",
         "mode": "both",
         "quota": "li2026",
         "hdbscan": "none",
         "everywhere": False,
         "draws": 1000,
         "seed": 42,
+        "twin": None,
+        "sentence": None,
     }
-    study: Study | None = finished(folder / "study", store, analyses=analyses, **asked)
+    study: Study | None = finished(folder / "study", store, **options_of(**asked))
     if study is None:
         study = probe(
             store,
-            analyses=analyses,
-            hdbscan="none",
+            **asked,
             progress=lambda done, total: print(f"{done}/{total}", flush=True),
         )
         study.save(folder / "study")

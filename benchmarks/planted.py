@@ -23,12 +23,13 @@ import numpy as np
 import polars as pl
 from results_file import write
 
+from moralprobe.analyses.layer import measure_states
 from moralprobe.design import Mode, make_design
 from moralprobe.foundations import AXIS_TAGS
 from moralprobe.geometry.planted import Planted, plant
 from moralprobe.moral_vectors import build_vectors
 from moralprobe.options import ANALYSES
-from moralprobe.study import measure_states, text_facts
+from moralprobe.probing import text_facts
 
 TEXTS, DIMENSIONS, DRAWS = 400, 16, 199
 PLANTS: dict[str, dict[str, float]] = {

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from moralprobe.models.load import load_model as load_model
     from moralprobe.moral_vectors import MoralVectors as MoralVectors
     from moralprobe.moral_vectors import build_vectors as build_vectors
+    from moralprobe.probing import probe as probe
     from moralprobe.report.page import write_report as write_report
     from moralprobe.sites import Site as Site
     from moralprobe.study import Study as Study
-    from moralprobe.study import probe as probe
     from moralprobe.table import MEASURES as MEASURES
 
 # Where each public name lives. They are imported when first asked for: `import moralprobe` is
@@ -66,7 +66,7 @@ _HOMES = {
     "extract": "activations.extract",
     "load_model": "models.load",
     "load_ratings": "data.ratings",
-    "probe": "study",
+    "probe": "probing",
     "probe_control": "control",
     "verify": "activations.store",
     "write_report": "report.page",

@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 from moralprobe.activations.store import ActivationStore
 from moralprobe.analyses.confounds import length_explains, length_offsets, sink
 from moralprobe.analyses.gradient import gradient
+from moralprobe.analyses.layer import centred, rows_of
 from moralprobe.data import lexicon
 from moralprobe.data.prompts import get_template
 from moralprobe.data.ratings import Ratings
@@ -26,7 +27,6 @@ from moralprobe.errors import UsageError
 from moralprobe.foundations import POLES
 from moralprobe.geometry.arrays import Bools, Floats, Ints
 from moralprobe.geometry.baselines import CHARACTER_NGRAMS, character_ngrams
-from moralprobe.geometry.confounds import sink_ratio
 from moralprobe.geometry.measure import MIN_GROUPS, MIN_PROTOTYPES, Measure, not_enough
 from moralprobe.geometry.uncertainty import (
     bootstrap_counts,
@@ -36,7 +36,7 @@ from moralprobe.geometry.uncertainty import (
     strata_of,
 )
 from moralprobe.options import POOLINGS_OF, parse_modes, poolings_of
-from moralprobe.study import Study, centred, request_of, rows_of
+from moralprobe.study import Study, request_of
 from moralprobe.table import COLUMNS, row, with_q
 
 ANALYSIS: Final = "control"
@@ -67,7 +67,7 @@ def probe_control(
 
     Args:
         store: from `extract` of a `Ratings` table.
-        mode: `li2026`, `audited`, or `both`, as in `study.probe`.
+        mode: `li2026`, `audited`, or `both`, as in `probing.probe`.
         draws: bootstrap resamples and permutations behind every interval and null.
         seed: of the draws.
         progress: called with steps done and steps in all.
@@ -95,12 +95,12 @@ def probe_control(
                 control = _prepare(ratings, store, pooling, m, draws=draws, seed=seed)
                 if pooling == chosen[m][0]:
                     rows += _of_texts(store, control)
-                bare = replace(control, design=control.design.without_draws())
-                words = {(name, x.category): x.value for name, x in bare.graded(features, "words")}
+                words = {(name, x.category): x for name, x in control.graded(features, "words")}
                 for layer in store.layers:
                     for name, x in control.measures(store.layer(pooling, layer), f"layer {layer}"):
-                        known = {"measure": name, "baseline": words.get((name, x.category))}
-                        rows.append(row(store, m, layer, pooling, x) | known)
+                        known = words.get((name, x.category))
+                        found = row(store, m, layer, pooling, x, baseline=known)
+                        rows.append(found | {"measure": name})
                     done += 1
                     if progress is not None:
                         progress(done, steps)
@@ -236,9 +236,9 @@ def _of_texts(store: ActivationStore, control: _Control) -> Iterator[dict[str, A
     """Yield the rows of what isn't of one pooling: the sink, lengths, and what is missing."""
     mode = control.design.mode
     for layer in store.layers:
-        stats = store.stats(layer)
-        ratio = control.mean(sink_ratio(stats["token0_norm"], stats["other_norm"]))
-        yield row(store, mode, layer, "none", sink(ratio, control.design))
+        stats = {name: control.mean(values) for name, values in store.stats(layer).items()}
+        for measure in sink(stats, control.design):
+            yield row(store, mode, layer, "none", measure)
     for measure in length_offsets(control.design):
         yield row(store, mode, None, "none", measure)
     if control.frequency is None:

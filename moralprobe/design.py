@@ -113,6 +113,7 @@ class Design:
 
     `text` [n] says which text each row is, `group` [n] its text group (0..g-1), `length` [n] its
     tokens; `resamples` [b, g] how often each group stands in each bootstrap resample; `folds` [n].
+    `surface` [n, 3] are the text's tokens, log word frequency and valence, where a lexicon knows.
     """
 
     mode: Mode
@@ -126,6 +127,7 @@ class Design:
     labelled: Labelled | None = None
     targets: Targets | None = None
     likenesses: Likenesses | None = None
+    surface: Floats | None = None
 
     def weights(self, rows: Ints) -> NDArray[np.uint8]:
         """Return row weights [1 + b, n]: the data as they are, then each resample."""
@@ -159,13 +161,14 @@ class TextFacts:
     """What is known of each text of a store without a model; all [n_texts].
 
     `topics` number topics, `first_words` the texts' first words; `words` are the texts themselves
-    as word sets, `valence` by a lexicon, None where there is none.
+    as word sets, `valence` and log word `frequency` by lexicons, None where there is none.
     """
 
     topics: Ints
     first_words: Ints | None = None
     words: Sequence[frozenset[str]] | None = None
     valence: Floats | None = None
+    frequency: Floats | None = None
 
 
 def make_design(
@@ -237,6 +240,7 @@ def make_design(
         bootstrap_counts(int(group.max(initial=-1)) + 1, draws, seed),
         tuple(categories),
         tuple(oppositions),
+        surface=_surface(text, length, facts),
     )
     if "structure" in analyses:
         place = {tag: a for a, tag in enumerate(AXIS_TAGS)}
@@ -253,6 +257,16 @@ def make_design(
         make = _text_targets if mode == "audited" else _pair_targets
         design = replace(design, targets=make(pairs, design, facts, keys, seed))
     return design
+
+
+def _surface(text: Ints, length: Ints, facts: TextFacts) -> Floats | None:
+    if facts.valence is None or facts.frequency is None:
+        return None
+    # A text without words is as common as the average one.
+    known = np.isfinite(facts.frequency)
+    average = facts.frequency[known].mean() if known.any() else 0.0
+    frequency = np.where(known, facts.frequency, average)
+    return np.stack([length.astype(np.float64), frequency[text], facts.valence[text]], axis=1)
 
 
 _VECTOR_TARGETS = (*POLES, "judgment", "agreement")

@@ -51,6 +51,14 @@ def parse_hdbscan(hdbscan: str) -> str:
     return hdbscan
 
 
+def parse_quota(quota: str) -> str:
+    """Read which sample `li2026` is computed on: `li2026` or `none`."""
+    known = ("li2026", "none")
+    if quota not in known:
+        raise UsageError(f"unknown quota {quota!r}", nearest(quota, known), "choose one of these")
+    return quota
+
+
 def poolings_of(store: ActivationStore, modes: Sequence[Mode]) -> dict[Mode, tuple[str, ...]]:
     """Return which of a store's poolings each mode reads; none for a mode is a UsageError."""
     chosen = {m: tuple(p for p in POOLINGS_OF[m] if p in store.poolings) for m in modes}

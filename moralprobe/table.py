@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +11,7 @@ from moralprobe.activations.store import ActivationStore
 from moralprobe.design import Mode
 from moralprobe.foundations import AXIS_BY_TAG, AXIS_OF_POLE
 from moralprobe.geometry.baselines import BAG_OF_WORDS
-from moralprobe.geometry.measure import OK, Measure
+from moralprobe.geometry.measure import OK, Measure, gain
 from moralprobe.geometry.reliability import Reliability, auroc_ceiling
 from moralprobe.geometry.uncertainty import false_discovery
 
@@ -34,11 +33,15 @@ COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "q": pl.Float64,
     "baseline": pl.Float64,
     "baseline_name": pl.String,
+    "gain_low": pl.Float64,
+    "gain_high": pl.Float64,
     "ceiling": pl.Float64,
     "n": pl.Int64,
     "unit": pl.String,
     "status": pl.String,
 }
+BASELINE_COLUMNS: Final = {"source": pl.String, **COLUMNS}
+"""Of the table of what the model is held against."""
 MEASURES: Final[dict[str, str]] = {
     "opposed_cosine": "separation",
     "centre_cosine_mean": "separation",
@@ -48,11 +51,13 @@ MEASURES: Final[dict[str, str]] = {
     "auroc": "separation",
     "crossnobis": "separation",
     "sink_ratio": "separation",
+    "left_out_share": "separation",
     "length_share": "separation",
     "length_offset": "separation",
     "spearman": "gradient",
     "pearson": "gradient",
     "spearman_given_length": "gradient",
+    "spearman_given_surface": "gradient",
     "length_correlation": "gradient",
     "coverage": "structure",
     "clusters": "structure",
@@ -77,9 +82,17 @@ MEASURES: Final[dict[str, str]] = {
 """Every measure and the analysis that it belongs to."""
 
 ONE_ANNOTATOR: Final = "one annotator"
-_CEILED: Final = ("spearman", "pearson", "spearman_given_length", "auroc", "r2")
+_CEILED: Final = (
+    "spearman",
+    "pearson",
+    "spearman_given_length",
+    "spearman_given_surface",
+    "auroc",
+    "r2",
+)
 _NO_CEILING: Final = ("judgment", "agreement")  # how far their repetitions agree isn't known apart
-_NO_BASELINE: Final = ("sink_ratio", "length_share", "length_offset")
+_NO_BASELINE: Final = ("sink_ratio", "left_out_share", "length_share", "length_offset")
+_FIELDS: Final = ("category", "value", "ci_low", "ci_high", "null_low", "null_high", "p", "n")
 
 
 def row(
@@ -89,18 +102,13 @@ def row(
     pooling: str,
     measure: Measure,
     reliability: dict[str, Reliability] | None = None,
-    baseline: dict[tuple[str, str], float] | None = None,
+    baseline: Measure | None = None,
 ) -> dict[str, Any]:
     """Return a measure as a row: with its place, its baseline and its ceiling."""
     ceiling = _ceiling(measure, reliability or {})
     may = measure.name in _CEILED and measure.category not in _NO_CEILING
-    if measure.status == OK and may and ceiling is None:
-        measure = replace(measure, status=ONE_ANNOTATOR)
-    words = None
-    if baseline is not None and measure.name not in _NO_BASELINE:
-        words = baseline.get((measure.name, measure.category))
-    fields = asdict(measure)
-    fields["measure"] = fields.pop("name")
+    words = baseline if measure.name not in _NO_BASELINE else None
+    low, high = gain(measure, words) if words is not None else (float("nan"), float("nan"))
     return {
         "model": store.model_name,
         "layer": layer,
@@ -108,11 +116,18 @@ def row(
         "template": store.template,
         "mode": mode,
         "analysis": MEASURES[measure.name],
-        **fields,
+        "measure": measure.name,
+        **{name: getattr(measure, name) for name in _FIELDS},
         "q": float("nan"),
-        "baseline": words,
+        "baseline": words.value if words is not None else None,
         "baseline_name": BAG_OF_WORDS if words is not None else "",
+        "gain_low": low,
+        "gain_high": high,
         "ceiling": ceiling,
+        "unit": measure.unit,
+        "status": ONE_ANNOTATOR
+        if measure.status == OK and may and ceiling is None
+        else measure.status,
     }
 
 
@@ -145,7 +160,7 @@ def over_ceiling(row: dict[str, Any]) -> dict[str, Any] | None:
     ceiling = row["ceiling"]
     scaled = {
         name: row[name] / ceiling if ceiling else float("nan")
-        for name in ("value", "ci_low", "ci_high", "null_low", "null_high")
+        for name in ("value", "ci_low", "ci_high", "null_low", "null_high", "gain_low", "gain_high")
     }
     baseline = row["baseline"]
     return {
@@ -162,13 +177,15 @@ def over_ceiling(row: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def with_q(frame: pl.DataFrame) -> pl.DataFrame:
-    """Control false discoveries over the layers of one measure."""
+    """Control false discoveries over the layers of one measure; sort a table of either kind."""
     keys = ["model", "pooling", "template", "mode", "analysis", "measure", "category"]
+    order = ["mode", "pooling", "layer", "analysis", "measure", "category"]
+    if "source" in frame.columns:
+        keys, order = ["source", *keys], ["source", *order]
     parts = [
         part.with_columns(q=pl.Series(false_discovery(part["p"].to_numpy())))
         for part in frame.with_columns(pl.col("p").fill_null(np.nan)).partition_by(
             keys, maintain_order=True
         )
     ]
-    order = ["mode", "pooling", "layer", "analysis", "measure", "category"]
-    return pl.concat(parts).select(list(COLUMNS)).sort(order, nulls_last=False)
+    return pl.concat(parts).select(frame.columns).sort(order, nulls_last=False)

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from moralprobe.activations.store import ActivationStore
-from moralprobe.errors import DataError, NumericError, UsageError
+from moralprobe.data import lexicon
+from moralprobe.errors import DataError, IntegrityError, NumericError, UsageError
 from moralprobe.foundations import AXES, POLES
 from moralprobe.moral_vectors import MoralVectors, build_vectors
-from moralprobe.options import ANALYSES, POOLINGS_OF, parse_modes
-from moralprobe.study import Study, finished, probe
+from moralprobe.options import POOLINGS_OF, parse_modes
+from moralprobe.probing import ProbeOptions, options_of, probe
+from moralprobe.study import TABLES, Study, finished
 from moralprobe.table import COLUMNS, MEASURES
 from tests import planted
 
@@ -74,12 +76,19 @@ def test_no_number_stands_without_its_interval_null_and_n(study: Study) -> None:
     assert estimates["ci_low"].is_finite().all()
     assert (estimates["ci_low"] <= estimates["value"]).all()
     assert (estimates["ci_high"] >= estimates["value"]).all()
-    described = ["sink_ratio", "coverage", "clusters", "participation_ratio"]
+    described = ["sink_ratio", "left_out_share", "coverage", "clusters", "participation_ratio"]
     with_null = numbers.filter(~pl.col("measure").is_in(described))
     assert with_null["null_low"].is_finite().all() and with_null["p"].is_between(0, 1).all()
     without_baseline = numbers.filter(pl.col("baseline").is_null())["measure"].unique()
     density = {"ari", "nmi", "homogeneity", "completeness", "v_measure", "ari_with_noise"}
-    counted = {"sink_ratio", "length_share", "length_offset", "coverage", "clusters"}
+    counted = {
+        "sink_ratio",
+        "left_out_share",
+        "length_share",
+        "length_offset",
+        "coverage",
+        "clusters",
+    }
     assert set(without_baseline) == density | counted
 
 
@@ -111,26 +120,106 @@ def test_a_study_survives_saving(study: Study, tmp_path: Path) -> None:
 
     twin = json.loads((tmp_path / "measures.json").read_text())
     assert len(twin) == study.frame.height and set(twin[0]) == set(COLUMNS)
-    (tmp_path / "measures.parquet").write_bytes(b"not a table")
+    assert loaded.baselines.equals(study.baselines)
+    (tmp_path / "study.json").write_text("{}")
     with pytest.raises(DataError, match=r"can't read .* as a study.*moralprobe probe"):
         Study.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_changed_table_is_no_study_and_is_made_again(
+    study: Study, store: ActivationStore, tmp_path: Path, name: str
+) -> None:
+    study.save(tmp_path)
+    data = bytearray((tmp_path / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(IntegrityError, match="checksum doesn't match"):
+        Study.load(tmp_path)
+    request = {k: v for k, v in study.meta["request"].items() if k not in ("store", "environment")}
+    assert finished(tmp_path, store, **request) is None
+
+
+def test_a_save_that_is_cut_off_leaves_no_study_of_two_requests(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study.save(tmp_path)
+
+    def cut(path: Path, data: bytes) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("moralprobe.study.write_bytes", cut)
+    with pytest.raises(KeyboardInterrupt):
+        Study(study.frame.head(3), study.meta).save(tmp_path)
+    with pytest.raises(DataError, match="can't read"):
+        Study.load(tmp_path)
+
+
+# -- what the model is held against ---------------------------------------------------------------
+
+
+def test_inputs_valence_and_words_are_measured_on_the_same_rows(
+    vectors: MoralVectors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts, _ = planted.texts_of(vectors)
+    moral, empty = planted.moral(texts, vectors, 3), planted.noise(texts, 4)
+    held = planted.store(
+        tmp_path / "s", vectors, {0: moral}, inputs={"embed": moral, "resid_pre.0": empty}
+    )
+    monkeypatch.setattr(lexicon, "missing", lambda: ())
+    monkeypatch.setattr(lexicon, "valence", lambda texts: empty[:, 0])
+    monkeypatch.setattr(lexicon, "log_frequency", lambda texts: empty[:, 1])
+    twin = planted.store(tmp_path / "t", vectors, {0: empty})
+    twin.key["model"]["id"] = "planted (untrained)"
+    found = probe(held, analyses=CATEGORIES, mode="audited", draws=DRAWS, twin=twin)
+    assert set(found.baselines["source"]) == {
+        "bag of words",
+        "static embeddings",
+        "first block's input",
+        "random weights",
+        "valence lexicon",
+    }
+    where = {"measure": "auroc", "category": "mean", "mode": "audited"}
+    aurocs = {row["source"]: row for row in found.baselines.filter(**where).iter_rows(named=True)}
+    (own,) = found.select(**where, pooling="mean_unit").iter_rows(named=True)
+    static = aurocs["static embeddings"]
+    keys = ("value", "ci_low", "ci_high", "null_low", "null_high", "p", "n", "gain_low")
+    assert [static[key] for key in keys] == [own[key] for key in keys], "the same states"
+    for name in ("first block's input", "random weights", "valence lexicon"):
+        assert aurocs[name]["ci_low"] < 0.55 < own["ci_low"] and aurocs[name]["p"] > 0.01, name
+    assert own["baseline"] == aurocs["bag of words"]["value"]
+    assert own["gain_low"] > 0 > aurocs["random weights"]["gain_high"]
+
+
+def test_another_models_twin_is_refused(
+    vectors: MoralVectors, store: ActivationStore, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"no untrained twin.*its weights are trained"):
+        probe(store, draws=DRAWS, twin=store)
+    texts, _ = planted.texts_of(vectors)
+    other = planted.store(tmp_path / "o", vectors, {0: planted.noise(texts, 1)})
+    other.key["model"] |= {"id": "other (untrained)", "config": "another"}
+    with pytest.raises(UsageError, match=r"they differ in .*model"):
+        probe(store, draws=DRAWS, twin=other)
 
 
 def test_finished_knows_its_own_request_only(
     study: Study, store: ActivationStore, tmp_path: Path
 ) -> None:
-    asked = {
-        "analyses": ",".join(ANALYSES),
+    asked: ProbeOptions = {
+        "analyses": "all",
         "mode": "both",
         "quota": "li2026",
         "hdbscan": "paper",
         "everywhere": False,
         "draws": DRAWS,
         "seed": 42,
+        "twin": None,
+        "sentence": None,
     }
-    assert finished(tmp_path, store, **asked) is None
+    assert finished(tmp_path, store, **options_of(**asked)) is None
     study.save(tmp_path)
-    same = finished(tmp_path, store, **asked)
+    same = finished(tmp_path, store, **options_of(**asked))
     assert same is not None and same.frame.equals(study.frame)
     for change in (
         {"analyses": "gradient"},
@@ -140,7 +229,7 @@ def test_finished_knows_its_own_request_only(
         {"seed": 1},
         {"quota": "none"},
     ):
-        assert finished(tmp_path, store, **{**asked, **change}) is None
+        assert finished(tmp_path, store, **options_of(**{**asked, **change})) is None
 
 
 # -- what was planted -----------------------------------------------------------------------------
@@ -435,6 +524,7 @@ def test_too_few_texts_of_a_pole_have_no_held_out_number(
 
 def test_without_repeated_annotation_there_is_no_ceiling_and_it_is_said(study: Study) -> None:
     ceiled = ["spearman", "pearson", "spearman_given_length", "auroc", "r2", "r2_over_ceiling"]
+    ceiled.append("spearman_given_surface")
     enough = study.frame.filter(~pl.col("status").str.starts_with("not enough data"))
     has = pl.col("measure").is_in(ceiled) & ~pl.col("category").is_in(["judgment", "agreement"])
     rows = enough.filter(has)

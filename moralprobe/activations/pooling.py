@@ -90,8 +90,7 @@ def pool(
         poolings: names of `POOLINGS`.
 
     Returns:
-        [batch, poolings, d] fp32; all zero where a pooling has no token left, which the caller
-        masks (`token_counts` says where).
+        [batch, poolings, d] fp32; all zero where a pooling has no token left.
     """
     weights = torch.stack([POOLINGS[name](norms, mask, action) for name in poolings], dim=1)
     return torch.bmm(weights, hidden)
@@ -125,7 +124,10 @@ def sink_report(
 def _not_sink(norms: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     # The lower median, over the text's own tokens: the same for a batch of one and of many.
     median = norms.masked_fill(~mask, torch.nan).nanmedian(dim=1, keepdim=True).values
-    return mask & ~first_token(mask) & (norms <= SINK_FACTOR * median)
+    rest = mask & ~first_token(mask)
+    small = rest & (norms <= SINK_FACTOR * median)
+    # In a text of two tokens the median may be token 0's; the other is kept however large it is.
+    return torch.where(small.any(1, keepdim=True), small, rest)
 
 
 def _normalised(weights: torch.Tensor) -> torch.Tensor:

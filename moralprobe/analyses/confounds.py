@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from moralprobe.analyses.common import CHUNK, joined, too_few
 from moralprobe.design import Design
 from moralprobe.geometry.arrays import Floats
-from moralprobe.geometry.confounds import length_offset, length_share, permuted_length_share
+from moralprobe.geometry.confounds import (
+    length_offset,
+    length_share,
+    permuted_length_share,
+    sink_ratio,
+)
 from moralprobe.geometry.measure import MIN_PROTOTYPES, Draws, Measure, not_enough, summarise
 
 _LENGTH_SHUFFLES = 200  # enough for a null that is narrow: texts are many
@@ -60,16 +67,37 @@ def length_offsets(design: Design) -> list[Measure]:
     return found
 
 
-def sink(ratio: Floats, design: Design) -> Measure:
-    """Summarise the sink ratio over texts, `sink_ratio`; it has no null.
+def of_texts(name: str, values: Floats, design: Design, unit: str) -> Measure:
+    """Average something known of each text over a design's texts; it has no null.
 
     Args:
-        ratio: [n_texts] norm of token 0 over the mean norm of the others.
+        name: of the measure.
+        values: [n_texts], by a store's texts.
         design: from `make_design`.
+        unit: of the values.
     """
     texts, first = np.unique(design.text, return_index=True)
-    values = ratio[texts]
+    mine = np.asarray(values, np.float64)[texts]
     weights = design.resamples[:, design.group[first]]
-    boot = (weights @ values) / weights.sum(1) if len(weights) else np.empty(0)
-    draws = Draws(float(values.mean()), boot, np.empty(0), design.groups_of(first))
-    return summarise("sink_ratio", "all", draws, "ratio of norms")
+    boot = (weights @ mine) / weights.sum(1) if len(weights) else np.empty(0)
+    draws = Draws(float(mine.mean()), boot, np.empty(0), design.groups_of(first))
+    return summarise(name, "all", draws, unit)
+
+
+def sink(stats: Mapping[str, Floats], design: Design) -> list[Measure]:
+    """Measure the attention sink: `sink_ratio`, and `left_out_share`.
+
+    Args:
+        stats: a layer's sink report, each [n_texts]: `token0_norm`, `other_norm`,
+            `left_out_share`.
+        design: from `make_design`.
+
+    Returns:
+        The mean over texts of token 0's norm over the mean norm of the others, and of the share of
+        tokens that `mean_no_sink` leaves out.
+    """
+    ratio = sink_ratio(stats["token0_norm"], stats["other_norm"])
+    return [
+        of_texts("sink_ratio", ratio, design, "ratio of norms"),
+        of_texts("left_out_share", stats["left_out_share"], design, "share"),
+    ]

@@ -29,11 +29,14 @@ def gradient(X: Floats, design: Design) -> list[Measure]:
 
     Returns:
         `spearman`, `spearman_given_length` and `length_correlation` for each pole and their mean
-        (of `length_correlation` the mean of absolute values); in `li2026` mode also `pearson`, and
-        `spearman` over all poles pooled.
+        (of `length_correlation` the mean of absolute values); `spearman_given_surface` where the
+        design knows of the texts' surface; in `li2026` mode also `pearson`, and `spearman` over all
+        poles pooled.
     """
     found: list[Measure] = []
     names = ["spearman", "spearman_given_length", "length_correlation"]
+    if design.surface is not None:
+        names.insert(2, "spearman_given_surface")
     parts: dict[str, list[Draws]] = {name: [] for name in names}
     pooled = []
     for category in design.categories:
@@ -90,8 +93,9 @@ def _graded(X: Floats, design: Design, category: Category) -> _Graded:
 def _category_draws(design: Design, graded: _Graded) -> dict[str, Draws]:
     category = graded.category
     length, n = design.length[category.rows], design.groups_of(category.rows)
-    r = rank_correlations(graded.similarity, category.score, length, graded.weights)
-    null = permuted_rank_correlations(graded.null_similarity, graded.null_score, length)
+    surface = design.surface[category.rows] if design.surface is not None else None
+    r = rank_correlations(graded.similarity, category.score, length, graded.weights, surface)
+    null = permuted_rank_correlations(graded.null_similarity, graded.null_score, length, surface)
     # No permutation is needed where length is no label: independent ranks correlate about N(0, .).
     names = [other.name for other in design.categories]
     rng = np.random.default_rng(names.index(category.name))
@@ -103,6 +107,10 @@ def _category_draws(design: Design, graded: _Graded) -> dict[str, Draws]:
         ),
         "length_correlation": Draws(float(r.length[0]), r.length[1:], independent, n),
     }
+    if surface is not None:
+        draws["spearman_given_surface"] = Draws(
+            float(r.score_given_surface[0]), r.score_given_surface[1:], null.score_given_surface, n
+        )
     if design.mode == "li2026":
         linear = pearson(graded.similarity, category.score[None], graded.weights)
         shuffled = pearson(graded.null_similarity, graded.null_score, np.ones((1, 1)))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from moralprobe.cli.console import say, steps
+
+if TYPE_CHECKING:
+    from moralprobe.probing import ProbeOptions
 
 
 def probe_command(
@@ -29,6 +32,14 @@ def probe_command(
     ] = False,
     draws: Annotated[int, typer.Option(help="Resamples and permutations.", min=100)] = 1000,
     seed: Annotated[int, typer.Option(help="Of the sample, folds and draws.", min=0)] = 42,
+    twin: Annotated[
+        Path | None,
+        typer.Option(help="A store of the same texts, read with --untrained: a baseline."),
+    ] = None,
+    sentence: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a sentence-transformers model: a baseline."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Measure a store at every layer and write a report.
@@ -39,36 +50,27 @@ def probe_command(
     """
     from moralprobe.activations.store import ActivationStore
     from moralprobe.artifacts import check_writable
-    from moralprobe.options import parse_analyses
+    from moralprobe.probing import options_of, probe
     from moralprobe.report.page import write_report
-    from moralprobe.study import finished, probe
+    from moralprobe.study import finished
 
     opened = ActivationStore.open(store)
     check_writable(out)
-    study = finished(
-        out,
-        opened,
-        analyses=",".join(parse_analyses(analyses)),
-        mode=mode,
-        quota=quota,
-        hdbscan=hdbscan,
-        everywhere=everywhere,
-        draws=draws,
-        seed=seed,
-    )
+    asked: ProbeOptions = {
+        "analyses": analyses,
+        "mode": mode,
+        "quota": quota,
+        "hdbscan": hdbscan,
+        "everywhere": everywhere,
+        "draws": draws,
+        "seed": seed,
+        "twin": ActivationStore.open(twin) if twin is not None else None,
+        "sentence": sentence,
+    }
+    study = finished(out, opened, **options_of(**asked))
     if study is None:
-        with steps("probing layers", quiet=quiet) as step:
-            study = probe(
-                opened,
-                analyses=analyses,
-                mode=mode,
-                quota=quota,
-                hdbscan=hdbscan,
-                everywhere=everywhere,
-                draws=draws,
-                seed=seed,
-                progress=lambda done, total: step(done, total, ""),
-            )
+        with steps("probing", quiet=quiet) as step:
+            study = probe(opened, **asked, progress=lambda done, total: step(done, total, ""))
         study.save(out)
     else:
         say(f"{out} holds this study already: only the report is written again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -95,6 +96,10 @@ def _show_counts(vectors: MoralVectors) -> None:
     from moralprobe.moral_vectors import EXPECTED_PAIRS, OFFICIAL_ROWS, PUBLISHED_TRAIN_COUNTS
 
     official = vectors.meta["source"]["rows"] == OFFICIAL_ROWS and not vectors.meta["sample"]
+    if official and not vectors.frame["paper"].all():
+        # The published counts are of the rows that the paper keeps; `factored` keeps more.
+        vectors = replace(vectors, frame=vectors.frame.filter("paper"))
+        say(f"\nof the {len(vectors):,} pairs that the paper keeps:")
     head = f"\n{'axis':<22}{'virtue':>9}{'vice':>9}{'neutral':>9}{'prototypes':>14}"
     say(head + (f"{'published / 0.8':>30}" if official else ""))
     for row in vectors.counts().iter_rows(named=True):

@@ -7,6 +7,8 @@ from typing import Final
 import polars as pl
 import xxhash
 
+from moralprobe.errors import DataError
+
 SPLITS: Final[tuple[str, ...]] = ("train", "dev", "test")
 # A group that the source spreads over splits goes to the first of these that it touches, so that a
 # held-out text is one that training never showed.
@@ -52,7 +54,10 @@ def split_groups(groups: pl.Series, source: pl.Series | None) -> pl.Series:
             groups go 80/10/10 by their hash.
 
     Returns:
-        [n] one split a row; equal groups get equal splits.
+        [n] one split a row; equal groups get equal splits. A row without a split counts as train.
+
+    Raises:
+        DataError: a split that the dataset doesn't have.
     """
     if source is None:
         bucket = pl.Series([int(group[:8], 16) % 10 for group in groups.to_list()], dtype=pl.Int64)
@@ -63,6 +68,13 @@ def split_groups(groups: pl.Series, source: pl.Series | None) -> pl.Series:
             .then(pl.lit("test"))
             .otherwise(pl.lit("train"))
         )["split"]
+    unknown = sorted(set(source.drop_nulls().unique().to_list()) - set(_PRECEDENCE))
+    if unknown:
+        raise DataError(
+            f"unknown split {unknown[0]!r}",
+            f"known are {', '.join(_PRECEDENCE)}",
+            "rename it, or leave the column out: then groups are split 80/10/10 by their hash",
+        )
     rank = source.replace_strict(
         list(_PRECEDENCE), list(range(len(_PRECEDENCE))), default=0, return_dtype=pl.Int64
     )

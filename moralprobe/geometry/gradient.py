@@ -67,15 +67,23 @@ def _group_products(X: Floats, groups: Ints) -> tuple[sparse.csr_array, sparse.c
 
 
 class RankCorrelations(NamedTuple):
-    """Spearman correlations, each [b]: likeness with score, with length, and given length."""
+    """Spearman correlations, each [b]: likeness with score, with length, and given others.
+
+    Given length alone, and given all of the text's surface (nan where none was handed over).
+    """
 
     score: NDArray[np.float64]
     length: NDArray[np.float64]
     score_given_length: NDArray[np.float64]
+    score_given_surface: NDArray[np.float64]
 
 
 def rank_correlations(
-    similarity: Floats, score: Floats, lengths: Ints | Floats, weights: Counts
+    similarity: Floats,
+    score: Floats,
+    lengths: Ints | Floats,
+    weights: Counts,
+    surface: Floats | None = None,
 ) -> RankCorrelations:
     """Return rank correlations under many sets of row weights.
 
@@ -87,11 +95,15 @@ def rank_correlations(
         score: [n] typicality.
         lengths: [n] tokens of the text.
         weights: [b, n] counts.
+        surface: [n, k] what else is known of the texts, length included. Its ranks are those among
+            all rows, in every resample.
 
     Returns:
         [b] each; nan where a row that was drawn has no similarity.
     """
     parts = []
+    Z = _surface_ranks(surface, len(score))
+    pairs = Z[:, :, None] * Z[:, None, :]
     step = max(1, _CELLS // max(1, len(score)))
     for start in range(0, len(weights), step):
         s = similarity[start : start + step]
@@ -114,12 +126,50 @@ def rank_correlations(
             r_sy, r_sz, r_yz = (
                 product(i, j) / (spread[i] * spread[j]) for i, j in ((0, 1), (0, 2), (1, 2))
             )
-        parts.append((r_sy, r_sz, partial_correlation(r_sy, r_sz, r_yz)))
+            sZ, yZ = (weighted[i] @ Z / spread[i][:, None] for i in (0, 1))
+        total = w.sum(1)
+        means = w @ Z / total[:, None]
+        ZZ = np.tensordot(w, pairs, 1) - total[:, None, None] * means[:, :, None] * means[:, None]
+        given = _given(r_sy, sZ, yZ, ZZ)
+        parts.append((r_sy, r_sz, partial_correlation(r_sy, r_sz, r_yz), given))
     return RankCorrelations(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
+def _surface_ranks(surface: Floats | None, n: int) -> NDArray[np.float64]:
+    """Return standardised midranks of each column that varies, [n, k]; no column without any."""
+    if surface is None:
+        return np.empty((n, 0))
+    columns = [_standard(rankdata(z)) for z in surface.T if np.ptp(z) > 0]
+    return np.stack(columns, axis=1) if columns else np.empty((n, 0))
+
+
+def _given(r_sy: Floats, sZ: Floats, yZ: Floats, ZZ: Floats) -> NDArray[np.float64]:
+    """Return the correlation of s and y given several others, [b]; nan where there are none.
+
+    Args:
+        r_sy: [b] correlation of s and y.
+        sZ: [b, k] products of s, at length one, with the others.
+        yZ: [b, k] the same of y.
+        ZZ: [b, k, k] products of the others, centred.
+    """
+    k = ZZ.shape[-1]
+    if k == 0:
+        return np.full(len(r_sy), np.nan)
+    # Of others that explain each other whole, one is left out of the explanation.
+    size = np.trace(ZZ, axis1=1, axis2=2)[:, None, None]
+    inverse = np.linalg.pinv(ZZ / np.maximum(size, 1e-300), rcond=1e-9, hermitian=True)
+    inverse = inverse / np.maximum(size, 1e-300)
+
+    def explained(a: Floats, b: Floats) -> NDArray[np.float64]:
+        return np.asarray(np.einsum("bi,bij,bj->b", a, inverse, b), np.float64)
+
+    left = (1 - explained(sZ, sZ)) * (1 - explained(yZ, yZ))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(left > 1e-12, (r_sy - explained(sZ, yZ)) / np.sqrt(left), np.nan)
+
+
 def permuted_rank_correlations(
-    similarity: Floats, score: Floats, lengths: Ints | Floats
+    similarity: Floats, score: Floats, lengths: Ints | Floats, surface: Floats | None = None
 ) -> RankCorrelations:
     """Return rank correlations of many permuted sets, each with its own similarity and score.
 
@@ -127,6 +177,7 @@ def permuted_rank_correlations(
         similarity: [b, n]; rows equal in it are ranked in no particular order.
         score: [b, n], every set a permutation of the same values.
         lengths: [n], the same for all sets.
+        surface: [n, k], the same for all sets.
     """
     n = similarity.shape[1]
     order = np.argsort(similarity, axis=1)
@@ -137,7 +188,12 @@ def permuted_rank_correlations(
     r_sy = np.take_along_axis(y, order, axis=1) @ s / n
     r_sz = z[order] @ s / n
     r_yz = y @ z / n
-    return RankCorrelations(r_sy, r_sz, partial_correlation(r_sy, r_sz, r_yz))
+    Z = _surface_ranks(surface, n)
+    sZ = np.stack([column[order] @ s for column in Z.T], axis=1) if Z.size else Z[:0]
+    ZZ = np.broadcast_to(Z.T @ Z, (len(order), Z.shape[1], Z.shape[1]))
+    # s and y have length sqrt(n).
+    given = _given(r_sy, sZ / np.sqrt(n), y @ Z / np.sqrt(n), ZZ)
+    return RankCorrelations(r_sy, r_sz, partial_correlation(r_sy, r_sz, r_yz), given)
 
 
 def pearson(similarity: Floats, score: Floats, weights: Counts) -> NDArray[np.float64]:

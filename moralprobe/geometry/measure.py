@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -41,7 +41,10 @@ class Draws:
 
 @dataclass(frozen=True)
 class Measure:
-    """One number of a study, with its 95 % interval, its null's 95 % range and its p value."""
+    """One number of a study, with its 95 % interval, its null's 95 % range and its p value.
+
+    `boot` are its resamples, for differences from what was resampled with it.
+    """
 
     name: str
     category: str
@@ -54,6 +57,7 @@ class Measure:
     n: int
     unit: str
     status: str = OK
+    boot: Floats = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
 
 
 def summarise(
@@ -72,7 +76,17 @@ def summarise(
     if p is None:
         p = permutation_p(draws.value, draws.null)
     return Measure(
-        name, category, draws.value, ci_low, ci_high, null_low, null_high, p, draws.n, unit
+        name,
+        category,
+        draws.value,
+        ci_low,
+        ci_high,
+        null_low,
+        null_high,
+        p,
+        draws.n,
+        unit,
+        boot=draws.boot,
     )
 
 
@@ -81,6 +95,19 @@ def not_enough(name: str, category: str, unit: str, *, have: int, needed: int, o
     nan = float("nan")
     status = f"not enough data ({of}: {have}, needed {needed})"
     return Measure(name, category, nan, nan, nan, nan, nan, nan, have, unit, status)
+
+
+def gain(measure: Measure, baseline: Measure) -> tuple[float, float]:
+    """Return the 95 % interval of a measure less its baseline, which the same resamples gave.
+
+    Paired, it doesn't hold against a measure what both owe to the choice of texts. Recentred as in
+    `summarise`; nan where either has no resamples.
+    """
+    if len(measure.boot) != len(baseline.boot):
+        return float("nan"), float("nan")
+    difference = measure.boot - baseline.boot
+    draws = Draws(measure.value - baseline.value, difference, np.empty(0), measure.n)
+    return _interval(draws, -np.inf, np.inf)
 
 
 def mean_draws(parts: Sequence[Draws], n: int, *, absolute: bool = False) -> Draws:

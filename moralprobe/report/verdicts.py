@@ -12,10 +12,10 @@ from moralprobe.study import Study
 
 RULE: Final = (
     "A layer counts as above chance where the value lies above what shuffled labels give and q is "
-    "below 0.05 over layers; as above the words where its whole 95 % interval also lies above the "
-    "bag of words. The answer is yes where at least half of the layers are above the words; in "
-    "some layers where at least one is; no more than the words say where layers are above chance "
-    "only; no where none is."
+    "below 0.05 over layers; as above the words where the whole 95 % interval of its difference "
+    "from the bag of words, on the same resamples, also lies above zero. The answer is yes where "
+    "at least half of the layers are above the words; in some layers where at least one is; no "
+    "more than the words say where layers are above chance only; no where none is."
 )
 
 
@@ -96,7 +96,7 @@ def _verdict(study: Study, question: Question, pooling: str) -> Verdict:
     if rows.is_empty():
         return Verdict(question.text, "not enough data", question.says)
     chance = rows.filter((pl.col("q") < 0.05) & (pl.col("value") > pl.col("null_high")))
-    words = chance.filter(pl.col("ci_low") > pl.col("baseline")).height
+    words = chance.filter(pl.col("gain_low") > 0).height
     n = rows.height
     top = rows.sort("value", descending=True).row(0, named=True)
     return Verdict(

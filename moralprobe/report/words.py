@@ -84,12 +84,29 @@ def confound_sentence(study: Study, pooling: str) -> str | None:
     return text
 
 
+def length_matters(study: Study, pooling: str) -> str | None:
+    """Say where length, though it isn't half of the variance, is half of what likeness follows."""
+    share = study.select(measure="length_correlation", category="mean_abs", mode="li2026")
+    share = share.filter(pooling=pooling).filter(pl.col("ci_low").is_finite())
+    named = confounded_layers(study, pooling)
+    rows = share.filter((pl.col("ci_low") ** 2 >= CONFOUND_SHARE) & ~pl.col("layer").is_in(named))
+    if rows.is_empty():
+        return None
+    layers = rows["layer"].to_list()
+    return (
+        f"In {_layers(layers)}, too, likeness to a category's own centre goes with the number of "
+        f"tokens under {pooling} pooling (rank correlation {_span(rows['value'].to_list())}, which "
+        f"is at least half of its ranks' variance): read the li2026 numbers there with care."
+    )
+
+
 def findings(study: Study) -> list[str]:
     """Return what the study says, a sentence each: the confound first, then each analysis."""
     found = [
         sentence
         for pooling in study.meta["modes"].get("li2026", [])
-        if (sentence := confound_sentence(study, pooling)) is not None
+        for sentence in (confound_sentence(study, pooling), length_matters(study, pooling))
+        if sentence is not None
     ]
     pooling = headline_pooling(study, "audited")
     if pooling is not None:
@@ -121,7 +138,7 @@ def _separation(study: Study, pooling: str) -> list[str]:
         return ["There are too few texts of opposed poles to say whether they are separated."]
     above_null = rows.filter((pl.col("q") < 0.05) & (pl.col("value") > pl.col("null_high"))).height
     words = rows["baseline"][0]
-    above_words = rows.filter(pl.col("ci_low") > pl.col("baseline")).height
+    above_words = rows.filter(pl.col("gain_low") > 0).height
     top = rows.sort("value", descending=True).row(0, named=True)
     return [
         f"Held out, virtue and vice of one axis are told apart better than text length and topic "
@@ -141,13 +158,22 @@ def _gradient(study: Study, pooling: str) -> list[str]:
     if rows.is_empty():
         return ["There are too few prototypes to say whether intensity is kept in categories."]
     kept = rows.filter((pl.col("q") < 0.05) & (pl.col("value") > pl.col("null_high"))).height
-    above = rows.filter(pl.col("ci_low") > pl.col("baseline")).height
+    above = rows.filter(pl.col("gain_low") > 0).height
     top = rows.sort("value", descending=True).row(0, named=True)
+    surface = study.select(
+        measure="spearman_given_surface", category="mean", mode="audited", pooling=pooling
+    ).filter(layer=top["layer"])
+    given = (
+        f" With word frequency and valence held constant too, it is "
+        f"{with_interval(surface.row(0, named=True))} there."
+        if surface.height
+        else ""
+    )
     return [
         f"Inside categories, likeness to the other texts' prototypes rises with typicality, text "
         f"length held constant, in {kept} of {rows.height} layers under {pooling} pooling "
         f"(q < 0.05), and more than in a bag of words ({rows['baseline'][0]:.2f}) in {above}: at "
-        f"best a rank correlation of {with_interval(top)} in layer {top['layer']}."
+        f"best a rank correlation of {with_interval(top)} in layer {top['layer']}.{given}"
     ]
 
 
@@ -188,7 +214,7 @@ def _recoverability(study: Study, pooling: str) -> list[str]:
     if rows.is_empty():
         return []
     kept = rows.filter((pl.col("q") < 0.05) & (pl.col("value") > pl.col("null_high"))).height
-    above = rows.filter(pl.col("ci_low") > pl.col("baseline")).height
+    above = rows.filter(pl.col("gain_low") > 0).height
     top = rows.sort("value", descending=True).row(0, named=True)
     return [
         f"A linear read-out recovers some of the ten human dimensions from texts it hasn't seen in "

@@ -27,9 +27,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "analyses": {"errors", "foundations", "geometry", "design"},
     "table": GROUND | {"geometry", "activations", "design"},
     "options": {"errors", "activations", "design"},
-    "study": {"options"}
+    "study": GROUND | {"activations", "table"},
+    "baselines": GROUND | {"activations", "models"},
+    "probing": {"options"}
     | GROUND
-    | {"moral_vectors", "geometry", "activations", "design", "analyses", "table"},
+    | {
+        "data",
+        "moral_vectors",
+        "geometry",
+        "activations",
+        "design",
+        "analyses",
+        "table",
+        "baselines",
+        "study",
+    },
     "control": {"options"}
     | GROUND
     | {"data", "geometry", "activations", "design", "analyses", "table", "study"},
@@ -43,6 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "activations",
         "options",
         "study",
+        "probing",
         "table",
         "control",
         "report",

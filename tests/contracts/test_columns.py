@@ -7,7 +7,7 @@ import polars as pl
 from moralprobe.data.schema import NEEDED, VECTOR_COLUMNS
 from moralprobe.foundations import POLES
 from moralprobe.moral_vectors import build_vectors
-from moralprobe.table import COLUMNS, MEASURES
+from moralprobe.table import BASELINE_COLUMNS, COLUMNS, MEASURES
 
 
 def test_columns_of_the_study_table() -> None:
@@ -29,11 +29,15 @@ def test_columns_of_the_study_table() -> None:
         ("q", pl.Float64),
         ("baseline", pl.Float64),
         ("baseline_name", pl.String),
+        ("gain_low", pl.Float64),
+        ("gain_high", pl.Float64),
         ("ceiling", pl.Float64),
         ("n", pl.Int64),
         ("unit", pl.String),
         ("status", pl.String),
     ]
+    assert {"source": pl.String, **COLUMNS} == BASELINE_COLUMNS
+    assert next(iter(BASELINE_COLUMNS)) == "source"
 
 
 def test_measures_and_their_analyses() -> None:
@@ -46,11 +50,13 @@ def test_measures_and_their_analyses() -> None:
         "auroc": "separation",
         "crossnobis": "separation",
         "sink_ratio": "separation",
+        "left_out_share": "separation",
         "length_share": "separation",
         "length_offset": "separation",
         "spearman": "gradient",
         "pearson": "gradient",
         "spearman_given_length": "gradient",
+        "spearman_given_surface": "gradient",
         "length_correlation": "gradient",
         "coverage": "structure",
         "clusters": "structure",

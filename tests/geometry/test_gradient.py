@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 
 from moralprobe.geometry.gradient import (
     partial_correlation,
@@ -141,3 +141,49 @@ def test_a_drawn_row_without_similarity_gives_no_correlation() -> None:
         np.array([[1, 1, 1, 1], [2, 1, 0, 1]]),
     )
     assert np.isnan(got.score[0]) and np.isfinite(got.score[1])
+
+
+def residual(values: np.ndarray, Z: np.ndarray) -> np.ndarray:
+    Z = np.column_stack([np.ones(len(Z)), Z])
+    return values - Z @ np.linalg.lstsq(Z, values, rcond=None)[0]
+
+
+def test_given_surface_equals_the_correlation_of_rank_residuals() -> None:
+    rng = np.random.default_rng(5)
+    n = 90
+    surface = np.stack([rng.integers(4, 9, n), rng.normal(size=n), rng.integers(0, 3, n)], axis=1)
+    score = rng.choice([0.0, 0.5, 1.0], n) + (surface[:, 1] > 0)
+    similarity = (rng.normal(size=(4, n)) + surface[:, 1]).astype(np.float32)
+    Z = np.column_stack([rankdata(z) for z in surface.T])
+
+    def naive(s: np.ndarray, y: np.ndarray) -> float:
+        return float(np.corrcoef(residual(rankdata(s), Z), residual(rankdata(y), Z))[0, 1])
+
+    weights = np.ones((4, n), np.uint8)
+    found = rank_correlations(similarity, score, surface[:, 0], weights, surface)
+    expected = [naive(s, score) for s in similarity]
+    assert found.score_given_surface == pytest.approx(expected, abs=1e-6)
+    assert np.abs(found.score_given_surface).max() < 0.35 < found.score.min(), "it was the surface"
+    scores = np.stack([rng.permutation(score) for _ in range(4)])
+    shuffled = permuted_rank_correlations(similarity, scores, surface[:, 0], surface)
+    expected = [naive(s, y) for s, y in zip(similarity, scores, strict=True)]
+    assert shuffled.score_given_surface == pytest.approx(expected, abs=1e-6)
+
+
+def test_given_a_surface_of_length_alone_is_given_length_and_copies_change_nothing() -> None:
+    rng = np.random.default_rng(6)
+    n = 60
+    length = rng.integers(4, 30, n)
+    score, similarity = rng.normal(size=n), rng.normal(size=(3, n)).astype(np.float32)
+    weights = np.concatenate([np.ones((1, n)), rng.integers(0, 3, (2, n))])
+    constant = np.ones(n)
+    one = rank_correlations(similarity, score, length, weights, length[:, None])
+    two = rank_correlations(
+        similarity, score, length, weights, np.stack([length, length, constant], axis=1)
+    )
+    assert one.score_given_surface == pytest.approx(two.score_given_surface, abs=1e-9)
+    assert one.score_given_surface[0] == pytest.approx(one.score_given_length[0], abs=1e-9)
+    # A resample keeps the surface's ranks among all rows.
+    assert one.score_given_surface[1:] == pytest.approx(one.score_given_length[1:], abs=0.05)
+    nothing = rank_correlations(similarity, score, length, weights)
+    assert np.isnan(nothing.score_given_surface).all()

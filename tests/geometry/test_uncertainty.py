@@ -3,7 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moralprobe.geometry.measure import Draws, mean_draws, not_enough, permutation_p, summarise
+from moralprobe.geometry.measure import (
+    Draws,
+    gain,
+    mean_draws,
+    not_enough,
+    permutation_p,
+    summarise,
+)
 from moralprobe.geometry.uncertainty import (
     bootstrap_counts,
     difference_interval,
@@ -165,3 +172,18 @@ def test_the_interval_of_a_difference_of_correlations_covers_as_often_as_it_says
     covered = np.mean([low < rho[0] - rho[1] < high for low, high in intervals])
     # The standard error of a share of 0.95 in 1000 is 0.007.
     assert covered == pytest.approx(0.95, abs=0.02)
+
+
+def test_a_gain_is_the_interval_of_the_paired_difference() -> None:
+    rng = np.random.default_rng(8)
+    shared = rng.normal(size=2000)
+    mine = Draws(0.7, 0.7 + 0.1 * shared + 0.01 * rng.normal(size=2000), np.empty(0), 50)
+    words = Draws(0.6, 0.6 + 0.1 * shared, np.empty(0), 50)
+    a, b = (summarise("auroc", "mean", draws, "AUROC") for draws in (mine, words))
+    assert a.ci_low < b.ci_high, "side by side the intervals overlap"
+    low, high = gain(a, b)
+    difference = mine.boot - words.boot
+    expected = np.quantile(difference, [0.025, 0.975]) - (difference.mean() - 0.1)
+    assert (low, high) == pytest.approx(tuple(expected)) and 0.07 < low < 0.1 < high < 0.13
+    bare = summarise("auroc", "mean", Draws(0.6, np.empty(0), np.empty(0), 50), "AUROC")
+    assert np.isnan(gain(a, bare)).all()

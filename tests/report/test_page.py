@@ -11,9 +11,10 @@ import polars as pl
 import pytest
 
 from moralprobe.moral_vectors import build_vectors
+from moralprobe.probing import probe
 from moralprobe.report.page import write_report
 from moralprobe.report.words import caveats, findings
-from moralprobe.study import Study, probe
+from moralprobe.study import Study
 from tests import planted
 
 

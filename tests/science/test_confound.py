@@ -19,8 +19,9 @@ from moralprobe.foundations import AXES, POLES
 from moralprobe.geometry.separation import cosine_of_centres
 from moralprobe.models.load import load_model
 from moralprobe.moral_vectors import MoralVectors, build_vectors
+from moralprobe.probing import probe
 from moralprobe.report.words import CONFOUND, confounded_layers, findings
-from moralprobe.study import Study, probe
+from moralprobe.study import Study
 
 SINK = range(11, 28)
 """Layers of SmolLM2-135M in which the published pooling reads the sink."""
