@@ -10,7 +10,7 @@ import polars as pl
 
 from moralprobe.artifacts import write_bytes
 from moralprobe.report.figures import draw_figures
-from moralprobe.report.verdicts import RULE, verdicts
+from moralprobe.report.verdicts import RULE, held_against, questions_of, verdicts
 from moralprobe.report.words import (
     best,
     caveats,
@@ -81,6 +81,8 @@ def write_report(study: Study, folder: Path) -> Path:
         findings=findings(study),
         verdicts=verdicts(study),
         rule=RULE,
+        questions=[question.says for question in questions_of(study)],
+        held_against=held_against(study),
         caveats=caveats(study),
         headlines=[
             _headline(study, *row) for row in _HEADLINES if study.select(measure=row[0]).height

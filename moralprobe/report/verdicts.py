@@ -7,6 +7,7 @@ from typing import Final
 
 import polars as pl
 
+from moralprobe.baselines import SENTENCE
 from moralprobe.report.words import headline_pooling, with_interval
 from moralprobe.study import Study
 
@@ -81,12 +82,9 @@ class Verdict:
 def verdicts(study: Study) -> list[Verdict]:
     """Return a verdict for each question that the study's audited part can answer."""
     pooling = headline_pooling(study, "audited")
-    found = []
-    for question in QUESTIONS:
-        if pooling is None or study.select(analysis=question.analysis, mode="audited").is_empty():
-            continue
-        found.append(_verdict(study, question, pooling))
-    return found
+    if pooling is None:
+        return []
+    return [_verdict(study, question, pooling) for question in questions_of(study)]
 
 
 def _verdict(study: Study, question: Question, pooling: str) -> Verdict:
@@ -114,3 +112,43 @@ def _answer(chance: int, words: int, layers: int) -> str:
     if words:
         return "in some layers"
     return "no more than the words say" if chance else "no"
+
+
+def held_against(study: Study) -> list[tuple[str, list[str]]]:
+    """Return a row a reading of the texts: its name, and its best number for each question.
+
+    The first row is the model, under its headline pooling; then come `study.baselines`, by the
+    order in which they were measured. A question that the study doesn't answer has no column.
+    """
+    pooling = headline_pooling(study, "audited")
+    if pooling is None or study.baselines.is_empty():
+        return []
+    asked = questions_of(study)
+    names = study.baselines["source"].unique(maintain_order=True).to_list()
+    found = [
+        ("the model", [_best(study.frame.filter(pooling=pooling), question) for question in asked])
+    ]
+    for name in names:
+        mine = study.baselines.filter(source=name)
+        found.append((_named(mine, name), [_best(mine, question) for question in asked]))
+    return found
+
+
+def questions_of(study: Study) -> list[Question]:
+    """Return the questions that a study's audited part was asked."""
+    asked = set(study.frame.filter(mode="audited")["analysis"])
+    return [question for question in QUESTIONS if question.analysis in asked]
+
+
+def _named(rows: pl.DataFrame, source: str) -> str:
+    encoder = rows["model"][0]
+    return f"{source} ({encoder})" if source == SENTENCE else source
+
+
+def _best(rows: pl.DataFrame, question: Question) -> str:
+    mine = rows.filter(measure=question.measure, category=question.category, mode="audited")
+    mine = mine.filter(pl.col("value").is_finite()).sort("value", descending=True)
+    if mine.is_empty():
+        return "not measured"
+    top = mine.row(0, named=True)
+    return with_interval(top) + (f" (layer {top['layer']})" if top["layer"] is not None else "")

@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "control": {"options"}
     | GROUND
     | {"data", "geometry", "activations", "design", "analyses", "table", "study"},
-    "report": GROUND | {"options", "study", "table", "control"},
+    "report": GROUND | {"options", "study", "baselines", "table", "control"},
     "doctor": GROUND | {"models"},
     "cli": GROUND
     | {

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import polars as pl
 import pytest
 
-from moralprobe.report.verdicts import QUESTIONS, RULE, verdicts
+from moralprobe.report.verdicts import QUESTIONS, RULE, held_against, verdicts
 from moralprobe.report.words import findings
+from moralprobe.table import BASELINE_COLUMNS
 from tests.report.test_words import NAN, li, row, study
 
 ABOVE_WORDS, ABOVE_CHANCE, NEITHER = {"value": 0.8}, {"value": 0.32}, {"value": 0.8, "q": 0.2}
@@ -82,3 +86,22 @@ def test_recoverability_counts_layers() -> None:
     said = next(s for s in findings(study(*rows)) if "linear read-out" in s)
     assert "in 2 of 3 layers" in said and "bag of words (R2 0.30) in 2" in said
     assert "0.60 [0.55, 0.65] in layer 2" in said
+
+
+def test_the_model_stands_beside_every_other_reading() -> None:
+    made = study(*layers(ABOVE_WORDS, {"value": 0.9}))
+    sources = ("bag of words", "random weights", "random weights", "sentence embeddings")
+    rows = [
+        {"source": source, **row("auroc", layer, value, model=model)}
+        for source, layer, value, model in zip(
+            sources, (None, 0, 1, None), (0.7, 0.5, 0.55, NAN), ("", "t", "t", "mini"), strict=True
+        )
+    ]
+    baselines = pl.DataFrame(rows, schema=BASELINE_COLUMNS)
+    assert held_against(replace(made, baselines=baselines)) == [
+        ("the model", ["0.90 [0.85, 0.95] (layer 1)"]),
+        ("bag of words", ["0.70 [0.65, 0.75]"]),
+        ("random weights", ["0.55 [0.50, 0.60] (layer 1)"]),
+        ("sentence embeddings (mini)", ["not measured"]),
+    ]
+    assert held_against(made) == []
