@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
+import xxhash
 from numpy.typing import NDArray
 
 from moralprobe.foundations import AXES, AXIS_TAGS, POLES, PROTOTYPE_SCORE
@@ -138,22 +139,11 @@ class Design:
         """Return how many text groups some rows belong to."""
         return len(np.unique(self.group[rows]))
 
-    def without_draws(self) -> Design:
-        """Return the same design with neither resamples nor shuffles: for values alone."""
-        bare = self.labelled and replace(self.labelled, shuffled=self.labelled.shuffled[:0])
-        return replace(
-            self,
-            resamples=self.resamples[:0],
-            labelled=bare,
-            targets=self.targets and replace(self.targets, shuffles=self.targets.shuffles[:0]),
-            likenesses=self.likenesses
-            and replace(self.likenesses, models=self.likenesses.models.without_draws()),
-            categories=tuple(replace(c, shuffles=c.shuffles[:0]) for c in self.categories),
-            oppositions=tuple(
-                replace(o, shuffles=o.shuffles[:0], prototype_shuffles=o.prototype_shuffles[:0])
-                for o in self.oppositions
-            ),
-        )
+    def digest(self) -> str:
+        """Return a hash of rows and resamples: equal where a resample draws the same texts."""
+        digest = xxhash.xxh3_128(np.ascontiguousarray(self.resamples).data)
+        digest.update(np.ascontiguousarray(self.group).data)
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,15 @@ from moralprobe.options import (
 )
 from moralprobe.provenance import cores
 from moralprobe.study import Study, request_of
-from moralprobe.table import BASELINE_COLUMNS, COLUMNS, over_ceiling, row, with_q
+from moralprobe.table import (
+    BASELINE_COLUMNS,
+    COLUMNS,
+    DRAW_COLUMNS,
+    HEADLINES,
+    over_ceiling,
+    row,
+    with_q,
+)
 
 _WIDE: Final = ("structure", "recoverability")
 """Analyses of all texts at once; in `audited` mode by default under the headline pooling only."""
@@ -120,6 +128,8 @@ def probe(
 
     rows: list[dict[str, Any]] = []
     baselines: list[dict[str, Any]] = []
+    drawn: list[dict[str, Any]] = []
+    resamples = None
     for m in modes:
         part = prepared.of_mode[m]
         rows += _of_texts(store, part.design)
@@ -144,6 +154,9 @@ def probe(
             )
             for source, measures in reading.of(layers, density=density):
                 rows += reading.rows(source, measures, words)
+                if headline and m == "audited":
+                    drawn += _draws(source, measures)
+                    resamples = reading.design.digest()
                 step()
             if headline:
                 baselines += reading.rows(prepared.words, words.values(), {})
@@ -166,8 +179,9 @@ def probe(
     )
     return Study(
         with_q(pl.DataFrame(rows, schema=COLUMNS)),
-        _meta(store, prepared, chosen, request),
+        {**_meta(store, prepared, chosen, request), "resamples": resamples},
         with_q(pl.DataFrame(baselines, schema=BASELINE_COLUMNS)),
+        pl.DataFrame(drawn, schema=DRAW_COLUMNS),
     )
 
 
@@ -246,6 +260,14 @@ class _Reading:
         # The states, their copies by fold and by class, and each fold's products.
         n, d = len(self.design.text), self.store.d_model
         return max(1, min(cores(), _BYTES_AT_ONCE // (5 * 4 * n * d + 10 * 8 * d**2)))
+
+
+def _draws(source: Source, measures: Iterable[Measure]) -> list[dict[str, Any]]:
+    return [
+        {"layer": source.layer, "measure": x.name, "category": x.category, "boot": x.boot.tolist()}
+        for x in measures
+        if (x.name, x.category) in HEADLINES and len(x.boot)
+    ]
 
 
 def _source(store: ActivationStore, pooling: str, layer: int) -> Source:

@@ -15,9 +15,9 @@ from moralprobe.activations.store import ActivationStore
 from moralprobe.artifacts import write_bytes, write_json
 from moralprobe.errors import DataError, IntegrityError
 from moralprobe.provenance import environment
-from moralprobe.table import BASELINE_COLUMNS, COLUMNS
+from moralprobe.table import BASELINE_COLUMNS, COLUMNS, DRAW_COLUMNS
 
-TABLES: Final = ("measures.parquet", "baselines.parquet")
+TABLES: Final = ("measures.parquet", "baselines.parquet", "draws.parquet")
 
 
 @dataclass(frozen=True)
@@ -25,20 +25,22 @@ class Study:
     """One long table of measures (`COLUMNS`), and what it was made from.
 
     `baselines` is a table of the same measures of other readings of the same texts
-    (`BASELINE_COLUMNS`): its `source` says which.
+    (`BASELINE_COLUMNS`): its `source` says which. `draws` are the resamples behind the headline
+    numbers (`DRAW_COLUMNS`), with which studies of the same texts are compared.
     """
 
     frame: pl.DataFrame
     meta: dict[str, Any]
     baselines: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=BASELINE_COLUMNS))
+    draws: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=DRAW_COLUMNS))
 
     def save(self, folder: Path) -> Path:
-        """Write the two tables, the first as JSON too, and `study.json` into a folder."""
+        """Write the three tables, the first as JSON too, and `study.json` into a folder."""
         folder = Path(folder)
         hashes = {}
         # While the tables change the folder holds no study, so that a kill leaves none of two.
         (folder / "study.json").unlink(missing_ok=True)
-        for name, frame in zip(TABLES, (self.frame, self.baselines), strict=True):
+        for name, frame in zip(TABLES, (self.frame, self.baselines, self.draws), strict=True):
             buffer = io.BytesIO()
             frame.write_parquet(buffer)
             hashes[name] = xxhash.xxh3_128_hexdigest(buffer.getvalue())
@@ -77,10 +79,11 @@ class Study:
                     "checksum doesn't match",
                     "repeat the probe command that made it",
                 )
-        frame, baselines = (pl.read_parquet(data) for data in tables)
-        if frame.columns != list(COLUMNS) or baselines.columns != list(BASELINE_COLUMNS):
+        frames = [pl.read_parquet(data) for data in tables]
+        known = [list(COLUMNS), list(BASELINE_COLUMNS), list(DRAW_COLUMNS)]
+        if [frame.columns for frame in frames] != known:
             raise DataError(f"{folder} is no study", "its columns differ", "probe the store again")
-        return cls(frame, meta, baselines)
+        return cls(frames[0], meta, *frames[1:])
 
     def select(self, **where: str | int) -> pl.DataFrame:
         """Return the rows with these column values, by layer."""

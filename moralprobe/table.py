@@ -40,6 +40,21 @@ COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "unit": pl.String,
     "status": pl.String,
 }
+DRAW_COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
+    "layer": pl.Int32,
+    "measure": pl.String,
+    "category": pl.String,
+    "boot": pl.List(pl.Float32),
+}
+"""Of the table of resamples behind the headline numbers."""
+HEADLINES: Final[tuple[tuple[str, str], ...]] = (
+    ("auroc", "mean"),
+    ("spearman_given_length", "mean"),
+    ("rsa_unique", "axis"),
+    ("rsa_unique", "polarity"),
+    ("r2", "mean"),
+)
+"""Measure and category of the number that answers each question, in `audited` mode."""
 BASELINE_COLUMNS: Final = {"source": pl.String, **COLUMNS}
 """Of the table of what the model is held against."""
 MEASURES: Final[dict[str, str]] = {

@@ -19,7 +19,7 @@ from moralprobe.moral_vectors import MoralVectors, build_vectors
 from moralprobe.options import POOLINGS_OF, parse_modes
 from moralprobe.probing import ProbeOptions, options_of, probe
 from moralprobe.study import TABLES, Study, finished
-from moralprobe.table import COLUMNS, MEASURES
+from moralprobe.table import COLUMNS, HEADLINES, MEASURES
 from tests import planted
 
 EMPTY, MORAL = 0, 1  # layers
@@ -120,7 +120,9 @@ def test_a_study_survives_saving(study: Study, tmp_path: Path) -> None:
 
     twin = json.loads((tmp_path / "measures.json").read_text())
     assert len(twin) == study.frame.height and set(twin[0]) == set(COLUMNS)
-    assert loaded.baselines.equals(study.baselines)
+    assert loaded.baselines.equals(study.baselines) and loaded.draws.equals(study.draws)
+    assert set(study.draws.select("measure", "category").iter_rows()) == set(HEADLINES)
+    assert set(study.draws["boot"].list.len()) == {DRAWS}
     (tmp_path / "study.json").write_text("{}")
     with pytest.raises(DataError, match=r"can't read .* as a study.*moralprobe probe"):
         Study.load(tmp_path)

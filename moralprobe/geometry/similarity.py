@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -37,18 +37,6 @@ class ModelGeometries:
     def names(self) -> tuple[str, ...]:
         """The model geometries, those that follow from labels first."""
         return tuple(self.matrices)
-
-    def without_draws(self) -> ModelGeometries:
-        """Return the same without resamples and shuffles: for values alone."""
-        return replace(
-            self,
-            weights=self.weights[:1],
-            shuffles=self.shuffles[:0],
-            inner=self.inner[:1],
-            sums=self.sums[:1],
-            null_inner=self.null_inner[:0],
-            pairs=self.pairs[:1],
-        )
 
     @property
     def moral(self) -> tuple[str, ...]:
