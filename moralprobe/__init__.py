@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from moralprobe.activations.pooling import POOLINGS as POOLINGS
     from moralprobe.activations.store import ActivationStore as ActivationStore
     from moralprobe.activations.store import verify as verify
+    from moralprobe.comparison import Comparison as Comparison
+    from moralprobe.comparison import compare as compare
     from moralprobe.control import probe_control as probe_control
     from moralprobe.data.download import download as download
     from moralprobe.data.prompts import TEMPLATES as TEMPLATES
@@ -44,6 +46,7 @@ _HOMES = {
     "AXES": "foundations",
     "ActivationStore": "activations.store",
     "CausalModel": "models.causal",
+    "Comparison": "comparison",
     "DataError": "errors",
     "DownloadError": "errors",
     "IntegrityError": "errors",
@@ -62,6 +65,7 @@ _HOMES = {
     "UsageError": "errors",
     "available_models": "models.available",
     "build_vectors": "moral_vectors",
+    "compare": "comparison",
     "download": "data.download",
     "extract": "activations.extract",
     "load_model": "models.load",

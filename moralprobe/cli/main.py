@@ -10,7 +10,7 @@ from typing import NoReturn
 import typer
 
 from moralprobe import __version__
-from moralprobe.cli import control, data, demo, doctor, extract, models, probe, vectors
+from moralprobe.cli import compare, control, data, demo, doctor, extract, models, probe, vectors
 from moralprobe.cli.console import notice, say
 from moralprobe.errors import MoralprobeError
 
@@ -29,6 +29,7 @@ app.command("extract")(extract.extract_command)
 app.command("verify")(extract.verify_command)
 app.command("probe")(probe.probe_command)
 app.command("control")(control.control_command)
+app.command("compare")(compare.compare_command)
 app.command("models")(models.models_command)
 app.command("demo")(demo.demo_command)
 app.command("doctor")(doctor.doctor_command)

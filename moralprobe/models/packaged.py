@@ -34,6 +34,9 @@ class PackagedModel:
     file: str
     licence: str
     about: str
+    family: str
+    role: str
+    parameters_b: float
 
 
 PACKAGED: Final[dict[str, PackagedModel]] = {
@@ -44,6 +47,9 @@ PACKAGED: Final[dict[str, PackagedModel]] = {
         file="SmolLM2-135M-Instruct.Q4_1.gguf",
         licence="Apache-2.0",
         about="SmolLM2-135M-Instruct, 30 layers, quantised to 4 bits and unpacked to bf16",
+        family="SmolLM2",
+        role="instruct",
+        parameters_b=0.135,
     )
 }
 

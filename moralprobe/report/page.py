@@ -61,18 +61,10 @@ def write_report(study: Study, folder: Path) -> Path:
         study: from `study.probe` or `Study.load`.
         folder: where `index.html` and the folder `figures` go.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     folder = Path(folder)
     captions = draw_figures(study, folder / "figures")
-    environment = Environment(
-        loader=PackageLoader("moralprobe.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    html = environment.get_template("page.html.j2").render(
+    html = render(
+        "page.html.j2",
         model=study.frame["model"][0],
         template=study.frame["template"][0],
         meta=study.meta,
@@ -94,6 +86,20 @@ def write_report(study: Study, folder: Path) -> Path:
     page = folder / "index.html"
     write_bytes(page, html.encode())
     return page
+
+
+def render(file: str, /, **values: Any) -> str:
+    """Fill one of this folder's templates; a value that it asks for and doesn't get is an error."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("moralprobe.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(file).render(**values)
 
 
 def _headline(

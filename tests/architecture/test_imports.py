@@ -42,10 +42,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         "baselines",
         "study",
     },
+    "comparison": GROUND | {"data", "geometry", "models", "study", "table"},
     "control": {"options"}
     | GROUND
     | {"data", "geometry", "activations", "design", "analyses", "table", "study"},
-    "report": GROUND | {"options", "study", "baselines", "table", "control"},
+    "report": GROUND | {"options", "study", "baselines", "table", "control", "comparison"},
     "doctor": GROUND | {"models"},
     "cli": GROUND
     | {
@@ -56,6 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "options",
         "study",
         "probing",
+        "comparison",
         "table",
         "control",
         "report",
