@@ -59,7 +59,7 @@ def load_model(
         raise UsageError(f"unknown dtype {dtype!r}", nearest(dtype, DTYPES), "choose one of these")
     place = choose_device(device)
     name, folder, commit = _locate(str(source), revision)
-    _refuse_unsafe(folder)
+    refuse_unsafe(folder)
     model, loaded_tokenizer = _from_folder(folder, DTYPES[dtype])
     model = model.to(place).eval()
     identity = {
@@ -148,7 +148,7 @@ def _from_hub(source: str, revision: str | None) -> tuple[str, Path, str | None]
         small = Path(
             huggingface_hub.snapshot_download(source, revision=revision, allow_patterns="*.json")
         )
-        _refuse_unsafe(small, weights=False)
+        refuse_unsafe(small, weights=False)
         folder = Path(
             huggingface_hub.snapshot_download(
                 source, revision=revision, allow_patterns=list(_WANTED)
@@ -163,7 +163,8 @@ def _from_hub(source: str, revision: str | None) -> tuple[str, Path, str | None]
     return source, folder, folder.name
 
 
-def _refuse_unsafe(folder: Path, *, weights: bool = True) -> None:
+def refuse_unsafe(folder: Path, *, weights: bool = True) -> None:
+    """Refuse a folder whose configs would run code, or (`weights`) that has no safetensors."""
     for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
         path = folder / name
         if not path.is_file():
