@@ -33,7 +33,7 @@ from moralprobe.artifacts import Artifact
 from moralprobe.data.prompts import get_template
 from moralprobe.errors import DataError, NumericError, UsageError
 from moralprobe.models.causal import CausalModel
-from moralprobe.models.tokens import Encoded
+from moralprobe.models.tokens import Encoded, encode
 from moralprobe.sites import parse_layers
 
 MAX_TOKENS: Final = 128
@@ -103,7 +103,7 @@ def extract(
             f"{batch_tokens=}, {max_tokens=}",
             "leave out --batch-tokens and --max-tokens to take the usual ones",
         )
-    texts, encoded = _encode_texts(model, vectors, template, max_tokens)
+    texts, encoded = encode_texts(model.tokenizer, vectors, template, max_tokens)
     plan, key = _plan_and_key(
         model, chosen, names, texts, encoded, template, max_tokens, batch_tokens
     )
@@ -162,15 +162,16 @@ def _plan_and_key(
     }
 
 
-def _encode_texts(
-    model: CausalModel, vectors: TextTable, template_name: str, max_tokens: int
+def encode_texts(
+    tokenizer: Any, vectors: TextTable, template_name: str, max_tokens: int
 ) -> tuple[pl.DataFrame, list[Encoded]]:
     """Return the table of distinct texts in reading order, and the tokens of the readable ones."""
     template = get_template(template_name)
     actions = vectors.frame["action"].unique().sort().to_list()
     if not actions:
         raise DataError("the vectors table is empty", "there is no text to read", "build it again")
-    encoded = model.encode(
+    encoded = encode(
+        tokenizer,
         [template.render(action) for action in actions],
         [template.span(action) for action in actions],
         max_tokens=max_tokens,

@@ -34,12 +34,12 @@ def models_command(
 def _show_registry(rows: list[dict[str, Any]]) -> None:
     say("registry: the paper's models; memory is that of the weights in bf16")
     say(
-        f"  {'id':<42}{'family':<11}{'role':<10}{'size':<13}{'MoE':<5}"
+        f"  {'id':<42}{'family':<11}{'role':<10}{'size':<16}{'MoE':<5}"
         f"{'layers':>6}{'width':>7}{'memory':>10}  revision"
     )
     for row in rows:
         say(
-            f"  {row['id']:<42}{row['family']:<11}{row['role']:<10}{row['size']:<13}"
+            f"  {row['id']:<42}{row['family']:<11}{row['role']:<10}{row['size']:<16}"
             f"{'yes' if row['moe'] else 'no':<5}{row['n_layers']:>6}{row['d_model']:>7}"
             f"{row['memory_gb']:>7.1f} GB  {row['revision'] or 'not pinned'}"
         )

@@ -15,9 +15,9 @@ class RegisteredModel:
 
     Parameters are in billions; of a mixture of experts `active_parameters_b` act on a token.
     `n_heads` and `head_dim` are those of the attention's queries, and `block_parameters` counts the
-    parameters of one decoder block that act on a token: the sizes are those of the published config,
-    the count that of transformers' own modules at these sizes. `revision` is the pinned commit on
-    the hub, None while none is pinned.
+    parameters of one decoder block that act on a token: the sizes are those of the published
+    config, the count is that of transformers' own modules at these sizes. `revision` is the pinned
+    commit on the hub, None while none is pinned.
     """
 
     id: str

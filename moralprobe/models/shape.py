@@ -20,8 +20,9 @@ class Shape:
     """The sizes of a model.
 
     `parameters` counts all of them; `block_parameters` has a number a decoder block, of those that
-    act on a token: all but those of the experts that a token isn't sent to. `n_heads` and `head_dim`
-    are those of the attention's queries. `folder` holds config and tokenizer, where they are here.
+    act on a token: all but those of the experts that a token isn't sent to. `n_heads` and
+    `head_dim` are those of the attention's queries. `folder` holds config and tokenizer, where they
+    are on this machine.
     """
 
     id: str
@@ -164,13 +165,16 @@ def active_parameters(block: nn.Module, config: Any) -> int:
     there are experts. A token is sent to `num_experts_per_tok` of them; routers, experts that all
     tokens share and everything else count whole.
     """
-    n_experts = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None)
+    n_experts: int | None = getattr(config, "num_experts", None) or getattr(
+        config, "num_local_experts", None
+    )
     total = sum(p.numel() for p in block.parameters())
-    if not n_experts:
+    if n_experts is None:
         return total
     experts = [m for m in block.modules() if _are_experts(m, n_experts)]
     routed = sum(p.numel() for m in experts for p in m.parameters())
-    return total - routed + round(routed * config.num_experts_per_tok / n_experts)
+    chosen = int(config.num_experts_per_tok)
+    return total - routed + routed * chosen // n_experts
 
 
 def _are_experts(module: nn.Module, n_experts: int) -> bool:

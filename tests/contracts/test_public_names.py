@@ -38,6 +38,7 @@ PUBLIC = [
     "extract",
     "load_model",
     "load_ratings",
+    "plan_extraction",
     "probe",
     "probe_control",
     "verify",
