@@ -141,12 +141,13 @@ def store_bytes(plan: Plan, n_layers: int, n_poolings: int, d_model: int, itemsi
 
 
 def activation_bytes(shape: Shape, plan: Plan, itemsize: int) -> int:
-    """Return a bound on the memory of the states of one batch, beside the weights, in bytes.
+    """Return about the memory of the states of one batch, beside the weights, in bytes.
 
     One block's activations, T d (17 + 2.5 L n_heads / d) numbers for T tokens in texts of length L:
     equation 1 of Korthikanti et al. 2022 (arXiv 2205.05198), in bytes at two a number. That is what
     training keeps; inference frees most of it on the way. Beside it the states in fp32 for pooling.
-    The equation has a feed-forward width of 4 d: a wider one takes more.
+    A bound where the feed-forward width is at most the equation's 4 d; code that sends every token
+    through all experts takes more.
     """
     most = 0.0
     for start, stop in plan.batches:

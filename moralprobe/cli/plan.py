@@ -83,7 +83,7 @@ def plan_command(
     say(f"{vectors}: {texts:,} distinct texts, template {template}, {dtype}\n")
     _show(costs)
     say(f"\nGPU-hours: arithmetic alone, at {tflops:g} TFLOP/s ({source}).")
-    say("memory: the weights and, at most, the states of one batch; GPUs: of 80 GB, to hold it.")
+    say("memory: the weights, and about the states of one batch; GPUs: of 80 GB, to hold it.")
     say(
         "tokens: batches are of one length, so that none is padding.",
     )

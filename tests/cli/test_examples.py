@@ -20,6 +20,7 @@ ORDER = (
     "models",
     "vectors build",
     "vectors sample",
+    "plan",
     "extract",
     "verify",
     "probe",
