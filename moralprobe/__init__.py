@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from moralprobe.activations.extract import extract as extract
+    from moralprobe.activations.forecast import plan_extraction as plan_extraction
     from moralprobe.activations.pooling import POOLINGS as POOLINGS
     from moralprobe.activations.store import ActivationStore as ActivationStore
     from moralprobe.activations.store import verify as verify
@@ -70,6 +71,7 @@ _HOMES = {
     "extract": "activations.extract",
     "load_model": "models.load",
     "load_ratings": "data.ratings",
+    "plan_extraction": "activations.forecast",
     "probe": "probing",
     "probe_control": "control",
     "verify": "activations.store",

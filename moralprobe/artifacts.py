@@ -65,14 +65,21 @@ def check_writable(folder: Path) -> None:
     Raises:
         StoreError: it, or where it would be, is no folder or can't be written to.
     """
-    existing = next(
-        place for place in (folder.absolute(), *folder.absolute().parents) if place.exists()
-    )
     try:
-        with tempfile.TemporaryFile(dir=existing):
+        with tempfile.TemporaryFile(dir=_existing(folder)):
             pass
     except OSError as error:
         raise _cannot_write(folder, error) from error
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the room on the disk where a folder is or would be made, in bytes."""
+    return shutil.disk_usage(_existing(folder)).free
+
+
+def _existing(folder: Path) -> Path:
+    places = (folder.absolute(), *folder.absolute().parents)
+    return next(place for place in places if place.exists())
 
 
 def write_bytes(path: Path, data: bytes) -> None:

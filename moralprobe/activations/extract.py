@@ -35,7 +35,7 @@ from moralprobe.artifacts import Artifact
 from moralprobe.data.prompts import Template, get_template
 from moralprobe.errors import DataError, NumericError, UsageError
 from moralprobe.models.causal import CausalModel
-from moralprobe.models.tokens import Batch, Encoded
+from moralprobe.models.tokens import Batch, Encoded, chat_frame, encode
 from moralprobe.sites import Site, parse_layers
 
 MAX_TOKENS: Final = 128
@@ -109,10 +109,8 @@ def extract(
             f"{batch_tokens=}, {max_tokens=}",
             "leave out --batch-tokens and --max-tokens to take the usual ones",
         )
-    prompt = get_template(template)
-    if prompt.chat:
-        prompt = prompt.inside(*model.chat_frame())
-    texts, encoded = _encode_texts(model, vectors, prompt, max_tokens)
+    prompt = prompt_of(template, model.tokenizer)
+    texts, encoded = encode_texts(model.tokenizer, vectors, prompt, max_tokens)
     plan, key = _plan_and_key(
         model, chosen, names, texts, encoded, prompt, max_tokens, batch_tokens
     )
@@ -182,14 +180,26 @@ def _plan_and_key(
     }
 
 
-def _encode_texts(
-    model: CausalModel, vectors: TextTable, template: Template, max_tokens: int
+def prompt_of(template: str, tokenizer: Any) -> Template:
+    """Return a template by its name; of `chat`, inside what the tokenizer puts around a message.
+
+    Raises:
+        UsageError: an unknown template.
+        ModelError: the template `chat`, and a tokenizer without a chat template.
+    """
+    prompt = get_template(template)
+    return prompt.inside(*chat_frame(tokenizer)) if prompt.chat else prompt
+
+
+def encode_texts(
+    tokenizer: Any, vectors: TextTable, template: Template, max_tokens: int
 ) -> tuple[pl.DataFrame, list[Encoded]]:
     """Return the table of distinct texts in reading order, and the tokens of the readable ones."""
     actions = vectors.frame["action"].unique().sort().to_list()
     if not actions:
         raise DataError("the vectors table is empty", "there is no text to read", "build it again")
-    encoded = model.encode(
+    encoded = encode(
+        tokenizer,
         [template.render(action) for action in actions],
         [template.span(action) for action in actions],
         max_tokens=max_tokens,

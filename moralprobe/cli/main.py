@@ -10,7 +10,18 @@ from typing import NoReturn
 import typer
 
 from moralprobe import __version__
-from moralprobe.cli import compare, control, data, demo, doctor, extract, models, probe, vectors
+from moralprobe.cli import (
+    compare,
+    control,
+    data,
+    demo,
+    doctor,
+    extract,
+    models,
+    plan,
+    probe,
+    vectors,
+)
 from moralprobe.cli.console import notice, say
 from moralprobe.errors import MoralprobeError
 
@@ -25,6 +36,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(vectors.app, name="vectors")
+app.command("plan")(plan.plan_command)
 app.command("extract")(extract.extract_command)
 app.command("verify")(extract.verify_command)
 app.command("probe")(probe.probe_command)

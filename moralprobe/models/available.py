@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib.util import find_spec
+from typing import Any
 
 from moralprobe.models.packaged import PACKAGED
 from moralprobe.models.registry import models as registered
 
 
-def available_models() -> dict[str, list[dict[str, str]]]:
-    """Return rows of `id` and `about` under `packaged`, `cached` and `registry`."""
+def available_models() -> dict[str, list[dict[str, Any]]]:
+    """Return what can be named, under `packaged`, `cached` and `registry`.
+
+    Returns:
+        Rows of `id` and `about`; those of `registry` hold all fields of the registry beside,
+        `size` in words, and `memory_gb`, the gigabytes of the weights in bf16.
+    """
     packaged = [
         {
             "id": name,
@@ -20,13 +27,18 @@ def available_models() -> dict[str, list[dict[str, str]]]:
         for name, model in PACKAGED.items()
     ]
     registry = [
-        {"id": model.id, "about": f"{model.family}, {model.role}, {model.parameters_b:g}B"}
+        {
+            **asdict(model),
+            "size": model.size,
+            "memory_gb": model.memory_gb,
+            "about": f"{model.family}, {model.role}, {model.size}",
+        }
         for model in registered()
     ]
     return {"packaged": packaged, "cached": _cached(), "registry": registry}
 
 
-def _cached() -> list[dict[str, str]]:
+def _cached() -> list[dict[str, Any]]:
     import huggingface_hub
     from huggingface_hub import constants
     from huggingface_hub.errors import CacheNotFound

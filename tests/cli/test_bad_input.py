@@ -14,6 +14,45 @@ from tests.cli.conftest import RATINGS, extract
 HEADER = "action\trot-moral-foundations\taction-moral-judgment\taction-agree\n"
 
 
+# -- plan -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--models", "Qwen/Qwen3-8b-Base"), ("unknown model", "did you mean Qwen/Qwen3-8B-Base")),
+        (("--models", "no-such"), ("unknown model 'no-such'", "known: Qwen", "moralprobe models")),
+        (("--models", ","), ("no model is named",)),
+        (("--models", "paper", "--layers", "30"), ("Qwen3-0.6B-Base: layer 30", "28 layers")),
+        (("--models", "paper", "--pooling", "means"), ("unknown pooling",)),
+        (("--models", "paper", "--template", "actoin"), ("unknown template",)),
+        (("--models", "paper", "--dtype", "fp16"), ("unknown dtype 'fp16'",)),
+        (("--models", "paper", "--device-tflops", "0"), ("must be positive", "device_tflops=0")),
+        (("--models", "paper", "--device-tflops", "nan"), ("must be positive",)),
+        (("--models", "paper", "--max-tokens", "-1"), ("must be positive", "max_tokens=-1")),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_what_can_t_be_planned(
+    made: Path, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    refused(moralprobe("plan", made / "vectors.parquet", *arguments), *words)
+
+
+def test_a_plan_of_a_folder_without_a_config(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "hollow").mkdir()
+    said = moralprobe("plan", made / "vectors.parquet", "--models", "./hollow")
+    refused(said, "holds no model", "no config.json")
+
+
+def test_a_plan_of_a_model_with_code_of_its_own(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    config = json.loads((made / "model" / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "evil.Model"}
+    (tmp_path / "own" / "config.json").write_text(json.dumps(config))
+    refused(moralprobe("plan", made / "vectors.parquet", "--models", "./own"), "code of its own")
+
+
 # -- vectors --------------------------------------------------------------------------------------
 
 

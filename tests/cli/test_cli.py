@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -13,9 +14,10 @@ import polars as pl
 import pytest
 
 import moralprobe as package
-from moralprobe import doctor
+from moralprobe import artifacts, doctor
 from moralprobe.activations import extract as extraction
 from moralprobe.models.packaged import PACKAGED
+from moralprobe.models.registry import RegisteredModel
 from tests.cli.commands import leaves, moralprobe, spoil
 from tests.cli.conftest import RATINGS, extract
 
@@ -172,7 +174,57 @@ def test_models_lists_packaged_cached_and_registered_ones() -> None:
     assert [row["id"] for row in found["packaged"]] == list(PACKAGED)
     for title, rows in found.items():
         assert f"{title}:" in said.out
-        assert all(row["id"] in said.out and row["about"] in said.out for row in rows)
+        assert all(row["id"] in said.out for row in rows)
+    assert all(row["about"] in said.out for row in [*found["packaged"], *found["cached"]])
+    fields = {field.name for field in dataclasses.fields(RegisteredModel)}
+    assert len(found["registry"]) == 23
+    for row in found["registry"]:
+        assert row.keys() == fields | {"size", "memory_gb", "about"}
+        (line,) = [line for line in said.out.splitlines() if line.split()[:1] == [row["id"]]]
+        shown = (row["family"], row["role"], row["size"], row["n_layers"], row["d_model"])
+        for word in (*shown, f"{row['memory_gb']:.1f} GB", row["revision"] or "not pinned"):
+            assert str(word) in line
+        assert ("yes" in line) == row["moe"] and row["note"] in said.out
+
+
+# -- plan -----------------------------------------------------------------------------------------
+
+
+def test_plan_shows_what_each_model_costs_and_what_that_assumes(made: Path) -> None:
+    models = f"{made / 'model'},meta-llama/Llama-3.1-8B,openai/gpt-oss-20b"
+    command = ("plan", made / "vectors.parquet", "--models", models)
+    said, found = moralprobe(*command), json.loads(moralprobe(*command, "--json").out)
+    assert said.code == 0 and said.err == ""
+    own, llama, oss = found["models"]
+    assert [row["id"] for row in found["models"]] == [
+        "model",
+        "meta-llama/Llama-3.1-8B",
+        "openai/gpt-oss-20b",
+    ]
+    # The folder's own tokenizer counts bytes; another one stands in for a model that isn't here.
+    assert [row["estimated"] for row in found["models"]] == [False, True, True]
+    assert own["tokens"] > 2 * llama["tokens"] == 2 * oss["tokens"]
+    for name in ("tokens", "flops", "disk_bytes", "gpu_hours"):
+        assert found["total"][name] == pytest.approx(sum(row[name] for row in found["models"]))
+    assert found["assumed"]["device_tflops"] == pytest.approx(0.4 * 989)
+    for word in (f" {own['tokens']:,} ", f" ~{llama['tokens']:,} ", "total", "its own tokenizer"):
+        assert word in said.out
+    for sentence in ("395.6 TFLOP/s (40% of the dense bf16 peak of an H100", "enough for all"):
+        assert sentence in said.out
+    faster = json.loads(moralprobe(*command, "--json", "--device-tflops", "791.2").out)
+    assert faster["total"]["gpu_hours"] == pytest.approx(found["total"]["gpu_hours"] / 2)
+    assert faster["assumed"]["from"] == "as given"
+
+
+def test_plan_says_when_the_disk_is_too_small_and_starts_nothing(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifacts, "free_bytes", lambda folder: 1_000_000)
+    command = ("plan", made / "vectors.parquet", "--models", "paper", "--out", "deep/stores")
+    said = moralprobe(*command)
+    assert said.code == 0 and not Path("deep").exists()
+    assert "deep/stores has not enough room, 1 MB free for" in said.out
+    assert said.out.count("Qwen/") == 14 and said.out.count("\nopenai/") == 4
 
 
 def test_doctor_finds_this_machine_fit() -> None:

@@ -20,21 +20,24 @@ ORDER = (
     "models",
     "vectors build",
     "vectors sample",
+    "plan",
     "extract",
     "verify",
     "probe",
     "control",
+    "compare",
     "data download",
     "demo",
 )
-# The same commands with a smaller model, fewer layers, poolings and draws. Both of the last are run below:
-# one would fetch from the network, one does all of the others again.
+# The same commands with a smaller model, fewer layers, poolings and draws. Those of
+# ELSEWHERE are run below or in docs/howto/compare.md: one needs studies of two models, one would fetch
+# from the network, one does all of the others again.
 SMALLER: dict[str, list[str]] = {
     "extract": ["--layers", "1", "--pooling", "mean,mean_unit", "--quiet"],
     "probe": ["--draws", "100", "--quiet"],
     "control": ["--draws", "100", "--layers", "1", "--quiet"],
 }
-ELSEWHERE = ("data download", "demo")
+ELSEWHERE = ("compare", "data download", "demo")
 
 
 def examples(command: str) -> list[list[str]]:

@@ -62,6 +62,7 @@ def test_the_import_loads_nothing_heavy(code: str, tmp_path: Path) -> None:
         (["--help"], 0),
         (["--version"], 0),
         (["extract", "--help"], 0),
+        (["plan", "--help"], 0),
         (["probe", "--help"], 0),
         (["control", "--help"], 0),
         (["vectors", "build", "--help"], 0),
@@ -76,6 +77,11 @@ def test_help_and_a_mistyped_command_load_nothing_heavy(
 ) -> None:
     loaded = loaded_by(RUN.format(arguments=arguments, code=code), tmp_path)
     assert "typer" in loaded and loaded & HEAVY == set()
+
+
+def test_the_arithmetic_of_costs_needs_no_torch(tmp_path: Path) -> None:
+    loaded = loaded_by("import moralprobe.activations.cost, moralprobe.models.shape", tmp_path)
+    assert loaded & {"torch", "transformers", "huggingface_hub"} == set()
 
 
 def test_what_is_looked_for_would_be_found(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ TOLERANCE = {"rel": 0.05, "abs": 0.05}
 FAST = {
     "docs/explanation/moral-vectors.md",
     "docs/howto/own-data.md",
+    "docs/howto/plan.md",
     "docs/questions/recoverability.md",
 }
 NOT_RUN = {

@@ -51,7 +51,9 @@ class Toy:
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
     """Everything but the arithmetic of unpacking is the package's own."""
     toy = Toy(tmp_path)
-    entry = PackagedModel("toy-weights", "1.2", "toy_weights", "toy.gguf", "Apache-2.0", "a toy")
+    entry = PackagedModel(
+        "toy-weights", "1.2", "toy_weights", "toy.gguf", "Apache-2.0", "a toy", "Toy", "base", 1.0
+    )
     monkeypatch.syspath_prepend(str(toy.package.parent))
     monkeypatch.setitem(PACKAGED, "toy", entry)
     monkeypatch.setattr(packaged, "_convert", toy.convert)
@@ -148,7 +150,7 @@ def test_who_waits_for_another_that_unpacks_takes_its_copy(
 def test_a_missing_package_is_an_error_with_the_command_that_installs_it(
     toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    absent = PackagedModel("not-there", "3.4", "not_there", "x.gguf", "MIT", "")
+    absent = PackagedModel("not-there", "3.4", "not_there", "x.gguf", "MIT", "", "", "base", 1.0)
     monkeypatch.setitem(PACKAGED, "toy", absent)
     with pytest.raises(ModelError, match="aren't installed") as caught:
         load_model("toy")

@@ -78,6 +78,9 @@ def test_memory_is_two_bytes_a_parameter() -> None:
 
 
 def test_the_list_of_models_names_each_with_family_role_and_size() -> None:
+    roles = Counter(row["role"] for row in available_models()["registry"])
+    assert roles == {"base": 7, "instruct": 10, "guard": 6}
     rows = {row["id"]: row["about"] for row in available_models()["registry"]}
     assert list(rows) == [model.id for model in models()]
     assert rows["Qwen/Qwen3Guard-Gen-0.6B"] == "Qwen3, guard, 0.6B"
+    assert rows["Qwen/Qwen3-235B-A22B"] == "Qwen3, base, 235B (22B)"
