@@ -44,7 +44,8 @@ def probe_store(folder: str, analyses: str, hdbscan: str, layers: int) -> None:
     from moralprobe import ActivationStore, probe
 
     store = ActivationStore.open(Path(folder))
-    store.layers = store.layers[:layers] if layers else store.layers
+    if layers:
+        store.layers, store.inputs, store.input_poolings = store.layers[:layers], (), ()
     started = time.perf_counter()
     study = probe(
         store,
@@ -94,7 +95,7 @@ def twice(folder: Path) -> Path:
     import polars as pl
     import xxhash
 
-    from moralprobe import ActivationStore, MoralVectors
+    from moralprobe import ActivationStore, MoralVectors, Site
     from moralprobe.activations.store import KIND, STATS, tables_of, tensor_name
     from moralprobe.artifacts import Artifact, write_bytes
 
@@ -110,7 +111,8 @@ def twice(folder: Path) -> Path:
     texts = texts.sort(pl.col("status") != "ok", maintain_order=True)
     tables = tables_of(texts, both)
     layer = store.layers[0]
-    key = {**store.key, "layers": [layer], "tables": {}}
+    key = {**store.key, "layers": [layer], "input_poolings": [], "tables": {}}
+    site = Site("resid_post", layer)
     key["tables"] = {name: xxhash.xxh3_128_hexdigest(data) for name, data in tables.items()}
     if not (out / "manifest.json").is_file():
         artifact = Artifact.create(out, KIND, key)
@@ -122,10 +124,10 @@ def twice(folder: Path) -> Path:
         for pooling in store.poolings:
             X = store.layer(pooling, layer)[:n]
             noise = rng.standard_normal(X.shape).astype(np.float32) * X.std(0)
-            tensors[tensor_name(layer, pooling)] = np.concatenate([X, X + noise])
+            tensors[tensor_name(site, pooling)] = np.concatenate([X, X + noise])
         for name in STATS:
             one = store.stats(layer)[name][:n]
-            tensors[tensor_name(layer, name)] = np.concatenate([one, one])
+            tensors[tensor_name(site, name)] = np.concatenate([one, one])
         artifact.add_shard("shard-00000.safetensors", tensors, first=0, last=2 * n - 1)
     return out
 

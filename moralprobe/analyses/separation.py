@@ -18,7 +18,7 @@ from moralprobe.geometry.measure import (
     not_enough,
     summarise,
 )
-from moralprobe.geometry.separation import cosine_of_centres
+from moralprobe.geometry.separation import cosine_of_centres, resampled_cosines
 
 
 def separation(X: Floats, design: Design) -> list[Measure]:
@@ -56,7 +56,7 @@ def separation(X: Floats, design: Design) -> list[Measure]:
 def _opposed_cosine(X: Floats, design: Design, side: Opposition) -> Draws:
     rows, virtue = side.rows[side.prototypes], side.virtue[side.prototypes]
     weights = design.weights(rows)
-    cosines = cosine_of_centres(X[rows], weights * virtue, weights * ~virtue)
+    cosines = resampled_cosines(X[rows], weights * virtue, weights * ~virtue)
     shuffled = virtue[side.prototype_shuffles]
     null = cosine_of_centres(X[rows], shuffled, ~shuffled)
     return Draws(float(cosines[0]), cosines[1:], null, design.groups_of(rows))

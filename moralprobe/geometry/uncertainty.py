@@ -91,7 +91,7 @@ def permutations(
         by_key = np.argsort(keys[:, names[members]], axis=1)  # [draws, groups]
         taken = np.empty((len(keys), *rows.shape), np.int32)
         np.put_along_axis(taken, by_key[:, :, None], by_label[None], axis=1)
-        result[:, rows.ravel()] = taken.reshape(len(keys), -1)
+        result[:, rows.ravel()] = taken.reshape(len(keys), rows.size)
     return result
 
 
