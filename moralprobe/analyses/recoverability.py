@@ -132,14 +132,22 @@ def _low_rank(
     n: int,
 ) -> list[Measure]:
     penalty = np.median(penalties, axis=1).astype(np.int64)
-    observed = reduced_rank(folds, Y[:, None], penalty, RANKS)[:, :, 0]
+    observed, keeps = reduced_rank(folds, Y[:, None], penalty, RANKS)
     few = targets.shuffles[:_LOW_RANK_SHUFFLES]
     shuffled = Y.astype(np.float32)[few.T]  # [n, c, m]
-    error = np.square(shuffled - reduced_rank(folds, shuffled, penalty, RANKS)).sum(1)
+    error = np.square(shuffled - reduced_rank(folds, shuffled, penalty, RANKS)[0]).sum(1)
     null = (1 - error / np.square(Y - Y.mean(0)).sum(0)).mean(2)  # [ranks, c]
     found = []
     for k, rank in enumerate(RANKS):
-        scores = r2(Y, observed[k], weights).mean(1)
+        predicted = observed[k, :, 0]
+        sensitivity = -2 * (Y - predicted)
+        # The directions are held: a row's weight moves the read-outs along them.
+        for f, part in enumerate(folds.parts):
+            rows = folds.order[part]
+            sensitivity[rows] = sensitivity[rows] @ keeps[k, f, 0]
+        same = np.repeat(penalty[:, None], Y.shape[1], axis=1)
+        influence = training_influence(folds, Y, same, sensitivity)
+        scores = r2(Y, predicted, weights, influence).mean(1)
         draws = Draws(float(scores[0]), scores[1:], null[k], n)
         found.append(summarise("r2_low_rank", f"rank_{rank}", draws, "R2"))
     return found

@@ -178,7 +178,7 @@ def out_of_fold(folds: Folds, Y: Floats, penalties: Ints) -> NDArray[np.float64]
 
 def reduced_rank(
     folds: Folds, Y: Floats, penalty: Ints, ranks: Sequence[int]
-) -> NDArray[np.floating]:
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Predict every row by reduced-rank ridge regression on all targets together.
 
     Args:
@@ -188,7 +188,8 @@ def reduced_rank(
         ranks: how many directions of the hidden space the read-out may use.
 
     Returns:
-        [ranks, n, c, m].
+        The predictions [ranks, n, c, m], and what each row's fold keeps of a full prediction,
+        [ranks, folds, c, m, m].
 
     Source: Izenman (1975); the leading directions of the fitted values, here with a ridge.
     """
@@ -196,6 +197,7 @@ def reduced_rank(
     dtype = Y.dtype
     cross, totals = _products(folds, Y[folds.order].reshape(n, c * m))
     predicted = np.empty((len(ranks), n, c, m), dtype)
+    keeps = np.empty((len(ranks), len(folds.parts), c, m, m), dtype)
     for f, W, offset, products in _read_outs(folds, cross, totals, penalty):
         part = folds.parts[f]
         # The covariance of the fitted values, with the ridge's share.
@@ -206,10 +208,11 @@ def reduced_rank(
         around = around.reshape(len(around), c, m).swapaxes(0, 1)
         for r, rank in enumerate(ranks):
             lead = directions[:, :, ::-1][:, :, :rank].astype(dtype)
+            keeps[r, f] = lead @ lead.swapaxes(1, 2)
             # What is left out is predicted by the training mean.
-            kept = around @ (lead @ lead.swapaxes(1, 2)) + centre.reshape(c, 1, m).astype(dtype)
+            kept = around @ keeps[r, f] + centre.reshape(c, 1, m).astype(dtype)
             predicted[r, folds.order[part]] = kept.swapaxes(0, 1)
-    return predicted
+    return predicted, keeps
 
 
 def permuted(

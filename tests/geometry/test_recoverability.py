@@ -108,7 +108,7 @@ def test_reduced_rank_is_the_full_read_out_at_full_rank_and_best_at_the_rank_of_
     Y = X @ B + 6 * rng.standard_normal((400, 6))
     folds = gather(X, rng.integers(0, 5, 400))
     penalty = np.full(5, 2)
-    one, two, full = reduced_rank(folds, Y[:, None], penalty, (1, 2, 6))[:, :, 0]
+    one, two, full = reduced_rank(folds, Y[:, None], penalty, (1, 2, 6))[0][:, :, 0]
     shared = np.repeat(penalty[:, None], 6, axis=1)
     np.testing.assert_allclose(full, out_of_fold(folds, Y, shared), atol=1e-9)
     once = np.ones((1, 400))
@@ -116,8 +116,8 @@ def test_reduced_rank_is_the_full_read_out_at_full_rank_and_best_at_the_rank_of_
     assert by_rank[1] > by_rank[0] + 0.02 and by_rank[1] > by_rank[2]
     # Several sets at a time are each set by itself.
     sets = np.stack([Y, Y[::-1]], axis=1)
-    together = reduced_rank(folds, sets, penalty, (2,))
-    alone = reduced_rank(folds, sets[:, 1:], penalty, (2,))
+    together, _ = reduced_rank(folds, sets, penalty, (2,))
+    alone, _ = reduced_rank(folds, sets[:, 1:], penalty, (2,))
     np.testing.assert_allclose(together[:, :, 1:], alone, atol=1e-9)
 
 
