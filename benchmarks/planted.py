@@ -31,7 +31,7 @@ from moralprobe.moral_vectors import build_vectors
 from moralprobe.options import ANALYSES
 from moralprobe.probing import text_facts
 
-TEXTS, DIMENSIONS, DRAWS = 400, 16, 199
+TEXTS, DIMENSIONS, DRAWS = 800, 16, 199
 PLANTS: dict[str, dict[str, float]] = {
     "nothing": {},
     "effect": {"separation": 0.5, "gradient": 0.5, "clusters": 1.0},

@@ -298,8 +298,12 @@ def caveats(study: Study) -> list[str]:
 
 
 def with_interval(row: dict[str, Any]) -> str:
-    """Return a row's value with its interval in brackets."""
-    return f"{row['value']:.2f} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
+    """Return a row's value with its interval in brackets; with three digits where all is small."""
+    numbers = [row["value"], row["ci_low"], row["ci_high"]]
+    digits = 3 if max(map(abs, numbers)) < 0.1 else 2
+    # Adding zero makes a negative zero a plain one.
+    value, low, high = (f"{round(x, digits) + 0.0:.{digits}f}" for x in numbers)
+    return f"{value} [{low}, {high}]"
 
 
 def _span(values: Sequence[float]) -> str:

@@ -27,6 +27,9 @@ def layers(*kinds: dict) -> list[dict]:
         ([ABOVE_CHANCE, NEITHER], "no more than the words say"),
         ([NEITHER, {"value": 0.05}], "no"),
         ([{"value": NAN}], "not enough data"),
+        # Above chance and words in every layer, and less than a smallest effect.
+        ([{"value": 0.45, "baseline": 0.2}, {"value": 0.46, "baseline": 0.2}], "hardly"),
+        ([{"value": 0.52, "baseline": 0.2}], "yes"),
     ],
 )
 def test_answers_follow_the_rule(kinds: list[dict], answer: str) -> None:

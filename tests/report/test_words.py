@@ -17,6 +17,7 @@ from moralprobe.report.words import (
     findings,
     headline_pooling,
     modes_of,
+    with_interval,
 )
 from moralprobe.study import Study
 from moralprobe.table import COLUMNS, MEASURES
@@ -192,3 +193,15 @@ def test_layers_whose_likeness_follows_length_are_named_beside_the_confounded() 
     # 0.72 - 0.05 squared is less than a half; layer 1 has been named already.
     assert sentence.startswith("In layer 2, too,") and "correlation 0.80" in sentence
     assert CONFOUND not in sentence
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ((0.123, -0.05, 0.3), "0.12 [-0.05, 0.30]"),
+        ((0.0021, -0.0001, 0.0043), "0.002 [0.000, 0.004]"),
+        ((-0.001, -0.2, 0.1), "0.00 [-0.20, 0.10]"),
+    ],
+)
+def test_small_numbers_have_a_digit_more_and_no_negative_zero(numbers: tuple, said: str) -> None:
+    assert with_interval(dict(zip(("value", "ci_low", "ci_high"), numbers, strict=True))) == said
