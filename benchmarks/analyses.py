@@ -3,11 +3,13 @@
     python benchmarks/analyses.py TABLE [--agreement action-agree] [--model smollm2-135m]
     python benchmarks/analyses.py --density
     python benchmarks/analyses.py --twice
+    python benchmarks/analyses.py --headline
 
 The first reads every text of TABLE at every layer (a store that `confound.py` made serves) and runs
 the four analyses in both modes with 1,000 resamples and permutations, without density clusters.
 `--density` times HDBSCAN apart; `--twice` compares one layer with a store of twice as many texts;
-both on the store that is there. Each part writes its figures into `results/analyses.json`.
+both on the store that is there. `--headline` writes what the studies of the first two say on each
+question. Each part writes its figures into `results/analyses.json`.
 The draws' time depends on the linear algebra: variables that name another processor to OpenBLAS are
 taken away first.
 """
@@ -89,6 +91,57 @@ def keep(part: str, command: str, found: dict[str, Any]) -> None:
     )
 
 
+def headline() -> dict[str, Any]:
+    """Return each question's numbers: as published, audited, and of the other readings."""
+    import polars as pl
+
+    from moralprobe import Study
+    from moralprobe.report.verdicts import QUESTIONS, verdicts
+    from moralprobe.report.words import best
+
+    study, density = Study.load(STUDY / "none"), Study.load(STUDY / "paper")
+    answers = {verdict.question: verdict for verdict in verdicts(study)}
+    published = (
+        (study, "opposed_cosine", "mean", True),
+        (study, "spearman", "mean", False),
+        (density, "ari", "MFT5", False),
+        (density, "ari", "Polarity3", False),
+        (study, "r2_adjusted", "mean", False),
+    )
+    numbers = ("value", "ci_low", "ci_high", "layer", "q")
+    rows = []
+    for question, (of, measure, category, lowest) in zip(QUESTIONS, published, strict=True):
+        paper = best(of, "li2026", measure, category, lowest=lowest)
+        own = best(study, "audited", question.measure, question.category, lowest=False)
+        others = study.baselines.filter(
+            mode="audited", measure=question.measure, category=question.category
+        ).filter(pl.col("value").is_finite())
+        rows.append(
+            {
+                "question": question.text,
+                "answer": answers[question.text].answer,
+                "why": answers[question.text].why,
+                "published": {
+                    "measure": f"{measure} ({category})",
+                    **({k: paper.row[k] for k in numbers} if paper else {}),
+                },
+                "audited": {
+                    "measure": f"{question.measure} ({question.category})",
+                    **({k: own.row[k] for k in numbers} if own else {}),
+                },
+                "others": {
+                    row["source"]: [row["value"], row["ci_low"], row["ci_high"]]
+                    for row in others.iter_rows(named=True)
+                },
+            }
+        )
+    return {
+        "model": study.frame["model"][0],
+        "texts": study.meta["texts"]["distinct"],
+        "questions": rows,
+    }
+
+
 def twice(folder: Path) -> Path:
     """Write a store of the first layer of another, each text twice as a text of its own."""
     import numpy as np
@@ -140,6 +193,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--density", action="store_true")
     parser.add_argument("--twice", action="store_true")
+    parser.add_argument("--headline", action="store_true")
     parser.add_argument("--worker", nargs=4)
     asked = parser.parse_args()
     if asked.worker:
@@ -162,8 +216,10 @@ def main() -> None:
         ratio = round(both["seconds"] / once["seconds"], 2)
         found = {"one layer": once, "twice as many texts": both, "ratio": ratio}
         keep("twice", "python benchmarks/analyses.py --twice", found)
-    if not (asked.table or asked.density or asked.twice):
-        parser.error("name a table, --density or --twice")
+    if asked.headline:
+        keep("headline", "python benchmarks/analyses.py --headline", headline())
+    if not (asked.table or asked.density or asked.twice or asked.headline):
+        parser.error("name a table, --density, --twice or --headline")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,11 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "explanation" / "two-modes.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs" / "explanation" / "two-modes.md",
+    ROOT / "docs" / "explanation" / "statistics.md",
+)
 
 
 def _layers(found: dict[str, Any], mode: str, measure: str, category: str) -> list[float]:
@@ -93,9 +97,92 @@ def extraction() -> str:
     )
 
 
+def headline() -> str:
+    """Return a table of the questions: as published, audited, and beside other readings."""
+    found = json.loads((RESULTS / "analyses.json").read_text())["headline"]
+    lines = [
+        "| question | li2026, as published | audited, best layer | bag of words "
+        "| static embeddings | answer |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in found["questions"]:
+        cells = [
+            f"`{row[mode]['measure']}` {_cell(row[mode])}, layer {row[mode]['layer']}"
+            for mode in ("published", "audited")
+        ]
+        cells += [_bare(row["others"].get(name)) for name in ("bag of words", "static embeddings")]
+        lines.append(f"| {row['question']} | {' | '.join(cells)} | **{row['answer']}** |")
+    return "\n".join(lines)
+
+
+def _cell(row: dict[str, Any]) -> str:
+    return _bare([row["value"], row["ci_low"], row["ci_high"]])
+
+
+def _bare(numbers: list[float] | None) -> str:
+    if numbers is None:
+        return ""
+    digits = 3 if max(map(abs, numbers)) < 0.1 else 2
+    value, low, high = (f"{round(x, digits) + 0.0:.{digits}f}" for x in numbers)
+    return f"{value} [{low}, {high}]"
+
+
+def analyses() -> str:
+    """Say what the analyses take."""
+    found = json.loads((RESULTS / "analyses.json").read_text())
+    all_, density = found["all"], found["density"]
+    texts, pairs = all_["texts"], all_["pairs"]
+    return (
+        f"The four analyses on {texts:,} texts ({pairs['audited']:,} pairs; li2026 on "
+        f"{pairs['li2026']:,}) at {all_['layers']} layers in both modes,\nwith 1,000 resamples and "
+        f"1,000 permutations: {all_['seconds'] / 60:.0f} minutes and {all_['peak_gb']:.1f} GB on "
+        f"{found['machine']['cores']} cores;\ndensity clusters, with the rest of structure: "
+        f"{density['seconds'] / 60:.0f} minutes. Twice as many texts take "
+        f"{found['twice']['ratio']:.1f} times as long."
+    )
+
+
+def planted() -> str:
+    """Return a table of what each headline measure makes of plants whose truth is known."""
+    found = json.loads((RESULTS / "planted.json").read_text())
+    lines = [
+        "| mode | measure | nothing planted: called | only length planted: called "
+        "| effect planted: called | covered: nothing | length | effect |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for mode in ("audited", "li2026"):
+        by_plant = {
+            plant: {(x["measure"], x["category"]): x for x in found[f"{plant} {mode}"]}
+            for plant in ("nothing", "length", "effect")
+        }
+        for key in by_plant["effect"]:
+            measure, category = key
+            if category not in _SHOWN:
+                continue
+            rows = [by_plant[plant].get(key) for plant in ("nothing", "length", "effect")]
+            cells = [_share(x and x["called"]) for x in rows]
+            cells += [_share(x and x["covered"]) for x in rows]
+            lines.append(f"| {mode} | `{measure}` ({category}) | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+_SHOWN = ("mean", "mean_abs", "all", "MFT5", "Polarity3", "axis", "polarity", "intensity", "rank_1")
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
+
+
 def filled(page: str) -> str:
     """Return the page with every marked block made anew; an unknown name raises KeyError."""
-    blocks = {"confound": confound, "extraction": extraction, "layers": layers}
+    blocks = {
+        "analyses": analyses,
+        "confound": confound,
+        "extraction": extraction,
+        "headline": headline,
+        "layers": layers,
+        "planted": planted,
+    }
     return re.sub(
         r"(<!-- numbers: (\w+) -->\n).*?(<!-- /numbers -->)",
         lambda match: f"{match[1]}{blocks[match[2]]()}\n{match[3]}",

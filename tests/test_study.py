@@ -457,6 +457,33 @@ def test_the_order_of_the_rows_changes_nothing(
     assert found.frame.equals(study.frame)
 
 
+# Those that aren't: similarity takes the mean over dimensions out, read-outs scale each dimension.
+TURNING = {"rsa", "rsa_unique"} | {
+    name for name, analysis in MEASURES.items() if analysis == "recoverability"
+}
+
+
+def test_a_rotation_of_the_hidden_space_changes_no_measure_that_it_should_not(
+    store: ActivationStore, vectors: MoralVectors, study: Study, tmp_path: Path
+) -> None:
+    Q = np.linalg.qr(np.random.default_rng(3).standard_normal((planted.D, planted.D)))[0]
+    states = {MORAL: (store.layer("mean", MORAL) @ Q).astype(np.float32)}
+    turned = probe(
+        planted.store(tmp_path / "s", vectors, states),
+        analyses="separation,gradient,structure",
+        draws=DRAWS,
+    )
+    keys = ["mode", "pooling", "measure", "category"]
+    both = turned.frame.filter(layer=MORAL).join(
+        study.frame.filter(layer=MORAL), on=keys, suffix="_before"
+    )
+    both = both.filter(~pl.col("measure").is_in(list(TURNING)))
+    assert both["measure"].n_unique() > 20
+    for name in ("value", "ci_low", "ci_high", "null_low", "null_high"):
+        now, before = both[name].to_numpy(), both[f"{name}_before"].to_numpy()
+        np.testing.assert_allclose(now, before, rtol=1e-3, atol=2e-3, err_msg=name)
+
+
 def test_one_layer_gives_what_it_gives_among_many_except_q(
     store: ActivationStore, vectors: MoralVectors, study: Study, tmp_path: Path
 ) -> None:

@@ -203,10 +203,16 @@ def test_planted_geometries_are_found_and_absent_ones_are_not() -> None:
 
 def test_a_rotation_changes_nothing_and_a_constant_label_is_left_out() -> None:
     X, models, data = planted()
-    Q = np.linalg.qr(np.random.default_rng(1).standard_normal((20, 20)))[0]
-    X = X - X.mean(1, keepdims=True)  # correlation takes the mean over dimensions out
-    once = similarity(X @ Q - (X @ Q).mean(1, keepdims=True), models).correlation[0]
-    assert once.shape == (5,)
+    # Correlation takes the mean over dimensions out: a rotation about that direction.
+    d = X.shape[1]
+    basis = np.linalg.qr(np.column_stack([np.ones(d), np.eye(d)[:, 1:]]))[0]
+    turn = np.eye(d)
+    turn[1:, 1:] = np.linalg.qr(np.random.default_rng(1).standard_normal((d - 1, d - 1)))[0]
+    Q = basis @ turn @ basis.T
+    once, turned = (similarity(states, models) for states in (X, X @ Q))
+    np.testing.assert_allclose(turned.correlation, once.correlation, atol=1e-4)
+    np.testing.assert_allclose(turned.unique, once.unique, atol=1e-4)
+    assert not np.allclose(X, X @ Q, atol=0.1)
     flat = model_geometries(
         {"axis": data["axis"], "polarity": np.ones((N, 1))}, {}, models.weights, models.shuffles
     )
