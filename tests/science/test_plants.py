@@ -1,0 +1,55 @@
+"""On plants whose truth is known: silent where only length differs, and finding what is there.
+
+The figures over 400 sets are those of `benchmarks/planted.py`, whose code this runs on few.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from moralprobe.table import HEADLINES
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SETS, DRAWS = 40, 99
+MOST = 6  # of 40 at one in twenty: more come up in one run of 300
+
+
+@pytest.fixture(scope="module")
+def planted() -> ModuleType:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        spec = importlib.util.spec_from_file_location("planted", BENCHMARKS / "planted.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_audited_headlines_are_silent_where_only_length_differs(planted: ModuleType) -> None:
+    sets = [
+        planted.measured(seed, "audited", planted.PLANTS["length"], DRAWS) for seed in range(SETS)
+    ]
+    for measure, category in HEADLINES:
+        wrong = sum(found[f"{measure} {category}"][3] <= 0.05 for found in sets)
+        assert wrong <= MOST, (measure, category, wrong)
+
+
+@pytest.mark.slow
+def test_they_find_what_is_there(planted: ModuleType) -> None:
+    sets = [planted.measured(seed, "audited", planted.PLANTS["effect"], DRAWS) for seed in range(5)]
+    for measure, category in HEADLINES:
+        if measure != "spearman_given_length":  # weak in this plant: it is said in the table
+            found = [one[f"{measure} {category}"][3] for one in sets]
+            assert max(found) <= 0.05, (measure, category, found)
+
+
+@pytest.mark.slow
+def test_the_published_cosine_calls_length_an_opposition(planted: ModuleType) -> None:
+    name = "opposed_cosine mean"
+    sets = [planted.measured(seed, "li2026", planted.PLANTS["length"], DRAWS) for seed in range(5)]
+    assert all(one[name][0] < -0.8 for one in sets), "two poles, opposite, of nothing but length"
