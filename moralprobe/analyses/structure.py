@@ -159,10 +159,9 @@ def _likeness(X: Floats, design: Design) -> list[Measure]:
             continue
         draws = Draws(float(r[0]), r[1:], found.null_correlation[:, j], n)
         measures.append(summarise("rsa", name, draws, "r"))
-        if name in models.moral:
-            u = found.unique[:, j]
-            draws = Draws(float(u[0]), u[1:], found.null_unique[:, j], n)
-            measures.append(summarise("rsa_unique", name, draws, "share of variance"))
+        u = found.unique[:, j]
+        draws = Draws(float(u[0]), u[1:], found.null_unique[:, j], n)
+        measures.append(summarise("rsa_unique", name, draws, "share of variance"))
     spread = participation_ratio(states, models.weights)
     draws = Draws(float(spread[0]), spread[1:], np.empty(0), n)
     measures.append(summarise("participation_ratio", "all", draws, "dimensions"))

@@ -182,7 +182,8 @@ def similarity(X: Floats, models: ModelGeometries) -> Similarity:
         rng = np.random.default_rng([j, 11])
         spread = mantel_deviation(hidden, models.matrices[names[j]])
         null_r[:, j] = rng.normal(0, spread, p)
-        null_unique[:, j] = np.nan
+        # In any order it goes with no other geometry, so that all it explains it explains alone.
+        null_unique[:, j] = np.square(np.maximum(null_r[:, j], 0))
     unique = unique_variance(R, r)
     degenerate = np.array(
         [_degenerate(hidden, models.matrices[name], r[0, j]) for j, name in enumerate(names)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.optimize import nnls
@@ -187,6 +189,24 @@ def test_similarity_equals_the_formula_with_labels_permuted() -> None:
         r, unique = naive(X, models.weights[0], matrices(moved))
         np.testing.assert_allclose(found.null_correlation[p, :3], r[:3], atol=2e-5)
         np.testing.assert_allclose(found.null_unique[p, :3], unique[:3], atol=5e-5)
+
+
+def test_the_null_of_what_words_explain_is_that_of_texts_in_any_order() -> None:
+    X, models, data = planted()
+    named = matrices(data)
+    rng = np.random.default_rng(12)
+    drawn = []
+    for _ in range(150):
+        order = rng.permutation(N)
+        moved = {**named, "words": named["words"][np.ix_(order, order)]}
+        drawn.append(naive(X, models.weights[0], moved)[1][4])
+    many = np.tile(models.shuffles, (40, 1))[:1000]
+    null = similarity(
+        X, replace(models, shuffles=many, null_inner=np.tile(models.null_inner, (40, 1, 1))[:1000])
+    ).null_unique[:, 4]
+    assert (null >= 0).all() and np.mean(null == 0) == pytest.approx(0.5, abs=0.06)
+    assert np.quantile(null, 0.95) == pytest.approx(np.quantile(drawn, 0.95), rel=0.5)
+    assert null.mean() == pytest.approx(np.mean(drawn), rel=0.4)
 
 
 def test_planted_geometries_are_found_and_absent_ones_are_not() -> None:
