@@ -182,8 +182,7 @@ def similarity(X: Floats, models: ModelGeometries) -> Similarity:
         rng = np.random.default_rng([j, 11])
         spread = mantel_deviation(hidden, models.matrices[names[j]])
         null_r[:, j] = rng.normal(0, spread, p)
-        # In any order it goes with no other geometry, so that all it explains it explains alone.
-        null_unique[:, j] = np.square(np.maximum(null_r[:, j], 0))
+        null_unique[:, j] = _unique_in_any_order(hidden, models, R[0], r[0], j, rng)
     unique = unique_variance(R, r)
     degenerate = np.array(
         [_degenerate(hidden, models.matrices[name], r[0, j]) for j, name in enumerate(names)]
@@ -194,6 +193,33 @@ def similarity(X: Floats, models: ModelGeometries) -> Similarity:
     r[1:] = of_pairs(r[1:], degenerate)
     unique[1:] = of_pairs(unique[1:], degenerate * ratio)
     return Similarity(r, unique, null_r, null_unique)
+
+
+def _unique_in_any_order(
+    hidden: NDArray[np.float32],
+    models: ModelGeometries,
+    R: Floats,
+    r: Floats,
+    j: int,
+    rng: np.random.Generator,
+) -> NDArray[np.float64]:
+    """Draw what geometry j explains by itself where its texts stand in any order, [p].
+
+    It then goes with no other geometry. Of what the others leave of the hidden one it explains the
+    square of its correlation, where that is positive.
+    """
+    others = [k for k in range(len(r)) if k != j and np.isfinite(r[k])]
+    share, left = 1.0, hidden
+    if others:
+        beta = np.linalg.lstsq(R[np.ix_(others, others)], r[others], rcond=None)[0]
+        share = float(np.clip(1 - r[others] @ beta, 0, 1))
+        off = 1 - np.eye(len(hidden), dtype=np.float32)
+        left = _standard(hidden, off)
+        for k, b in zip(others, beta, strict=True):
+            left = left - np.float32(b) * _standard(models.matrices[models.names[k]], off)
+    spread = mantel_deviation(left, models.matrices[models.names[j]])
+    drawn = rng.normal(0, spread, len(models.shuffles))
+    return np.asarray(share * np.square(np.maximum(drawn, 0)), np.float64)
 
 
 def _degenerate(hidden: NDArray[np.float32], D: NDArray[np.float32], r: float) -> float:
