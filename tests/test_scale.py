@@ -16,7 +16,7 @@ from moralprobe.foundations import AXIS_TAGS
 from moralprobe.moral_vectors import OFFICIAL_ROWS
 
 BUILD = """
-import json, resource, sys, time
+import json, re, sys, time
 from pathlib import Path
 start = time.perf_counter()
 from moralprobe.moral_vectors import build_vectors
@@ -24,7 +24,8 @@ vectors = build_vectors(sys.argv[1])
 vectors.save(Path(sys.argv[2]))
 print(json.dumps({
     "seconds": time.perf_counter() - start,
-    "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    # Not ru_maxrss, which a child inherits from the process that started it.
+    "bytes": int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024,
     "pairs": len(vectors),
 }))
 """
