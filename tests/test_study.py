@@ -628,3 +628,13 @@ def test_a_study_says_what_it_was_made_from(study: Study, store: ActivationStore
     assert meta["pairs"]["audited"] == store.vectors().frame.height
     assert meta["request"]["seed"] == 42 and meta["sample"]["quota"] == "li2026"
     assert replace(study, meta={}).frame is study.frame
+
+
+def test_an_unknown_quota_is_refused_for_a_sample_too(
+    vectors: MoralVectors, tmp_path: Path
+) -> None:
+    drawn = vectors.sample(seed=1)
+    texts, _ = planted.texts_of(drawn)
+    held = planted.store(tmp_path / "s", drawn, {0: planted.noise(texts, 1)})
+    with pytest.raises(UsageError, match=r"unknown quota .li2O26.*did you mean li2026"):
+        probe(held, quota="li2O26", draws=DRAWS)

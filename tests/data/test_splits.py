@@ -9,10 +9,12 @@ from collections import defaultdict
 
 import numpy as np
 import polars as pl
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from moralprobe.data.splits import SPLITS, group_of, normalise, split_groups, text_groups
+from moralprobe.errors import DataError
 from moralprobe.geometry.uncertainty import group_folds
 
 WORDS = ["Café", "café", "CAFÉ ", "straße", "STRASSE", "a  b", "a b", "A\tB", "", " ", "z"]
@@ -105,3 +107,10 @@ def test_folds_keep_groups_whole_and_follow_the_seed() -> None:
     assert sorted(set(one.tolist())) == [0, 1, 2, 3, 4]
     for group in np.unique(groups):
         assert len(set(one[groups == group].tolist())) == 1
+
+
+def test_a_split_that_the_dataset_lacks_is_refused_and_none_counts_as_train() -> None:
+    groups = pl.Series(["a", "b"])
+    with pytest.raises(DataError, match=r"unknown split 'validation'.*train, analysis"):
+        split_groups(groups, pl.Series(["train", "validation"]))
+    assert split_groups(groups, pl.Series([None, "test"])).to_list() == ["train", "test"]
