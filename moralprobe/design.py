@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import polars as pl
@@ -19,6 +19,7 @@ from moralprobe.foundations import AXES, AXIS_TAGS, POLES, PROTOTYPE_SCORE
 from moralprobe.geometry.arrays import Bools, Floats, Ints
 from moralprobe.geometry.confounds import word_overlap
 from moralprobe.geometry.held_out import FOLDS
+from moralprobe.geometry.measure import Draws, resampled
 from moralprobe.geometry.similarity import (
     ModelGeometries,
     model_geometries,
@@ -36,6 +37,8 @@ from moralprobe.geometry.uncertainty import (
 from moralprobe.moral_vectors import tag_matrix
 
 Mode = Literal["li2026", "audited"]
+WHOLE: Final = 200
+"""Resamples that are measured at a quarter of their strength too."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +134,24 @@ class Design:
     surface: Floats | None = None
 
     def weights(self, rows: Ints) -> NDArray[np.uint8]:
-        """Return row weights [1 + b, n]: the data as they are, then each resample."""
+        """Return row weights [1 + b + h, n]: the data as they are, and what resamples add to them.
+
+        b resamples beside the data as they are, which is a resample at half strength, and h of
+        them beside three times the data (`measure.resampled`).
+        """
         observed = np.ones((1, len(rows)), np.uint8)
-        return np.concatenate([observed, self.resamples[:, self.group[rows]]])
+        drawn = self.resamples[:, self.group[rows]]
+        return np.concatenate([observed, drawn + np.uint8(1), drawn[:WHOLE]])
+
+    def shares(self, rows: Ints) -> NDArray[np.float32]:
+        """Return the same weights with mean 1 over all of the design's groups."""
+        weights = self.weights(rows).astype(np.float32)
+        weights[1 : 1 + len(self.resamples)] /= 2
+        return weights
+
+    def draws(self, values: Floats, null: Floats, rows: Ints) -> Draws:
+        """Return what a statistic of some rows gave under their `weights`, with its null."""
+        return resampled(values, len(self.resamples), null, self.groups_of(rows))
 
     def groups_of(self, rows: Ints) -> int:
         """Return how many text groups some rows belong to."""

@@ -15,7 +15,7 @@ from moralprobe.geometry.confounds import (
     permuted_length_share,
     sink_ratio,
 )
-from moralprobe.geometry.measure import MIN_PROTOTYPES, Draws, Measure, not_enough, summarise
+from moralprobe.geometry.measure import MIN_PROTOTYPES, Measure, not_enough, summarise
 
 _LENGTH_SHUFFLES = 200  # enough for a null that is narrow: texts are many
 
@@ -29,20 +29,19 @@ def length_explains(X: Floats, design: Design) -> Measure:
     """
     _, first = np.unique(design.text, return_index=True)  # each text once
     inverse = 1.0 / design.length[first]
-    n, groups = design.groups_of(first), design.group[first]
     if len(np.unique(design.length[first])) < 2:
         return not_enough(
             "length_share", "all", "share of variance", have=1, needed=2, of="lengths of text"
         )
-    value = float(length_share(X[first], inverse, np.ones((1, len(first))))[0])
-    boot = [
-        length_share(X[first], inverse, design.resamples[start : start + CHUNK, groups])
-        for start in range(0, len(design.resamples), CHUNK)
+    weights = design.weights(first)
+    values = [
+        length_share(X[first], inverse, weights[start : start + CHUNK])
+        for start in range(0, len(weights), CHUNK)
     ]
     shuffles = min(len(design.resamples), _LENGTH_SHUFFLES)
     shuffled = np.random.default_rng(4).permuted(np.tile(inverse, (shuffles, 1)), axis=1)
     null = permuted_length_share(X[first], shuffled)
-    draws = Draws(value, joined(boot), null, n)
+    draws = design.draws(joined(values), null, first)
     return summarise("length_share", "all", draws, "share of variance")
 
 
@@ -62,7 +61,8 @@ def length_offsets(design: Design) -> list[Measure]:
         values = length_offset(inverse, prototypes, weights)
         rng = np.random.default_rng(5)
         picked = [rng.choice(inverse, have, replace=False).mean() for _ in design.resamples]
-        draws = Draws(float(values[0]), values[1:], np.array(picked) - inverse.mean(), have)
+        null = np.array(picked) - inverse.mean()
+        draws = design.draws(values, null, category.rows[category.prototypes])
         found.append(summarise("length_offset", category.name, draws, "1/token"))
     return found
 
@@ -78,9 +78,8 @@ def of_texts(name: str, values: Floats, design: Design, unit: str) -> Measure:
     """
     texts, first = np.unique(design.text, return_index=True)
     mine = np.asarray(values, np.float64)[texts]
-    weights = design.resamples[:, design.group[first]]
-    boot = (weights @ mine) / weights.sum(1) if len(weights) else np.empty(0)
-    draws = Draws(float(mine.mean()), boot, np.empty(0), design.groups_of(first))
+    weights = design.weights(first)
+    draws = design.draws((weights @ mine) / weights.sum(1), np.empty(0), first)
     return summarise(name, "all", draws, unit)
 
 

@@ -92,8 +92,9 @@ def _graded(X: Floats, design: Design, category: Category) -> _Graded:
 
 def _category_draws(design: Design, graded: _Graded) -> dict[str, Draws]:
     category = graded.category
-    length, n = design.length[category.rows], design.groups_of(category.rows)
-    surface = design.surface[category.rows] if design.surface is not None else None
+    rows = category.rows
+    length, n = design.length[rows], design.groups_of(rows)
+    surface = design.surface[rows] if design.surface is not None else None
     r = rank_correlations(graded.similarity, category.score, length, graded.weights, surface)
     null = permuted_rank_correlations(graded.null_similarity, graded.null_score, length, surface)
     # No permutation is needed where length is no label: independent ranks correlate about N(0, .).
@@ -101,20 +102,18 @@ def _category_draws(design: Design, graded: _Graded) -> dict[str, Draws]:
     rng = np.random.default_rng(names.index(category.name))
     independent = rng.normal(0, 1 / np.sqrt(max(n - 1, 1)), len(graded.null_score))
     draws = {
-        "spearman": Draws(float(r.score[0]), r.score[1:], null.score, n),
-        "spearman_given_length": Draws(
-            float(r.score_given_length[0]), r.score_given_length[1:], null.score_given_length, n
-        ),
-        "length_correlation": Draws(float(r.length[0]), r.length[1:], independent, n),
+        "spearman": design.draws(r.score, null.score, rows),
+        "spearman_given_length": design.draws(r.score_given_length, null.score_given_length, rows),
+        "length_correlation": design.draws(r.length, independent, rows),
     }
     if surface is not None:
-        draws["spearman_given_surface"] = Draws(
-            float(r.score_given_surface[0]), r.score_given_surface[1:], null.score_given_surface, n
+        draws["spearman_given_surface"] = design.draws(
+            r.score_given_surface, null.score_given_surface, rows
         )
     if design.mode == "li2026":
         linear = pearson(graded.similarity, category.score[None], graded.weights)
         shuffled = pearson(graded.null_similarity, graded.null_score, np.ones((1, 1)))
-        draws["pearson"] = Draws(float(linear[0]), linear[1:], shuffled, n)
+        draws["pearson"] = design.draws(linear, shuffled, rows)
     return draws
 
 
@@ -137,6 +136,5 @@ def _overall(design: Design, pooled: list[_Graded]) -> Measure:
         shuffled = np.concatenate([graded.null_score[part] for graded in pooled], axis=1)
         if len(shuffled):
             null.append(permuted_rank_correlations(similarity, shuffled, length).score)
-    r = np.concatenate(boot)
-    draws = Draws(float(r[0]), r[1:], joined(null), design.groups_of(rows))
+    draws = design.draws(joined(boot), joined(null), rows)
     return summarise("spearman", "overall", draws, "rho")

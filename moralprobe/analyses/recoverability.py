@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,8 +15,10 @@ from moralprobe.geometry.measure import (
     MIN_GROUPS,
     Draws,
     Measure,
+    combined,
     mean_draws,
     not_enough,
+    resampled,
     summarise,
 )
 from moralprobe.geometry.recoverability import (
@@ -26,13 +30,17 @@ from moralprobe.geometry.recoverability import (
     permuted,
     permuted_r2,
     r2,
+    read_again,
     reduced_rank,
+    reweighted,
     training_influence,
+    weighted_r2,
 )
 from moralprobe.geometry.trained_probe import trained_predictions
 
 RANKS = (1, 3)
-_LOW_RANK_SHUFFLES = 100
+_LOW_RANK_DRAWS = 200  # shuffles, and resamples
+_TRAINED_AGAIN = 100  # resamples
 _CHUNK = 128
 
 
@@ -65,7 +73,7 @@ def recoverability(X: Floats, design: Design, *, seed: int = 42) -> list[Measure
 
 def _ridge(X: Floats, design: Design, targets: Targets) -> list[Measure]:
     group = design.group[targets.rows]
-    weights = design.weights(targets.rows)
+    weights = design.shares(targets.rows)
     n = len(np.unique(group))
     enough = [
         len(np.unique(group[values != 0])) >= MIN_GROUPS and np.ptp(values) > 0
@@ -98,10 +106,15 @@ def _ridge(X: Floats, design: Design, targets: Targets) -> list[Measure]:
     predicted = out_of_fold(folds, Y, penalties)
     influence = training_influence(folds, Y, penalties, -2 * (Y - predicted))
     scores = r2(Y, predicted, weights, influence)
+    few = weights[1 : 1 + _TRAINED_AGAIN]
+    again = read_again(folds, reweighted(Y, predicted, few), penalties)
+    draws = len(design.resamples)
+    bend = weighted_r2(Y, again, few) - scores[1 : 1 + len(few)]
     parts = {
-        j: Draws(
-            float(scores[0, j]),
-            scores[1:, j],
+        j: _followed(
+            scores[:, j],
+            bend[:, j],
+            draws,
             permuted_r2(folds, Y[:, j], penalties[:, j], shuffles),
             n,
         )
@@ -113,43 +126,70 @@ def _ridge(X: Floats, design: Design, targets: Targets) -> list[Measure]:
     found.append(summarise("r2", "mean", mean, "R2"))
     # A control label that no first word drew doesn't vary, and has no R2.
     by_label = scores[:, m + len(AXES) :]
-    control = by_label[:, np.isfinite(by_label[0])].mean(1)
-    selective = Draws(mean.value - control[0], mean.boot - control[1:], mean.null - control[0], n)
+    varies = np.isfinite(by_label[0])
+    control = by_label[:, varies].mean(1)
+    bent = bend[:, m + len(AXES) :][:, varies].mean(1)
+    drawn = _followed(control, bent, draws, np.empty(0), n)
+    selective = replace(combined([mean, drawn], [1.0, -1.0]), null=mean.null - control[0])
     found.append(summarise("selectivity", "mean", selective, "R2"))
-    found += _low_rank(folds, Y[:, poles], penalties[:, poles], weights, targets, n)
+    found += _low_rank(folds, Y[:, poles], penalties[:, poles], design, targets, n)
     tags = slice(m, m + len(AXES))
     return found + _tags(
-        folds, Y[:, tags], penalties[:, tags], predicted[:, tags], weights, group, shuffles
+        folds,
+        Y[:, tags],
+        penalties[:, tags],
+        predicted[:, tags],
+        design,
+        group,
+        shuffles,
+        weights,
+        again[:, :, tags],
     )
+
+
+def _followed(scores: Floats, bend: Floats, draws: int, null: Floats, n: int) -> Draws:
+    """Return a statistic that was followed to first order with resamples at half strength.
+
+    Args:
+        scores: [1 + draws or more] as the data are, and followed.
+        bend: [h] what the first h have more where the read-outs are trained again: the pairs' part
+            of a whole resample over four, which the variance of what is followed holds twice.
+        draws: resamples.
+        null: [m].
+        n: independent units.
+    """
+    value = scores[0]
+    return Draws(float(value), 2 * scores[1 : 1 + draws] - value, null, n, 4 * bend)
 
 
 def _low_rank(
     folds: Folds,
     Y: Floats,
     penalties: NDArray[np.int64],
-    weights: NDArray[np.uint8],
+    design: Design,
     targets: Targets,
     n: int,
 ) -> list[Measure]:
     penalty = np.median(penalties, axis=1).astype(np.int64)
-    observed, keeps = reduced_rank(folds, Y[:, None], penalty, RANKS)
-    few = targets.shuffles[:_LOW_RANK_SHUFFLES]
+    observed = reduced_rank(folds, Y[:, None], penalty, RANKS)
+    few = targets.shuffles[:_LOW_RANK_DRAWS]
     shuffled = Y.astype(np.float32)[few.T]  # [n, c, m]
-    error = np.square(shuffled - reduced_rank(folds, shuffled, penalty, RANKS)[0]).sum(1)
+    error = np.square(shuffled - reduced_rank(folds, shuffled, penalty, RANKS)).sum(1)
     null = (1 - error / np.square(Y - Y.mean(0)).sum(0)).mean(2)  # [ranks, c]
+    # The directions turn with a resample: they are found again in each.
+    same = np.repeat(penalty[:, None], Y.shape[1], axis=1)
+    shares = design.shares(targets.rows)
+    draws = min(_LOW_RANK_DRAWS, len(design.resamples))
+    quarters = shares[1 + len(design.resamples) :][:draws]
+    shares = np.concatenate([shares[1 : 1 + draws], quarters])
+    again = reduced_rank(folds, reweighted(Y, out_of_fold(folds, Y, same), shares), penalty, RANKS)
     found = []
     for k, rank in enumerate(RANKS):
-        predicted = observed[k, :, 0]
-        sensitivity = -2 * (Y - predicted)
-        # The directions are held: a row's weight moves the read-outs along them.
-        for f, part in enumerate(folds.parts):
-            rows = folds.order[part]
-            sensitivity[rows] = sensitivity[rows] @ keeps[k, f, 0]
-        same = np.repeat(penalty[:, None], Y.shape[1], axis=1)
-        influence = training_influence(folds, Y, same, sensitivity)
-        scores = r2(Y, predicted, weights, influence).mean(1)
-        draws = Draws(float(scores[0]), scores[1:], null[k], n)
-        found.append(summarise("r2_low_rank", f"rank_{rank}", draws, "R2"))
+        value = r2(Y, observed[k, :, 0], np.ones((1, len(Y)))).mean(1)
+        scores = np.concatenate([value, weighted_r2(Y, again[k], shares).mean(1)])
+        found.append(
+            summarise("r2_low_rank", f"rank_{rank}", resampled(scores, draws, null[k], n), "R2")
+        )
     return found
 
 
@@ -158,9 +198,11 @@ def _tags(
     tags: Floats,
     penalties: NDArray[np.int64],
     predicted: Floats,
-    weights: NDArray[np.uint8],
+    design: Design,
     group: Ints,
     shuffles: Ints,
+    weights: Floats,
+    again: NDArray[np.float32],
 ) -> list[Measure]:
     found: list[Measure] = []
     parts: list[Draws] = []
@@ -194,9 +236,15 @@ def _tags(
             folds, tags[:, k : k + 1], penalties[:, k : k + 1], sensitivity
         )
         area = np.concatenate(areas) + (weights.astype(np.float64) - 1) @ trained[:, 0]
-        parts.append(
-            Draws(float(area[0]), area[1:], np.concatenate(null) if null else np.empty(0), n)
+        anew = np.array(
+            [
+                weighted_auroc(folds, again[:, b, k], labels, weights[1 + b : 2 + b])[0]
+                for b in range(again.shape[1])
+            ]
         )
+        bend = anew - area[1 : 1 + len(anew)]
+        null = np.concatenate(null) if null else np.empty(0)
+        parts.append(_followed(area, bend, len(design.resamples), null, n))
         found.append(summarise("tag_auroc", axis.tag, parts[-1], "AUROC"))
     if parts:
         found.append(summarise("tag_auroc", "mean", mean_draws(parts, n), "AUROC"))
@@ -231,17 +279,11 @@ def _trained(X: Floats, design: Design, targets: Targets, seed: int) -> list[Mea
                 for measure in ("r2", "r2_adjusted")
             ]
             continue
-        plain.append(Draws(float(scores[0, j]), scores[1:, j], null[:, j], n))
+        plain.append(design.draws(scores[:, j], null[:, j], test))
         found.append(summarise("r2", name, plain[-1], "R2"))
         if rows > width + 1:
-            adjusted.append(
-                Draws(
-                    float(adjusted_r2(scores[0, j], rows, width)),
-                    adjusted_r2(scores[1:, j], rows, width),
-                    adjusted_r2(null[:, j], rows, width),
-                    n,
-                )
-            )
+            shuffled = adjusted_r2(null[:, j], rows, width)
+            adjusted.append(design.draws(adjusted_r2(scores[:, j], rows, width), shuffled, test))
             found.append(summarise("r2_adjusted", name, adjusted[-1], "R2"))
     if plain:
         found.append(summarise("r2", "mean", mean_draws(plain, n), "R2"))

@@ -18,7 +18,7 @@ from moralprobe.geometry.measure import (
     not_enough,
     summarise,
 )
-from moralprobe.geometry.separation import cosine_of_centres, resampled_cosines
+from moralprobe.geometry.separation import cosine_of_centres
 
 
 def separation(X: Floats, design: Design) -> list[Measure]:
@@ -56,10 +56,10 @@ def separation(X: Floats, design: Design) -> list[Measure]:
 def _opposed_cosine(X: Floats, design: Design, side: Opposition) -> Draws:
     rows, virtue = side.rows[side.prototypes], side.virtue[side.prototypes]
     weights = design.weights(rows)
-    cosines = resampled_cosines(X[rows], weights * virtue, weights * ~virtue)
+    cosines = cosine_of_centres(X[rows], weights * virtue, weights * ~virtue)
     shuffled = virtue[side.prototype_shuffles]
     null = cosine_of_centres(X[rows], shuffled, ~shuffled)
-    return Draws(float(cosines[0]), cosines[1:], null, design.groups_of(rows))
+    return design.draws(cosines, null, rows)
 
 
 def _centre_cosines(X: Floats, design: Design) -> list[Measure]:
@@ -85,9 +85,8 @@ def _centre_cosines(X: Floats, design: Design) -> list[Measure]:
     observed = np.broadcast_to(label, weights.shape)
     moments = _moments(X[rows], observed, weights)
     null = _moments(X[rows], shuffled, np.ones_like(shuffled, dtype=np.float32))
-    n = design.groups_of(rows)
     return [
-        summarise(name, "all", Draws(float(moments[0, k]), moments[1:, k], null[:, k], n), "cosine")
+        summarise(name, "all", design.draws(moments[:, k], null[:, k], rows), "cosine")
         for k, name in enumerate(names)
     ]
 
@@ -132,8 +131,7 @@ def _held_out(X: Floats, design: Design) -> list[Measure]:
     null = measure(read_outs, shuffled, ~shuffled, relabelled=True)
     for name, values, nulls in zip(_UNITS, observed, null, strict=True):
         parts = [
-            Draws(float(values[0, k]), values[1:, k], nulls[:, k], design.groups_of(side.rows))
-            for k, side in enumerate(usable)
+            design.draws(values[:, k], nulls[:, k], side.rows) for k, side in enumerate(usable)
         ]
         found += [
             summarise(name, AXES[side.axis].tag, part, _UNITS[name])

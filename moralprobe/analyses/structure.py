@@ -14,14 +14,12 @@ from moralprobe.geometry.structure import (
     SCORES,
     agreement,
     centroid_clusters,
-    chance_variance,
     contingency,
     density_clusters,
     leading_components,
     participation_ratio,
     permuted_contingency,
 )
-from moralprobe.geometry.uncertainty import of_pairs
 
 LABELINGS = {"MFT5": 5, "Polarity3": 3, "MFT15": 15}
 """The paper's labels: axis; virtue, vice or neutral; both."""
@@ -78,13 +76,11 @@ def _density(clusters: Ints, design: Design, labelled: Labelled) -> list[Measure
     covered = (clusters != NOISE).astype(np.float64)
     weights = design.weights(everything)
     share = weights @ covered / weights.sum(1, dtype=np.float64)
-    n = design.groups_of(everything)
     none = np.empty(0)
+    count = Draws(float(clusters.max(initial=-1) + 1), none, none, design.groups_of(everything))
     found = [
-        summarise("coverage", "all", Draws(float(share[0]), share[1:], none, n), "share"),
-        summarise(
-            "clusters", "all", Draws(float(clusters.max(initial=-1) + 1), none, none, n), "clusters"
-        ),
+        summarise("coverage", "all", design.draws(share, none, everything), "share"),
+        summarise("clusters", "all", count, "clusters"),
     ]
     for labeling in LABELINGS:
         if len(inside) < MIN_CLUSTERED:
@@ -117,15 +113,11 @@ def _scores(
     tables = contingency(clusters, labelled.labels[rows], design.weights(rows), n_labels=15)
     # Shuffled among all rows, so that a row in a cluster may get the label of one in the noise.
     null = permuted_contingency(clusters, labelled.shuffled[:, rows], n_labels=15)
-    n = design.groups_of(rows)
     found = {}
     for labeling in LABELINGS:
         mine, shuffled = agreement(_merge(tables, labeling)), agreement(_merge(null, labeling))
-        chance = chance_variance(_merge(tables[:1], labeling)[0], n)
         for name in SCORES:
-            values = mine[name]
-            boot = of_pairs(values[1:], np.asarray(chance.get(name, 0.0)))
-            found[name, labeling] = Draws(float(values[0]), boot, shuffled[name], n)
+            found[name, labeling] = design.draws(mine[name], shuffled[name], rows)
     return found
 
 
@@ -157,12 +149,11 @@ def _likeness(X: Floats, design: Design) -> list[Measure]:
         if not np.isfinite(r[0]):
             measures.append(not_enough("rsa", name, "r", have=1, needed=2, of="different values"))
             continue
-        draws = Draws(float(r[0]), r[1:], found.null_correlation[:, j], n)
+        draws = design.draws(r, found.null_correlation[:, j], rows)
         measures.append(summarise("rsa", name, draws, "r"))
-        u = found.unique[:, j]
-        draws = Draws(float(u[0]), u[1:], found.null_unique[:, j], n)
+        draws = design.draws(found.unique[:, j], found.null_unique[:, j], rows)
         measures.append(summarise("rsa_unique", name, draws, "share of variance"))
     spread = participation_ratio(states, models.weights)
-    draws = Draws(float(spread[0]), spread[1:], np.empty(0), n)
+    draws = design.draws(spread, np.empty(0), rows)
     measures.append(summarise("participation_ratio", "all", draws, "dimensions"))
     return measures

@@ -30,20 +30,22 @@ MIN_GROUPS: Final = 10
 class Draws:
     """A statistic with its resamples: `boot` [b] for the interval, `null` [m] under no effect.
 
-    `n` counts independent units (text groups). Empty arrays mean that nothing was drawn.
+    `n` counts independent units (text groups). `excess` [h] has the variance that resamples have
+    more than samples. Empty arrays mean that nothing was drawn.
     """
 
     value: float
     boot: Floats
     null: Floats
     n: int
+    excess: Floats = field(default_factory=lambda: np.empty(0))
 
 
 @dataclass(frozen=True)
 class Measure:
     """One number of a study, with its 95 % interval, its null's 95 % range and its p value.
 
-    `boot` are its resamples, for differences from what was resampled with it.
+    `boot` and `excess` are its resamples, for differences from what was resampled with it.
     """
 
     name: str
@@ -58,6 +60,36 @@ class Measure:
     unit: str
     status: str = OK
     boot: Floats = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
+    excess: Floats = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
+
+    @property
+    def draws(self) -> Draws:
+        """Its value and resamples, without a null."""
+        return Draws(self.value, self.boot, np.empty(0), self.n, self.excess)
+
+
+def resampled(values: Floats, draws: int, null: Floats, n: int) -> Draws:
+    """Return what a statistic gave on the sets of weights that a design resamples by.
+
+    To second order a statistic moves with the weights of single units, T1, and of pairs of them,
+    T2. From sample to sample its variance is var(T1) + var(T2). A resample measures T1 by what
+    units did in these data, in which T2 is already, and adds its own: var(T1) + 3 var(T2); and far
+    from the data the second order isn't enough. So resamples stay near: a unit counts by the mean
+    of once and its resample, and the move is doubled, which has var(T1) + 2.25 var(T2). At a
+    quarter of the strength T1 is half of that and T2 a quarter, so that the difference gives T2.
+
+    Args:
+        values: [1 + draws + h] as the data are, resampled at half strength, and the first h of
+            these at a quarter.
+        draws: resamples.
+        null: [m] under no effect.
+        n: independent units.
+
+    Source: Hoeffding (1948) on the parts; Arcones and Gine (1992) on the bootstrap of the second.
+    """
+    value, half, whole = values[0], values[1 : 1 + draws], values[1 + draws :]
+    bend = whole - 2 * half[: len(whole)] + value  # T2 of a whole resample, over two
+    return Draws(float(value), 2 * half - value, null, n, np.sqrt(1.25) * 2 * bend)
 
 
 def summarise(
@@ -87,6 +119,7 @@ def summarise(
         draws.n,
         unit,
         boot=draws.boot,
+        excess=draws.excess,
     )
 
 
@@ -105,9 +138,24 @@ def gain(measure: Measure, baseline: Measure) -> tuple[float, float]:
     """
     if len(measure.boot) != len(baseline.boot):
         return float("nan"), float("nan")
-    difference = measure.boot - baseline.boot
-    draws = Draws(measure.value - baseline.value, difference, np.empty(0), measure.n)
-    return _interval(draws, -np.inf, np.inf)
+    return _interval(combined([measure.draws, baseline.draws], [1.0, -1.0]), -np.inf, np.inf)
+
+
+def combined(parts: Sequence[Draws], shares: Sequence[float]) -> Draws:
+    """Return a weighted sum of statistics, draw by draw; without a null.
+
+    Args:
+        parts: resampled together, so that their draws match.
+        shares: what each counts.
+    """
+    s = np.asarray(shares, np.float64)
+    return Draws(
+        float(s @ [part.value for part in parts]),
+        np.asarray(s @ np.stack([part.boot for part in parts]), np.float64),
+        np.empty(0),
+        parts[0].n,
+        np.asarray(s @ np.stack([part.excess for part in parts]), np.float64),
+    )
 
 
 def mean_draws(parts: Sequence[Draws], n: int, *, absolute: bool = False) -> Draws:
@@ -124,6 +172,9 @@ def mean_draws(parts: Sequence[Draws], n: int, *, absolute: bool = False) -> Dra
         boot=np.mean([f(part.boot) for part in parts], axis=0),
         null=np.mean([f(part.null) for part in parts], axis=0),
         n=n,
+        excess=np.mean(
+            [part.excess * (np.sign(part.value) if absolute else 1) for part in parts], axis=0
+        ),
     )
 
 
@@ -137,14 +188,24 @@ def permutation_p(value: float, null: Floats) -> float:
 
 
 def _interval(draws: Draws, lowest: float, highest: float) -> tuple[float, float]:
-    low, high = _range(draws.boot)
-    bias = float(np.mean(draws.boot[np.isfinite(draws.boot)])) - draws.value if low == low else 0.0
-    return max(low - bias, lowest), min(high - bias, highest)
+    boot = draws.boot[np.isfinite(draws.boot)]
+    if len(boot) == 0:
+        return float("nan"), float("nan")
+    about = boot - boot.mean()
+    excess = draws.excess[np.isfinite(draws.excess)]
+    if len(excess) > 1 and about.var() > 0:
+        about = about * np.sqrt(np.clip(1 - excess.var() / about.var(), 0.4, 1))
+    low, high = np.quantile(about, _levels(about), method="weibull")
+    return max(draws.value + float(low), lowest), min(draws.value + float(high), highest)
+
+
+def _levels(about: Floats) -> tuple[float, float]:
+    return 0.025, 0.975
 
 
 def _range(draws: Floats) -> tuple[float, float]:
     finite = draws[np.isfinite(draws)]
     if len(finite) == 0:
         return float("nan"), float("nan")
-    low, high = np.quantile(finite, [0.025, 0.975])
+    low, high = np.quantile(finite, [0.025, 0.975], method="weibull")
     return float(low), float(high)

@@ -178,7 +178,7 @@ def out_of_fold(folds: Folds, Y: Floats, penalties: Ints) -> NDArray[np.float64]
 
 def reduced_rank(
     folds: Folds, Y: Floats, penalty: Ints, ranks: Sequence[int]
-) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+) -> NDArray[np.floating]:
     """Predict every row by reduced-rank ridge regression on all targets together.
 
     Args:
@@ -188,8 +188,7 @@ def reduced_rank(
         ranks: how many directions of the hidden space the read-out may use.
 
     Returns:
-        The predictions [ranks, n, c, m], and what each row's fold keeps of a full prediction,
-        [ranks, folds, c, m, m].
+        The predictions [ranks, n, c, m].
 
     Source: Izenman (1975); the leading directions of the fitted values, here with a ridge.
     """
@@ -197,7 +196,6 @@ def reduced_rank(
     dtype = Y.dtype
     cross, totals = _products(folds, Y[folds.order].reshape(n, c * m))
     predicted = np.empty((len(ranks), n, c, m), dtype)
-    keeps = np.empty((len(ranks), len(folds.parts), c, m, m), dtype)
     for f, W, offset, products in _read_outs(folds, cross, totals, penalty):
         part = folds.parts[f]
         # The covariance of the fitted values, with the ridge's share.
@@ -208,11 +206,58 @@ def reduced_rank(
         around = around.reshape(len(around), c, m).swapaxes(0, 1)
         for r, rank in enumerate(ranks):
             lead = directions[:, :, ::-1][:, :, :rank].astype(dtype)
-            keeps[r, f] = lead @ lead.swapaxes(1, 2)
             # What is left out is predicted by the training mean.
-            kept = around @ keeps[r, f] + centre.reshape(c, 1, m).astype(dtype)
+            kept = around @ (lead @ lead.swapaxes(1, 2)) + centre.reshape(c, 1, m).astype(dtype)
             predicted[r, folds.order[part]] = kept.swapaxes(0, 1)
-    return predicted, keeps
+    return predicted
+
+
+def reweighted(Y: Floats, predicted: Floats, weights: Counts) -> NDArray[np.float32]:
+    """Return targets that train the read-outs as weighted rows would, [n, b, m].
+
+    A row that counts w times pulls its read-outs by w - 1 residuals more. To train on its target,
+    moved by as many residuals, is the same to first order, and one solution serves every set of
+    weights: the features' covariance stays.
+
+    Args:
+        Y: [n, m] targets.
+        predicted: [n, m] out of fold.
+        weights: [b, n] counts of a resample.
+    """
+    residual = (Y - predicted).astype(np.float32)
+    more = weights.T.astype(np.float32) - 1
+    return np.asarray(Y[:, None].astype(np.float32) + more[:, :, None] * residual[:, None])
+
+
+def weighted_r2(Y: Floats, predicted: NDArray[np.floating], weights: Counts) -> NDArray[np.float64]:
+    """Return R2 of predictions that each set of row weights has of its own, [b, m].
+
+    Args:
+        Y: [n, m] targets.
+        predicted: [n, b, m] out of fold.
+        weights: [b, n] counts of a resample.
+    """
+    w = weights.astype(np.float64)
+    error = np.square(Y[:, None] - predicted)
+    lost = np.einsum("bn,nbm->bm", w, error)
+    spread = w @ np.square(Y) - (w @ Y) ** 2 / w.sum(1)[:, None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(spread > 1e-12 * len(Y), 1 - lost / spread, np.nan))
+
+
+def read_again(folds: Folds, targets: NDArray[np.float32], penalties: Ints) -> NDArray[np.float32]:
+    """Predict every row by read-outs that were trained on sets of targets, [n, b, m].
+
+    Args:
+        folds: from `gather`.
+        targets: [n, b, m], such as from `reweighted`.
+        penalties: [folds, m] from `choose_penalties`.
+    """
+    predicted = np.empty_like(targets)
+    for j in range(targets.shape[2]):
+        ordered = targets[folds.order, :, j]
+        predicted[folds.order, :, j] = _predict(folds, ordered, penalties[:, j])
+    return predicted
 
 
 def permuted(

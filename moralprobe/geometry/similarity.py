@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moralprobe.geometry.arrays import Floats, Ints
-from moralprobe.geometry.uncertainty import of_pairs
 
 
 @dataclass(frozen=True)
@@ -183,16 +182,7 @@ def similarity(X: Floats, models: ModelGeometries) -> Similarity:
         spread = mantel_deviation(hidden, models.matrices[names[j]])
         null_r[:, j] = rng.normal(0, spread, p)
         null_unique[:, j] = _unique_in_any_order(hidden, models, R[0], r[0], j, rng)
-    unique = unique_variance(R, r)
-    degenerate = np.array(
-        [_degenerate(hidden, models.matrices[name], r[0, j]) for j, name in enumerate(names)]
-    )
-    with np.errstate(invalid="ignore", divide="ignore"):
-        # What is unique moves about as the correlation does, in its own unit.
-        ratio = unique[1:].var(0) / r[1:].var(0) if p and len(r) > 1 else np.ones(len(names))
-    r[1:] = of_pairs(r[1:], degenerate)
-    unique[1:] = of_pairs(unique[1:], degenerate * ratio)
-    return Similarity(r, unique, null_r, null_unique)
+    return Similarity(r, unique_variance(R, r), null_r, null_unique)
 
 
 def _unique_in_any_order(
@@ -220,18 +210,6 @@ def _unique_in_any_order(
     spread = mantel_deviation(left, models.matrices[models.names[j]])
     drawn = rng.normal(0, spread, len(models.shuffles))
     return np.asarray(share * np.square(np.maximum(drawn, 0)), np.float64)
-
-
-def _degenerate(hidden: NDArray[np.float32], D: NDArray[np.float32], r: float) -> float:
-    """Return the variance of a correlation over pairs that belongs to pairs, not to texts."""
-    n = len(hidden)
-    off = 1 - np.eye(n, dtype=np.float32)
-    a, b = (_standard(M, off) for M in (hidden, D))
-    u = (a * b - np.float32(r / 2) * (a * a + b * b)) * off
-    rows = u.sum(1, keepdims=True) / (n - 1)
-    u = (u - rows - rows.T + u.sum() / (n * (n - 1))) * off
-    pairs = n * (n - 1) / 2
-    return float(np.square(u, dtype=np.float64).sum() / 2 / pairs**2)
 
 
 def _standard(M: NDArray[np.float32], off: NDArray[np.float32]) -> NDArray[np.float32]:

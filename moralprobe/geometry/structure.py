@@ -132,34 +132,6 @@ def agreement(tables: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
 # -- dimensionality -------------------------------------------------------------------------------
 
 
-def chance_variance(table: NDArray[np.float64], units: int) -> dict[str, float]:
-    """Return the variance that `ari` and `nmi` have where clusters and labels are independent.
-
-    Args:
-        table: [clusters, labels].
-        units: independent units behind the table.
-
-    Source: of `nmi` the chi-square distribution of mutual information; of `ari` the product of the
-    two partitions' variances over pairs, each with the row means taken out.
-    """
-    n = table.sum()
-    p, q = table.sum(1) / n, table.sum(0) / n
-
-    def of_pairs(share: NDArray[np.float64]) -> float:
-        together = float(np.square(share).sum())
-        return together - 2 * float((share**3).sum()) + together**2
-
-    a, b = float(np.square(p).sum()), float(np.square(q).sum())
-    spread = (a + b) / 2 - a * b
-    entropy = -sum(float((s[s > 0] * np.log(s[s > 0])).sum()) for s in (p, q)) / 2
-    freedom = (np.count_nonzero(p) - 1) * (np.count_nonzero(q) - 1)
-    pairs = units * (units - 1) / 2
-    return {
-        "ari": of_pairs(p) * of_pairs(q) / pairs / spread**2 if spread > 0 else 0.0,
-        "nmi": freedom / (2 * units**2 * entropy**2) if entropy > 0 else 0.0,
-    }
-
-
 def participation_ratio(X: Floats, weights: Counts) -> NDArray[np.float64]:
     """Return how many dimensions the states' variance is spread over, [b], between 1 and d.
 

@@ -24,33 +24,6 @@ def bootstrap_counts(n_groups: int, draws: int, seed: int) -> NDArray[np.uint8]:
     return counts
 
 
-def of_pairs(boot: Floats, degenerate: Floats) -> NDArray[np.float64]:
-    """Narrow the resamples of a statistic of pairs to the spread that samples have.
-
-    The variance of a statistic of pairs has a part that comes from single texts and a part, the
-    degenerate one, that belongs to pairs. Resampling texts gives the first once and the second
-    three times. Where texts differ in nothing only the second is left, and intervals would be
-    about 1.7 times too wide.
-
-    Args:
-        boot: [b, ...] resamples.
-        degenerate: [...] variance of the degenerate part.
-
-    Returns:
-        The resamples about their mean, at a third of their variance at least.
-
-    Source: Arcones and Gine (1992) on the bootstrap of degenerate U-statistics; Schuett et al.
-    (2023) on the same in comparisons of representational geometries.
-    """
-    if len(boot) < 2:
-        return np.asarray(boot, np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share = np.asarray(degenerate) / boot.var(0)
-        factor = np.sqrt(np.clip(1 - 2 * share, 1 / 3, 1))
-    mean = boot.mean(0)
-    return np.asarray(mean + (boot - mean) * np.where(np.isfinite(factor), factor, 1.0))
-
-
 def permutation_keys(n_groups: int, draws: int, seed: int) -> NDArray[np.float32]:
     """Return the random numbers that permutations of text groups follow, [draws, n_groups]."""
     return np.random.default_rng([seed, 2]).random((draws, n_groups), np.float32)
