@@ -19,7 +19,7 @@ from moralprobe.foundations import AXES, AXIS_TAGS, POLES, PROTOTYPE_SCORE
 from moralprobe.geometry.arrays import Bools, Floats, Ints
 from moralprobe.geometry.confounds import word_overlap
 from moralprobe.geometry.held_out import FOLDS
-from moralprobe.geometry.measure import Draws, resampled
+from moralprobe.geometry.measure import Draws, resampled, resampled_two
 from moralprobe.geometry.similarity import (
     ModelGeometries,
     model_geometries,
@@ -133,6 +133,24 @@ class Design:
     likenesses: Likenesses | None = None
     surface: Floats | None = None
 
+    def counts(self, rows: Ints) -> NDArray[np.uint8]:
+        """Return how often rows count [1 + b, n]: in the data as they are and in each resample."""
+        observed = np.ones((1, len(rows)), np.uint8)
+        return np.concatenate([observed, self.resamples[:, self.group[rows]]])
+
+    def both(self, rows: Ints) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return weights of rows where they train and where they are tested, [1 + b + 3h, n] each.
+
+        The data as they are and b resamples at half strength; then h whole resamples of both, of
+        the training rows alone and of the tested rows alone (`measure.resampled_two`).
+        """
+        once, half, whole = np.split(self.weights(rows), [1, 1 + len(self.resamples)])
+        same = np.ones_like(whole)
+        return (
+            np.concatenate([once, half, whole, whole, same]),
+            np.concatenate([once, half, whole, same, whole]),
+        )
+
     def weights(self, rows: Ints) -> NDArray[np.uint8]:
         """Return row weights [1 + b + h, n]: the data as they are, and what resamples add to them.
 
@@ -148,6 +166,10 @@ class Design:
         weights = self.weights(rows).astype(np.float32)
         weights[1 : 1 + len(self.resamples)] /= 2
         return weights
+
+    def draws_of_two(self, values: Floats, null: Floats, rows: Ints) -> Draws:
+        """Return the same of a statistic that was given the weights of `both`."""
+        return resampled_two(values, len(self.resamples), null, self.groups_of(rows))
 
     def draws(self, values: Floats, null: Floats, rows: Ints) -> Draws:
         """Return what a statistic of some rows gave under their `weights`, with its null."""

@@ -77,14 +77,14 @@ class _Graded:
 def _graded(X: Floats, design: Design, category: Category) -> _Graded:
     mine, prototypes = X[category.rows], category.prototypes
     groups = design.group[category.rows] if design.mode == "audited" else None
-    weights = design.weights(category.rows)
+    trained, weights = design.both(category.rows)
     # Resamples draw the prototypes anew, and shuffled scores make other rows prototypes: interval
     # and null run the whole pipeline. What circular prototypes gain by themselves shows in it.
     shuffles = category.shuffles
     return _Graded(
         category,
         weights,
-        prototype_similarity(mine, weights * prototypes, groups),
+        prototype_similarity(mine, trained * prototypes, groups),
         prototype_similarity(mine, prototypes[shuffles], groups),
         category.score[shuffles],
     )
@@ -102,18 +102,20 @@ def _category_draws(design: Design, graded: _Graded) -> dict[str, Draws]:
     rng = np.random.default_rng(names.index(category.name))
     independent = rng.normal(0, 1 / np.sqrt(max(n - 1, 1)), len(graded.null_score))
     draws = {
-        "spearman": design.draws(r.score, null.score, rows),
-        "spearman_given_length": design.draws(r.score_given_length, null.score_given_length, rows),
-        "length_correlation": design.draws(r.length, independent, rows),
+        "spearman": design.draws_of_two(r.score, null.score, rows),
+        "spearman_given_length": design.draws_of_two(
+            r.score_given_length, null.score_given_length, rows
+        ),
+        "length_correlation": design.draws_of_two(r.length, independent, rows),
     }
     if surface is not None:
-        draws["spearman_given_surface"] = design.draws(
+        draws["spearman_given_surface"] = design.draws_of_two(
             r.score_given_surface, null.score_given_surface, rows
         )
     if design.mode == "li2026":
         linear = pearson(graded.similarity, category.score[None], graded.weights)
         shuffled = pearson(graded.null_similarity, graded.null_score, np.ones((1, 1)))
-        draws["pearson"] = design.draws(linear, shuffled, rows)
+        draws["pearson"] = design.draws_of_two(linear, shuffled, rows)
     return draws
 
 
@@ -126,7 +128,7 @@ def _overall(design: Design, pooled: list[_Graded]) -> Measure:
     """The paper's pooled correlation; a neutral row counts once under each pole of its axis."""
     rows = np.concatenate([graded.category.rows for graded in pooled])
     score = np.concatenate([graded.category.score for graded in pooled])
-    weights, length = design.weights(rows), design.length[rows]
+    weights, length = design.both(rows)[1], design.length[rows]
     boot, null = [], []
     for start in range(0, len(weights), CHUNK):
         part = slice(start, start + CHUNK)
@@ -136,5 +138,5 @@ def _overall(design: Design, pooled: list[_Graded]) -> Measure:
         shuffled = np.concatenate([graded.null_score[part] for graded in pooled], axis=1)
         if len(shuffled):
             null.append(permuted_rank_correlations(similarity, shuffled, length).score)
-    draws = design.draws(joined(boot), joined(null), rows)
+    draws = design.draws_of_two(joined(boot), joined(null), rows)
     return summarise("spearman", "overall", draws, "rho")

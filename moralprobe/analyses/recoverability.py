@@ -159,7 +159,7 @@ def _followed(scores: Floats, bend: Floats, draws: int, null: Floats, n: int) ->
         n: independent units.
     """
     value = scores[0]
-    return Draws(float(value), 2 * scores[1 : 1 + draws] - value, null, n, 4 * bend)
+    return Draws(float(value), 2 * scores[1 : 1 + draws] - value, null, n, np.sqrt(0.7) * 4 * bend)
 
 
 def _low_rank(

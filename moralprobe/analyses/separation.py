@@ -18,7 +18,7 @@ from moralprobe.geometry.measure import (
     not_enough,
     summarise,
 )
-from moralprobe.geometry.separation import cosine_of_centres
+from moralprobe.geometry.separation import cosine_of_centres, resampled_cosines
 
 
 def separation(X: Floats, design: Design) -> list[Measure]:
@@ -55,11 +55,11 @@ def separation(X: Floats, design: Design) -> list[Measure]:
 
 def _opposed_cosine(X: Floats, design: Design, side: Opposition) -> Draws:
     rows, virtue = side.rows[side.prototypes], side.virtue[side.prototypes]
-    weights = design.weights(rows)
-    cosines = cosine_of_centres(X[rows], weights * virtue, weights * ~virtue)
+    counts = design.counts(rows)
+    cosines = resampled_cosines(X[rows], counts * virtue, counts * ~virtue)
     shuffled = virtue[side.prototype_shuffles]
     null = cosine_of_centres(X[rows], shuffled, ~shuffled)
-    return design.draws(cosines, null, rows)
+    return Draws(float(cosines[0]), cosines[1:], null, design.groups_of(rows))
 
 
 def _centre_cosines(X: Floats, design: Design) -> list[Measure]:
@@ -124,14 +124,17 @@ def _held_out(X: Floats, design: Design) -> list[Measure]:
     rows = np.concatenate([side.rows for side in usable])
     virtue = np.concatenate([side.virtue for side in usable])
     pair = np.repeat(np.arange(len(usable)), [len(side.rows) for side in usable])
-    weights = design.weights(rows)
+    trained, tested = design.both(rows)
     shuffled = np.concatenate([side.virtue[side.shuffles] for side in usable], axis=1)
     read_outs = prepare(X[rows], pair, design.folds[rows])
-    observed = measure(read_outs, weights * virtue, weights * ~virtue, relabelled=False)
-    null = measure(read_outs, shuffled, ~shuffled, relabelled=True)
+    observed = measure(
+        read_outs, tested * virtue, tested * ~virtue, (trained * virtue, trained * ~virtue)
+    )
+    null = measure(read_outs, shuffled, ~shuffled)
     for name, values, nulls in zip(_UNITS, observed, null, strict=True):
         parts = [
-            design.draws(values[:, k], nulls[:, k], side.rows) for k, side in enumerate(usable)
+            design.draws_of_two(values[:, k], nulls[:, k], side.rows)
+            for k, side in enumerate(usable)
         ]
         found += [
             summarise(name, AXES[side.axis].tag, part, _UNITS[name])

@@ -106,7 +106,9 @@ def _whitening(covariance: Floats, shrinkage: float) -> NDArray[np.float32]:
     return np.ascontiguousarray(inverse.T, np.float32)
 
 
-def measure(read_outs: ReadOuts, plus: Counts, minus: Counts, *, relabelled: bool) -> HeldOut:
+def measure(
+    read_outs: ReadOuts, plus: Counts, minus: Counts, trained: tuple[Counts, Counts] | None = None
+) -> HeldOut:
     """Cross-validate the read-outs under many sets of weights.
 
     For each fold, from the other folds: the direction inv(S) (c_plus - c_minus), with S the
@@ -119,9 +121,10 @@ def measure(read_outs: ReadOuts, plus: Counts, minus: Counts, *, relabelled: boo
         read_outs: from `prepare`.
         plus: [b, n] weight of each row as one of the first class of its pair.
         minus: [b, n] weight as one of the second.
-        relabelled: whether the sets differ in which rows are in which class (a permutation: S is
-            that of each set's own classes) or in how often rows count (a resample: S is that of the
-            first set, which is the data as they are).
+        trained: the same two where rows train; the sets then differ in how often rows count (a
+            resample: S is that of the first set, which is the data as they are). None where they
+            differ in which rows are in which class (a permutation: S is that of each set's own
+            classes).
 
     Returns:
         [b, pairs] each; nan where a class has no weight.
@@ -129,8 +132,10 @@ def measure(read_outs: ReadOuts, plus: Counts, minus: Counts, *, relabelled: boo
     found: list[HeldOut] = []
     first: list[_Classes] | None = None
     for start in range(0, len(plus), _CHUNK):
-        sets = plus[start : start + _CHUNK], minus[start : start + _CHUNK]
-        values, first = _measure(read_outs, *sets, first, relabelled=relabelled)
+        chunk = slice(start, start + _CHUNK)
+        sets = plus[chunk], minus[chunk]
+        others = sets if trained is None else (trained[0][chunk], trained[1][chunk])
+        values, first = _measure(read_outs, sets, others, first, relabelled=trained is None)
         found.append(values)
     if not found:
         empty = np.empty((0, len(read_outs.blocks)))
@@ -161,16 +166,16 @@ class _Classes:
 
 def _measure(
     read_outs: ReadOuts,
-    plus: Counts,
-    minus: Counts,
+    tested: tuple[Counts, Counts],
+    trained: tuple[Counts, Counts],
     first: list[_Classes] | None,
     *,
     relabelled: bool,
 ) -> tuple[HeldOut, list[_Classes]]:
     """Measure one chunk; return each fold's classes under the very first set of weights too."""
-    blocks, b = read_outs.blocks, len(plus)
+    blocks, b = read_outs.blocks, len(tested[0])
     pairs, folds = len(blocks), len(read_outs.whiten)
-    weights = [[np.stack([x.sums(plus), x.sums(minus)]) for x in row] for row in blocks]
+    weights = [[np.stack([x.sums(w) for w in trained]) for x in row] for row in blocks]
     counts = np.array([[w.sum(2, dtype=np.float64) for w in row] for row in weights])
     sums = np.array(  # [pairs, folds, 2, b, d]
         [
@@ -194,11 +199,12 @@ def _measure(
         directions = (own if relabelled else firsts[f]).directions(own.delta)
         for k in range(pairs):
             scores = directions[:, k] @ blocks[k][f].tested.T
-            here = weights[k][f]
-            contrast = here * _shares(counts[k, f])[..., None]
+            here = np.stack([blocks[k][f].sums(w) for w in tested])
+            inside = here.sum(2, dtype=np.float64)
+            contrast = here * _shares(inside)[..., None]
             distance = np.einsum("bm,bm->b", contrast[0] - contrast[1], scores)
-            inside = (counts[k, f] > 0).all(0)
-            distances[f, :, k] = np.where(usable[:, k] & inside, distance, np.nan)
+            measurable = usable[:, k] & (inside > 0).all(0)
+            distances[f, :, k] = np.where(measurable, distance, np.nan)
             w, c = _won(scores, *here)
             won[:, k] += np.where(usable[:, k], w, 0)
             compared[:, k] += np.where(usable[:, k], c, 0)

@@ -11,6 +11,9 @@ import numpy as np
 from moralprobe.geometry.arrays import Floats
 
 OK: Final = "ok"
+import os
+
+BCA = os.environ.get("BCA", "1") == "1"
 _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "cosine": (-1.0, 1.0),
     "rho": (-1.0, 1.0),
@@ -90,6 +93,24 @@ def resampled(values: Floats, draws: int, null: Floats, n: int) -> Draws:
     value, half, whole = values[0], values[1 : 1 + draws], values[1 + draws :]
     bend = whole - 2 * half[: len(whole)] + value  # T2 of a whole resample, over two
     return Draws(float(value), 2 * half - value, null, n, np.sqrt(1.25) * 2 * bend)
+
+
+def resampled_two(values: Floats, draws: int, null: Floats, n: int) -> Draws:
+    """Return the same of a statistic in which units have two parts: they train, and are tested.
+
+    Its T2 is what training units and tested ones do together: what whole resamples of both have,
+    less what those of either have.
+
+    Args:
+        values: [1 + draws + 3h] as the data are, resampled at half strength, and h whole resamples:
+            of both, of what trains, of what is tested.
+        draws: resamples.
+        null: [m] under no effect.
+        n: independent units.
+    """
+    value, half, rest = values[0], values[1 : 1 + draws], values[1 + draws :]
+    both, trained, tested = np.split(rest, 3)
+    return Draws(float(value), 2 * half - value, null, n, both - trained - tested + value)
 
 
 def summarise(
@@ -194,13 +215,18 @@ def _interval(draws: Draws, lowest: float, highest: float) -> tuple[float, float
     about = boot - boot.mean()
     excess = draws.excess[np.isfinite(draws.excess)]
     if len(excess) > 1 and about.var() > 0:
-        about = about * np.sqrt(np.clip(1 - excess.var() / about.var(), 0.4, 1))
+        about = about * np.sqrt(np.clip(1 - excess.var() / about.var(), 0.2, 1))
     low, high = np.quantile(about, _levels(about), method="weibull")
     return max(draws.value + float(low), lowest), min(draws.value + float(high), highest)
 
 
 def _levels(about: Floats) -> tuple[float, float]:
-    return 0.025, 0.975
+    from scipy.stats import norm, skew
+
+    a = float(np.clip(skew(about) / 6, -0.15, 0.15)) if BCA else 0.0
+    z = np.array([-1.96, 1.96])
+    low, high = norm.cdf(a + (a + z) / (1 - a * (a + z)))
+    return float(low), float(high)
 
 
 def _range(draws: Floats) -> tuple[float, float]:
