@@ -161,12 +161,6 @@ class Design:
         drawn = self.resamples[:, self.group[rows]]
         return np.concatenate([observed, drawn + np.uint8(1), drawn[:WHOLE]])
 
-    def shares(self, rows: Ints) -> NDArray[np.float32]:
-        """Return the same weights with mean 1 over all of the design's groups."""
-        weights = self.weights(rows).astype(np.float32)
-        weights[1 : 1 + len(self.resamples)] /= 2
-        return weights
-
     def draws_of_two(self, values: Floats, null: Floats, rows: Ints) -> Draws:
         """Return the same of a statistic that was given the weights of `both`."""
         return resampled_two(values, len(self.resamples), null, self.groups_of(rows))

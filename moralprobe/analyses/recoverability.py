@@ -18,7 +18,7 @@ from moralprobe.geometry.measure import (
     combined,
     mean_draws,
     not_enough,
-    resampled,
+    resampled_two,
     summarise,
 )
 from moralprobe.geometry.recoverability import (
@@ -73,7 +73,7 @@ def recoverability(X: Floats, design: Design, *, seed: int = 42) -> list[Measure
 
 def _ridge(X: Floats, design: Design, targets: Targets) -> list[Measure]:
     group = design.group[targets.rows]
-    weights = design.shares(targets.rows)
+    weights = design.counts(targets.rows)
     n = len(np.unique(group))
     enough = [
         len(np.unique(group[values != 0])) >= MIN_GROUPS and np.ptp(values) > 0
@@ -108,15 +108,15 @@ def _ridge(X: Floats, design: Design, targets: Targets) -> list[Measure]:
     scores = r2(Y, predicted, weights, influence)
     few = weights[1 : 1 + _TRAINED_AGAIN]
     again = read_again(folds, reweighted(Y, predicted, few), penalties)
-    draws = len(design.resamples)
-    bend = weighted_r2(Y, again, few) - scores[1 : 1 + len(few)]
+    excess = weighted_r2(Y, again, few) - weighted_r2(Y, again, np.ones_like(few))
+    excess += scores[0] - r2(Y, predicted, few)
     parts = {
-        j: _followed(
-            scores[:, j],
-            bend[:, j],
-            draws,
+        j: Draws(
+            float(scores[0, j]),
+            scores[1:, j],
             permuted_r2(folds, Y[:, j], penalties[:, j], shuffles),
             n,
+            excess[:, j],
         )
         for j in range(m)
         if enough[j]
@@ -128,8 +128,8 @@ def _ridge(X: Floats, design: Design, targets: Targets) -> list[Measure]:
     by_label = scores[:, m + len(AXES) :]
     varies = np.isfinite(by_label[0])
     control = by_label[:, varies].mean(1)
-    bent = bend[:, m + len(AXES) :][:, varies].mean(1)
-    drawn = _followed(control, bent, draws, np.empty(0), n)
+    extra = excess[:, m + len(AXES) :][:, varies].mean(1)
+    drawn = Draws(float(control[0]), control[1:], np.empty(0), n, extra)
     selective = replace(combined([mean, drawn], [1.0, -1.0]), null=mean.null - control[0])
     found.append(summarise("selectivity", "mean", selective, "R2"))
     found += _low_rank(folds, Y[:, poles], penalties[:, poles], design, targets, n)
@@ -145,21 +145,6 @@ def _ridge(X: Floats, design: Design, targets: Targets) -> list[Measure]:
         weights,
         again[:, :, tags],
     )
-
-
-def _followed(scores: Floats, bend: Floats, draws: int, null: Floats, n: int) -> Draws:
-    """Return a statistic that was followed to first order with resamples at half strength.
-
-    Args:
-        scores: [1 + draws or more] as the data are, and followed.
-        bend: [h] what the first h have more where the read-outs are trained again: the pairs' part
-            of a whole resample over four, which the variance of what is followed holds twice.
-        draws: resamples.
-        null: [m].
-        n: independent units.
-    """
-    value = scores[0]
-    return Draws(float(value), 2 * scores[1 : 1 + draws] - value, null, n, np.sqrt(0.7) * 4 * bend)
 
 
 def _low_rank(
@@ -178,18 +163,24 @@ def _low_rank(
     null = (1 - error / np.square(Y - Y.mean(0)).sum(0)).mean(2)  # [ranks, c]
     # The directions turn with a resample: they are found again in each.
     same = np.repeat(penalty[:, None], Y.shape[1], axis=1)
-    shares = design.shares(targets.rows)
-    draws = min(_LOW_RANK_DRAWS, len(design.resamples))
-    quarters = shares[1 + len(design.resamples) :][:draws]
-    shares = np.concatenate([shares[1 : 1 + draws], quarters])
-    again = reduced_rank(folds, reweighted(Y, out_of_fold(folds, Y, same), shares), penalty, RANKS)
+    weights = design.counts(targets.rows)
+    whole = weights[1 : 1 + _TRAINED_AGAIN]
+    half = (1 + weights[1 : 1 + _LOW_RANK_DRAWS].astype(np.float32)) / 2
+    trained = reweighted(Y, out_of_fold(folds, Y, same), np.concatenate([half, whole]))
+    again = reduced_rank(folds, trained, penalty, RANKS)
     found = []
     for k, rank in enumerate(RANKS):
-        value = r2(Y, observed[k, :, 0], np.ones((1, len(Y)))).mean(1)
-        scores = np.concatenate([value, weighted_r2(Y, again[k], shares).mean(1)])
-        found.append(
-            summarise("r2_low_rank", f"rank_{rank}", resampled(scores, draws, null[k], n), "R2")
-        )
+        predicted, near, far = observed[k, :, 0], again[k, :, : len(half)], again[k, :, len(half) :]
+        values = [
+            r2(Y, predicted, np.ones((1, len(Y)))),
+            weighted_r2(Y, near, half),
+            weighted_r2(Y, far, whole),
+            weighted_r2(Y, far, np.ones_like(whole)),
+            r2(Y, predicted, whole),
+        ]
+        scores = np.concatenate(values).mean(1)
+        draws = resampled_two(scores, len(half), null[k], n)
+        found.append(summarise("r2_low_rank", f"rank_{rank}", draws, "R2"))
     return found
 
 
@@ -201,7 +192,7 @@ def _tags(
     design: Design,
     group: Ints,
     shuffles: Ints,
-    weights: Floats,
+    weights: NDArray[np.uint8],
     again: NDArray[np.float32],
 ) -> list[Measure]:
     found: list[Measure] = []
@@ -235,16 +226,18 @@ def _tags(
         trained = training_influence(
             folds, tags[:, k : k + 1], penalties[:, k : k + 1], sensitivity
         )
-        area = np.concatenate(areas) + (weights.astype(np.float64) - 1) @ trained[:, 0]
+        fixed = np.concatenate(areas)
+        area = fixed + (weights.astype(np.float64) - 1) @ trained[:, 0]
+        once = np.ones((1, len(labels)))
         anew = np.array(
             [
-                weighted_auroc(folds, again[:, b, k], labels, weights[1 + b : 2 + b])[0]
-                for b in range(again.shape[1])
+                weighted_auroc(folds, mine, labels, np.concatenate([weights[1 + b : 2 + b], once]))
+                for b, mine in enumerate(again[:, :, k].T)
             ]
-        )
-        bend = anew - area[1 : 1 + len(anew)]
-        null = np.concatenate(null) if null else np.empty(0)
-        parts.append(_followed(area, bend, len(design.resamples), null, n))
+        ).reshape(-1, 2)
+        excess = anew[:, 0] - anew[:, 1] - fixed[1 : 1 + len(anew)] + fixed[0]
+        shuffled = np.concatenate(null) if null else np.empty(0)
+        parts.append(Draws(float(area[0]), area[1:], shuffled, n, excess))
         found.append(summarise("tag_auroc", axis.tag, parts[-1], "AUROC"))
     if parts:
         found.append(summarise("tag_auroc", "mean", mean_draws(parts, n), "AUROC"))

@@ -7,7 +7,16 @@ from numpy.typing import NDArray
 
 from moralprobe.design import Design, Labelled
 from moralprobe.geometry.arrays import Floats, Ints
-from moralprobe.geometry.measure import MIN_GROUPS, Draws, Measure, not_enough, summarise
+from moralprobe.geometry.measure import (
+    MIN_GROUPS,
+    Draws,
+    Measure,
+    as_spread,
+    narrowed,
+    not_enough,
+    summarise,
+    upper_p,
+)
 from moralprobe.geometry.similarity import similarity
 from moralprobe.geometry.structure import (
     NOISE,
@@ -26,6 +35,7 @@ LABELINGS = {"MFT5": 5, "Polarity3": 3, "MFT15": 15}
 MIN_CLUSTERED = 10
 """Fewer rows outside the noise, and the paper's scores are undefined."""
 _COMPONENTS = 64  # that k-means sees
+_CLUSTERED_AGAIN = 50  # resamples on which k-means is run anew
 _UNITS = {name: "ARI" if name == "ari" else "share" for name in SCORES}
 
 
@@ -63,8 +73,9 @@ def structure(X: Floats, design: Design, *, density: bool) -> list[Measure]:
                 continue
             clusters = centroid_clusters(lead, k, seed=0)[text]
             scores = _scores(clusters, np.arange(len(clusters)), design, labelled)
+            again = _found_again(lead, text, k, design, labelled, labeling)
             for name in ("ari", "nmi"):
-                draws = scores[name, labeling]
+                draws = as_spread(scores[name, labeling], again[name])
                 found.append(summarise(f"kmeans_{name}", labeling, draws, _UNITS[name]))
         found += _likeness(X, design)
     return found
@@ -121,6 +132,26 @@ def _scores(
     return found
 
 
+def _found_again(
+    lead: Floats, text: Ints, k: int, design: Design, labelled: Labelled, labeling: str
+) -> dict[str, NDArray[np.float64]]:
+    """Return the scores of clusters that are found anew on resamples at half strength."""
+    rows = np.arange(len(text))
+    _, first = np.unique(text, return_index=True)
+    weights = design.weights(rows)[1 : 1 + min(_CLUSTERED_AGAIN, len(design.resamples))]
+    tables = [
+        contingency(
+            centroid_clusters(lead, k, seed=1 + b, weights=mine[first])[text],
+            labelled.labels,
+            mine[None],
+            n_labels=15,
+        )
+        for b, mine in enumerate(weights)
+    ]
+    parts = [agreement(_merge(table, labeling)) for table in tables]
+    return {name: np.array([part[name][0] for part in parts]) for name in SCORES}
+
+
 def _merge(tables: NDArray[np.float64], labeling: str) -> NDArray[np.float64]:
     """Merge the 15 labels (axis x polarity) into those of a labeling."""
     if labeling == "MFT15":
@@ -143,6 +174,13 @@ def _likeness(X: Floats, design: Design) -> list[Measure]:
         ]
     states = X[rows]
     found = similarity(states, models)
+    # What is unique isn't smooth where it ends, at zero: it is taken of correlations that spread as
+    # samples do, of which a half may be in excess at most.
+    near = found.correlation[:1].repeat(1 + len(design.resamples), 0)
+    for j in range(len(models.names)):
+        draws = design.draws(found.correlation[:, j], found.null_correlation[:, j], rows)
+        near[1:, j] += narrowed(draws, least=0.5)
+    unique = found.unique(near)
     measures = []
     for j, name in enumerate(models.names):
         r = found.correlation[:, j]
@@ -151,8 +189,11 @@ def _likeness(X: Floats, design: Design) -> list[Measure]:
             continue
         draws = design.draws(r, found.null_correlation[:, j], rows)
         measures.append(summarise("rsa", name, draws, "r"))
-        draws = design.draws(found.unique[:, j], found.null_unique[:, j], rows)
-        measures.append(summarise("rsa_unique", name, draws, "share of variance"))
+        boot = unique[1 : 1 + len(design.resamples), j]
+        draws = Draws(float(unique[0, j]), boot, found.null_unique[:, j], n)
+        # Never below zero, so that only what is large against the null says anything.
+        p = upper_p(draws.value, draws.null)
+        measures.append(summarise("rsa_unique", name, draws, "share of variance", p=p))
     spread = participation_ratio(states, models.weights)
     draws = design.draws(spread, np.empty(0), rows)
     measures.append(summarise("participation_ratio", "all", draws, "dimensions"))

@@ -132,15 +132,21 @@ def _permuted_sums(
 class Similarity:
     """Each model geometry's correlation with the hidden one, and the variance it alone explains.
 
-    `correlation` and `unique` [1 + b, m] as the data are and resampled, `null_correlation` and
-    `null_unique` [p, m] with labels permuted; where labels don't enter, the null is that of texts
-    in any order.
+    `correlation` [1 + b, m] as the data are and resampled; `null_correlation` and `null_unique`
+    [p, m] with labels permuted; where labels don't enter, the null is that of texts in any order.
+    `between` [m, m] are the correlations of the model geometries, of which `unique` makes what each
+    alone explains.
     """
 
     correlation: NDArray[np.float64]
-    unique: NDArray[np.float64]
+    between: NDArray[np.float64]
     null_correlation: NDArray[np.float64]
     null_unique: NDArray[np.float64]
+
+    def unique(self, correlation: Floats) -> NDArray[np.float64]:
+        """Return what each model geometry alone explains under some correlations, [b, m]."""
+        between = np.broadcast_to(self.between, (len(correlation), *self.between.shape))
+        return unique_variance(between, correlation)
 
 
 def similarity(X: Floats, models: ModelGeometries) -> Similarity:
@@ -182,7 +188,7 @@ def similarity(X: Floats, models: ModelGeometries) -> Similarity:
         spread = mantel_deviation(hidden, models.matrices[names[j]])
         null_r[:, j] = rng.normal(0, spread, p)
         null_unique[:, j] = _unique_in_any_order(hidden, models, R[0], r[0], j, rng)
-    return Similarity(r, unique_variance(R, r), null_r, null_unique)
+    return Similarity(r, R[0], null_r, null_unique)
 
 
 def _unique_in_any_order(

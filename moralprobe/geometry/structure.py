@@ -39,17 +39,21 @@ def density_clusters(X: Floats) -> NDArray[np.int64]:
     return np.asarray(clusters.fit_predict(reduced), np.int64)
 
 
-def centroid_clusters(X: Floats, k: int, *, seed: int) -> NDArray[np.int64]:
-    """Return k-means clusters, [n], the best of two starts.
+def centroid_clusters(
+    X: Floats, k: int, *, seed: int, weights: Counts | None = None
+) -> NDArray[np.int64]:
+    """Return k-means clusters, [n], from one start.
 
     Args:
         X: [n, d] states, or their leading components.
         k: how many clusters.
-        seed: of the starts.
+        seed: of the start.
+        weights: [n] counts of a resample.
     """
     from sklearn.cluster import KMeans
 
-    return np.asarray(KMeans(k, n_init=2, random_state=seed).fit_predict(X), np.int64)
+    kmeans = KMeans(k, n_init=1, random_state=seed)
+    return np.asarray(kmeans.fit_predict(X, sample_weight=weights), np.int64)
 
 
 def contingency(
