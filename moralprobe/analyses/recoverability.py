@@ -18,7 +18,7 @@ from moralprobe.geometry.measure import (
     combined,
     mean_draws,
     not_enough,
-    resampled_two,
+    resampled,
     summarise,
 )
 from moralprobe.geometry.recoverability import (
@@ -41,6 +41,7 @@ from moralprobe.geometry.trained_probe import trained_predictions
 RANKS = (1, 3)
 _LOW_RANK_DRAWS = 200  # shuffles, and resamples
 _TRAINED_AGAIN = 100  # resamples
+_IN_EXCESS = 0.75
 _CHUNK = 128
 
 
@@ -108,8 +109,7 @@ def _ridge(X: Floats, design: Design, targets: Targets) -> list[Measure]:
     scores = r2(Y, predicted, weights, influence)
     few = weights[1 : 1 + _TRAINED_AGAIN]
     again = read_again(folds, reweighted(Y, predicted, few), penalties)
-    excess = weighted_r2(Y, again, few) - weighted_r2(Y, again, np.ones_like(few))
-    excess += scores[0] - r2(Y, predicted, few)
+    excess = np.sqrt(_IN_EXCESS) * (weighted_r2(Y, again, few) - scores[1 : 1 + len(few)])
     parts = {
         j: Draws(
             float(scores[0, j]),
@@ -163,23 +163,15 @@ def _low_rank(
     null = (1 - error / np.square(Y - Y.mean(0)).sum(0)).mean(2)  # [ranks, c]
     # The directions turn with a resample: they are found again in each.
     same = np.repeat(penalty[:, None], Y.shape[1], axis=1)
-    weights = design.counts(targets.rows)
-    whole = weights[1 : 1 + _TRAINED_AGAIN]
-    half = (1 + weights[1 : 1 + _LOW_RANK_DRAWS].astype(np.float32)) / 2
-    trained = reweighted(Y, out_of_fold(folds, Y, same), np.concatenate([half, whole]))
-    again = reduced_rank(folds, trained, penalty, RANKS)
+    weights = design.counts(targets.rows)[1:]
+    half = (1 + weights[:_LOW_RANK_DRAWS].astype(np.float32)) / 2
+    shares = np.concatenate([half, weights[:_TRAINED_AGAIN]])
+    again = reduced_rank(folds, reweighted(Y, out_of_fold(folds, Y, same), shares), penalty, RANKS)
     found = []
     for k, rank in enumerate(RANKS):
-        predicted, near, far = observed[k, :, 0], again[k, :, : len(half)], again[k, :, len(half) :]
-        values = [
-            r2(Y, predicted, np.ones((1, len(Y)))),
-            weighted_r2(Y, near, half),
-            weighted_r2(Y, far, whole),
-            weighted_r2(Y, far, np.ones_like(whole)),
-            r2(Y, predicted, whole),
-        ]
-        scores = np.concatenate(values).mean(1)
-        draws = resampled_two(scores, len(half), null[k], n)
+        value = r2(Y, observed[k, :, 0], np.ones((1, len(Y))))
+        scores = np.concatenate([value, weighted_r2(Y, again[k], shares)]).mean(1)
+        draws = resampled(scores, len(half), null[k], n)
         found.append(summarise("r2_low_rank", f"rank_{rank}", draws, "R2"))
     return found
 

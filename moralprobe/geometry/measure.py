@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-
 from numpy.typing import NDArray
 
 from moralprobe.geometry.arrays import Floats
