@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from moralprobe.design import Design, Targets
 from moralprobe.foundations import AXES, POLES
 from moralprobe.geometry.arrays import Floats, Ints
-from moralprobe.geometry.auroc import auroc_sensitivity, permuted_auroc, weighted_auroc
+from moralprobe.geometry.auroc import permuted_auroc, weighted_auroc
 from moralprobe.geometry.measure import (
     MIN_GROUPS,
     Draws,
@@ -33,15 +33,14 @@ from moralprobe.geometry.recoverability import (
     read_again,
     reduced_rank,
     reweighted,
-    training_influence,
     weighted_r2,
 )
 from moralprobe.geometry.trained_probe import trained_predictions
 
 RANKS = (1, 3)
-_LOW_RANK_DRAWS = 200  # shuffles, and resamples
-_TRAINED_AGAIN = 100  # resamples
-_IN_EXCESS = 0.75
+_LOW_RANK_SHUFFLES = 100
+_TRAINED_AGAIN = 200  # resamples at half strength
+_WHOLE = 100  # whole resamples
 _CHUNK = 128
 
 
@@ -74,7 +73,7 @@ def recoverability(X: Floats, design: Design, *, seed: int = 42) -> list[Measure
 
 def _ridge(X: Floats, design: Design, targets: Targets) -> list[Measure]:
     group = design.group[targets.rows]
-    weights = design.counts(targets.rows)
+    shares = _shares(design, targets.rows)
     n = len(np.unique(group))
     enough = [
         len(np.unique(group[values != 0])) >= MIN_GROUPS and np.ptp(values) > 0
@@ -105,19 +104,10 @@ def _ridge(X: Floats, design: Design, targets: Targets) -> list[Measure]:
     Y = np.concatenate([targets.values, targets.tags, targets.control[:, poles]], axis=1)
     penalties = choose_penalties(folds, Y)
     predicted = out_of_fold(folds, Y, penalties)
-    influence = training_influence(folds, Y, penalties, -2 * (Y - predicted))
-    scores = r2(Y, predicted, weights, influence)
-    few = weights[1 : 1 + _TRAINED_AGAIN]
-    again = read_again(folds, reweighted(Y, predicted, few), penalties)
-    excess = np.sqrt(_IN_EXCESS) * (weighted_r2(Y, again, few) - scores[1 : 1 + len(few)])
+    scores, areas = _again(folds, Y, predicted, penalties, shares, slice(m, m + len(AXES)))
+    half = len(shares) - 1 - min(_WHOLE, len(design.resamples))
     parts = {
-        j: Draws(
-            float(scores[0, j]),
-            scores[1:, j],
-            permuted_r2(folds, Y[:, j], penalties[:, j], shuffles),
-            n,
-            excess[:, j],
-        )
+        j: resampled(scores[:, j], half, permuted_r2(folds, Y[:, j], penalties[:, j], shuffles), n)
         for j in range(m)
         if enough[j]
     }
@@ -128,50 +118,60 @@ def _ridge(X: Floats, design: Design, targets: Targets) -> list[Measure]:
     by_label = scores[:, m + len(AXES) :]
     varies = np.isfinite(by_label[0])
     control = by_label[:, varies].mean(1)
-    extra = excess[:, m + len(AXES) :][:, varies].mean(1)
-    drawn = Draws(float(control[0]), control[1:], np.empty(0), n, extra)
+    drawn = resampled(control, half, np.empty(0), n)
     selective = replace(combined([mean, drawn], [1.0, -1.0]), null=mean.null - control[0])
     found.append(summarise("selectivity", "mean", selective, "R2"))
-    found += _low_rank(folds, Y[:, poles], penalties[:, poles], design, targets, n)
+    found += _low_rank(folds, Y[:, poles], penalties[:, poles], shares, half, targets, n)
     tags = slice(m, m + len(AXES))
-    return found + _tags(
-        folds,
-        Y[:, tags],
-        penalties[:, tags],
-        predicted[:, tags],
-        design,
-        group,
-        shuffles,
-        weights,
-        again[:, :, tags],
-    )
+    return found + _tags(folds, Y[:, tags], penalties[:, tags], areas, half, group, shuffles)
+
+
+def _shares(design: Design, rows: Ints) -> NDArray[np.float32]:
+    """Return the weights of `Design.weights` of mean 1, as few as read-outs are trained again."""
+    drawn = design.counts(rows)[1:].astype(np.float32)
+    once = np.ones((1, len(rows)), np.float32)
+    return np.concatenate([once, (1 + drawn[:_TRAINED_AGAIN]) / 2, drawn[:_WHOLE]])
+
+
+def _again(
+    folds: Folds, Y: Floats, predicted: Floats, penalties: Ints, shares: Floats, tags: slice
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return R2 of every target [b, m], and AUROC of the tags [b, 5], under each set of weights."""
+    scores = np.empty((len(shares), Y.shape[1]))
+    areas = np.empty((len(shares), tags.stop - tags.start))
+    for j in range(Y.shape[1]):
+        again = read_again(folds, Y[:, j], predicted[:, j], penalties[:, j], shares)
+        scores[:, j : j + 1] = weighted_r2(Y[:, j : j + 1], again[:, :, None], shares)
+        if tags.start <= j < tags.stop:
+            labels = Y[:, j] > 0
+            areas[:, j - tags.start] = [
+                weighted_auroc(folds, mine, labels, w[None])[0]
+                for mine, w in zip(again.T, shares, strict=True)
+            ]
+    return scores, areas
 
 
 def _low_rank(
     folds: Folds,
     Y: Floats,
     penalties: NDArray[np.int64],
-    design: Design,
+    shares: Floats,
+    half: int,
     targets: Targets,
     n: int,
 ) -> list[Measure]:
     penalty = np.median(penalties, axis=1).astype(np.int64)
-    observed = reduced_rank(folds, Y[:, None], penalty, RANKS)
-    few = targets.shuffles[:_LOW_RANK_DRAWS]
+    few = targets.shuffles[:_LOW_RANK_SHUFFLES]
     shuffled = Y.astype(np.float32)[few.T]  # [n, c, m]
     error = np.square(shuffled - reduced_rank(folds, shuffled, penalty, RANKS)).sum(1)
     null = (1 - error / np.square(Y - Y.mean(0)).sum(0)).mean(2)  # [ranks, c]
     # The directions turn with a resample: they are found again in each.
     same = np.repeat(penalty[:, None], Y.shape[1], axis=1)
-    weights = design.counts(targets.rows)[1:]
-    half = (1 + weights[:_LOW_RANK_DRAWS].astype(np.float32)) / 2
-    shares = np.concatenate([half, weights[:_TRAINED_AGAIN]])
     again = reduced_rank(folds, reweighted(Y, out_of_fold(folds, Y, same), shares), penalty, RANKS)
     found = []
     for k, rank in enumerate(RANKS):
-        value = r2(Y, observed[k, :, 0], np.ones((1, len(Y))))
-        scores = np.concatenate([value, weighted_r2(Y, again[k], shares)]).mean(1)
-        draws = resampled(scores, len(half), null[k], n)
+        scores = weighted_r2(Y, again[k], shares).mean(1)
+        draws = resampled(scores, half, null[k], n)
         found.append(summarise("r2_low_rank", f"rank_{rank}", draws, "R2"))
     return found
 
@@ -180,12 +180,10 @@ def _tags(
     folds: Folds,
     tags: Floats,
     penalties: NDArray[np.int64],
-    predicted: Floats,
-    design: Design,
+    areas: NDArray[np.float64],
+    half: int,
     group: Ints,
     shuffles: Ints,
-    weights: NDArray[np.uint8],
-    again: NDArray[np.float32],
 ) -> list[Measure]:
     found: list[Measure] = []
     parts: list[Draws] = []
@@ -205,31 +203,12 @@ def _tags(
                 )
             )
             continue
-        scores = predicted[:, k]
-        areas = [
-            weighted_auroc(folds, scores, labels, weights[start : start + _CHUNK])
-            for start in range(0, len(weights), _CHUNK)
-        ]
         null = [
             permuted_auroc(folds, read, shuffled > 0.5)
             for shuffled, read in permuted(folds, tags[:, k], penalties[:, k], shuffles)
         ]
-        sensitivity = auroc_sensitivity(folds, scores, labels)[:, None]
-        trained = training_influence(
-            folds, tags[:, k : k + 1], penalties[:, k : k + 1], sensitivity
-        )
-        fixed = np.concatenate(areas)
-        area = fixed + (weights.astype(np.float64) - 1) @ trained[:, 0]
-        once = np.ones((1, len(labels)))
-        anew = np.array(
-            [
-                weighted_auroc(folds, mine, labels, np.concatenate([weights[1 + b : 2 + b], once]))
-                for b, mine in enumerate(again[:, :, k].T)
-            ]
-        ).reshape(-1, 2)
-        excess = anew[:, 0] - anew[:, 1] - fixed[1 : 1 + len(anew)] + fixed[0]
         shuffled = np.concatenate(null) if null else np.empty(0)
-        parts.append(Draws(float(area[0]), area[1:], shuffled, n, excess))
+        parts.append(resampled(areas[:, k], half, shuffled, n))
         found.append(summarise("tag_auroc", axis.tag, parts[-1], "AUROC"))
     if parts:
         found.append(summarise("tag_auroc", "mean", mean_draws(parts, n), "AUROC"))

@@ -212,7 +212,7 @@ def reduced_rank(
     return predicted
 
 
-def reweighted(Y: Floats, predicted: Floats, weights: Counts) -> NDArray[np.float32]:
+def reweighted(Y: Floats, predicted: Floats, weights: Floats) -> NDArray[np.float32]:
     """Return targets that train the read-outs as weighted rows would, [n, b, m].
 
     A row that counts w times pulls its read-outs by w - 1 residuals more. To train on its target,
@@ -222,42 +222,54 @@ def reweighted(Y: Floats, predicted: Floats, weights: Counts) -> NDArray[np.floa
     Args:
         Y: [n, m] targets.
         predicted: [n, m] out of fold.
-        weights: [b, n] counts of a resample.
+        weights: [b, n] of a resample, about 1.
     """
     residual = (Y - predicted).astype(np.float32)
     more = weights.T.astype(np.float32) - 1
     return np.asarray(Y[:, None].astype(np.float32) + more[:, :, None] * residual[:, None])
 
 
-def weighted_r2(Y: Floats, predicted: NDArray[np.floating], weights: Counts) -> NDArray[np.float64]:
+def read_again(
+    folds: Folds, y: Floats, predicted: Floats, penalty: Ints, weights: Floats
+) -> NDArray[np.float32]:
+    """Predict every row of one target by read-outs of weighted rows, [n, b].
+
+    Args:
+        folds: from `gather`.
+        y: [n] target.
+        predicted: [n] out of fold.
+        penalty: [folds] from `choose_penalties`.
+        weights: [b, n] of a resample, about 1.
+    """
+    targets = reweighted(y[:, None], predicted[:, None], weights)[:, :, 0]
+    again = np.empty_like(targets)
+    again[folds.order] = _predict(folds, targets[folds.order], penalty)
+    return again
+
+
+def weighted_r2(Y: Floats, predicted: NDArray[np.floating], weights: Floats) -> NDArray[np.float64]:
     """Return R2 of predictions that each set of row weights has of its own, [b, m].
 
     Args:
         Y: [n, m] targets.
         predicted: [n, b, m] out of fold.
-        weights: [b, n] counts of a resample.
+        weights: [b, n] of a resample.
     """
     w = weights.astype(np.float64)
-    error = np.square(Y[:, None] - predicted)
-    lost = np.einsum("bn,nbm->bm", w, error)
-    spread = w @ np.square(Y) - (w @ Y) ** 2 / w.sum(1)[:, None]
+    total = w.sum(1)
+    lost = np.stack(
+        [np.einsum("bn,nb->b", w, np.square(y[:, None] - p)) for y, p in _columns(Y, predicted)], 1
+    )
+    square = w @ np.square(Y)
+    spread = square - (w @ Y) ** 2 / total[:, None]
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.where(spread > 1e-12 * len(Y), 1 - lost / spread, np.nan))
+        varies = spread > 1e-12 * np.maximum(square, 1)
+        return np.asarray(np.where(varies, 1 - lost / spread, np.nan))
 
 
-def read_again(folds: Folds, targets: NDArray[np.float32], penalties: Ints) -> NDArray[np.float32]:
-    """Predict every row by read-outs that were trained on sets of targets, [n, b, m].
-
-    Args:
-        folds: from `gather`.
-        targets: [n, b, m], such as from `reweighted`.
-        penalties: [folds, m] from `choose_penalties`.
-    """
-    predicted = np.empty_like(targets)
-    for j in range(targets.shape[2]):
-        ordered = targets[folds.order, :, j]
-        predicted[folds.order, :, j] = _predict(folds, ordered, penalties[:, j])
-    return predicted
+def _columns(Y: Floats, predicted: Floats) -> Iterator[tuple[Floats, Floats]]:
+    for j in range(Y.shape[1]):
+        yield Y[:, j], predicted[:, :, j]
 
 
 def permuted(
