@@ -20,7 +20,7 @@ from moralprobe.artifacts import write_bytes, write_json
 from moralprobe.data.prompts import TEMPLATES
 from moralprobe.errors import UsageError
 from moralprobe.geometry.arrays import Floats
-from moralprobe.geometry.measure import Draws, Measure, gain, summarise
+from moralprobe.geometry.measure import Draws, Measure, combined, gain, summarise
 from moralprobe.geometry.uncertainty import difference_interval
 from moralprobe.models.about import UNKNOWN, About, about
 from moralprobe.study import Study
@@ -220,18 +220,18 @@ def _reading(study: Study, known: dict[str, About]) -> _Reading:
     for measure, category in HEADLINES:
         mine = rows.filter(pl.col("value").is_finite(), measure=measure, category=category)
         boot = study.draws.filter(measure=measure, category=category)
-        mine = mine.join(boot.select("layer", "boot"), on="layer").sort("layer")
+        mine = mine.join(boot.select("layer", "boot", "excess"), on="layer").sort("layer")
         if mine.is_empty():
             continue
         values, n = mine["value"].to_numpy(), int(mine["n"].max())  # type: ignore[arg-type]
-        draws = np.array(mine["boot"].to_list(), np.float64)
+        draws, excess = (np.array(mine[x].to_list(), np.float64) for x in ("boot", "excess"))
         unit = mine["unit"][0]
         top = int(values.argmax())
-        best = Draws(float(values[top]), draws[top], np.empty(0), n)
+        best = Draws(float(values[top]), draws[top], np.empty(0), n, excess[top])
         found = summarise(measure, category, best, unit)
         numbers[measure, category, "best layer"] = found, int(mine["layer"][top])
         if everything and mine.height == len(study.meta["store"]["layers"]):
-            mean = Draws(float(values.mean()), draws.mean(0), np.empty(0), n)
+            mean = Draws(float(values.mean()), draws.mean(0), np.empty(0), n, excess.mean(0))
             found = summarise(measure, category, mean, unit)
             numbers[measure, category, "mean over layers"] = found, None
     return _Reading(study, known.get(name) or about(name), study.meta["store"]["template"], numbers)
@@ -324,12 +324,7 @@ def _trends(readings: Sequence[_Reading]) -> Iterator[dict[str, Any]]:
         slope = (size - size.mean()) / np.square(size - size.mean()).sum()
         for key in set.intersection(*(set(x.numbers) for x in mine)):
             found = [x.numbers[key][0] for x in mine]
-            draws = Draws(
-                float(slope @ np.array([m.value for m in found])),
-                np.asarray(slope @ np.stack([m.boot for m in found]), np.float64),
-                np.empty(0),
-                found[0].n,
-            )
+            draws = combined([m.draws for m in found], slope)
             trend = summarise(key[0], key[1], draws, "per tenfold")
             yield {
                 "family": family,

@@ -45,6 +45,7 @@ DRAW_COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "measure": pl.String,
     "category": pl.String,
     "boot": pl.List(pl.Float32),
+    "excess": pl.List(pl.Float32),
 }
 """Of the table of resamples behind the headline numbers."""
 HEADLINES: Final[tuple[tuple[str, str], ...]] = (

@@ -210,8 +210,8 @@ def _measure(
             compared[:, k] += np.where(usable[:, k], c, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         auroc = np.where(compared > 0, won / compared, np.nan)
-        tested = np.isfinite(distances)
-        crossnobis = np.where(tested, distances, 0).sum(0) / tested.sum(0)
+        measured = np.isfinite(distances)
+        crossnobis = np.where(measured, distances, 0).sum(0) / measured.sum(0)
     return HeldOut(auroc, crossnobis), firsts
 
 

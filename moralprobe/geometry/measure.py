@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from moralprobe.geometry.arrays import Floats
 
 OK: Final = "ok"
+_Z: Final = 1.959964  # of 95 %
 _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "cosine": (-1.0, 1.0),
     "rho": (-1.0, 1.0),
@@ -23,7 +24,10 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "share": (0.0, 1.0),
 }
 """Where a unit's scale ends: an interval doesn't reach beyond."""
-_MOST_ACCELERATED: Final = 0.1
+_MOST_SKEWED: Final = 0.6
+_MOST_STEEP: Final = 0.2
+_LEAST: Final = 1 / 2.25
+"""Share of the resamples' variance that samples have, if all of it belongs to pairs."""
 MIN_PROTOTYPES: Final = 5
 MIN_GROUPS: Final = 10
 
@@ -91,7 +95,7 @@ def resampled(values: Floats, draws: int, null: Floats, n: int) -> Draws:
     """
     value, half, whole = values[0], values[1 : 1 + draws], values[1 + draws :]
     bend = whole - 2 * half[: len(whole)] + value  # T2 of a whole resample, over two
-    return Draws(float(value), 2 * half - value, null, n, np.sqrt(1.25) * 2 * bend)
+    return Draws(float(value), 2 * half - value, null, n, 2 * bend)
 
 
 def resampled_two(values: Floats, draws: int, null: Floats, n: int) -> Draws:
@@ -220,7 +224,7 @@ def permutation_p(value: float, null: Floats) -> float:
     return float(min(1.0, 2 * (tail + 1) / (len(finite) + 1)))
 
 
-def narrowed(draws: Draws, *, least: float = 0.2) -> NDArray[np.float64]:
+def narrowed(draws: Draws, *, least: float = _LEAST) -> NDArray[np.float64]:
     """Return how far resamples lie from their mean, [b], without the variance that is in excess.
 
     Args:
@@ -241,27 +245,39 @@ def _interval(draws: Draws, lowest: float, highest: float) -> tuple[float, float
     about = about[np.isfinite(about)]
     if len(about) == 0:
         return float("nan"), float("nan")
-    low, high = np.quantile(about, _levels(about), method="weibull")
+    low, high = np.quantile(about, _levels(draws, about), method="weibull")
     return max(draws.value + float(low), lowest), min(draws.value + float(high), highest)
 
 
-def _levels(about: Floats) -> tuple[float, float]:
-    """Return the quantiles between which 95 % lie, accelerated as their skewness says.
+def _levels(draws: Draws, about: Floats) -> tuple[float, float]:
+    """Return the quantiles of resamples about their mean between which 95 % of samples lie.
 
-    Where a statistic varies more the larger it is, samples in which it came out small have
-    intervals that are too narrow, and miss the truth above. The bias is taken out already.
+    A statistic whose spread grows with it comes out small with intervals that are too narrow, and
+    misses the truth above it. How the spread grows is read from the skewness of the resamples
+    (their bias and their acceleration are both a sixth of it) and, where the statistic lies far
+    from its null, from how much wider or narrower it varies there: the variance is taken to be
+    linear between the two.
 
-    Source: Efron (1987), the bias and the acceleration of a smooth statistic both a sixth of the
-    skewness.
+    Source: Efron (1987) on the acceleration.
     """
     from scipy.special import ndtr
     from scipy.stats import skew
 
-    if not about.var() > 0:
+    spread = float(about.std())
+    if not spread > 0:
         return 0.025, 0.975
-    a = float(np.clip(skew(about) / 6, -_MOST_ACCELERATED, _MOST_ACCELERATED))
-    z = a + np.array([-1.959964, 1.959964])
-    low, high = ndtr(a + z / (1 - a * z))
+    skewness = float(np.clip(skew(about), -_MOST_SKEWED, _MOST_SKEWED))
+    a = skewness / 6
+    z = a + np.array([-_Z, _Z])
+    z = a + z / (1 - a * z)
+    null = draws.null[np.isfinite(draws.null)]
+    if len(null) > 1:
+        t = (draws.value - float(null.mean())) / spread
+        steep = (1 - float(null.var()) / spread**2) / 2 * t
+        # What the skewness says already is left out, the more the farther the null.
+        b = float(np.clip((steep - skewness / 2 * t**2) / (1 + t**2), -_MOST_STEEP, _MOST_STEEP))
+        z = z / (1 - b * np.array([-_Z, _Z]))
+    low, high = ndtr(z)
     return float(low), float(high)
 
 

@@ -365,74 +365,23 @@ def _predict(folds: Folds, Y: Floats, penalty: Ints) -> Floats:
     return predicted
 
 
-def training_influence(
-    folds: Folds, Y: Floats, penalties: Ints, sensitivity: Floats
-) -> NDArray[np.float64]:
-    """Return how a statistic of the predictions moves with each row's weight in training, [n, m].
-
-    A row that counts more draws the read-outs of the other folds towards its own label, and so
-    moves what they predict. Resampling the predictions alone leaves that out, and intervals come
-    out too narrow. To first order the move is (weight - 1) times this influence; the features'
-    covariance and the penalty are held.
-
-    Args:
-        folds: from `gather`.
-        Y: [n, m] targets.
-        penalties: [folds, m] from `choose_penalties`.
-        sensitivity: [n, m] derivative of the statistic by each prediction.
-
-    Source: the infinitesimal jackknife (Jaeckel 1972), for ridge regression.
-    """
-    Y, v = Y[folds.order].astype(np.float64), sensitivity[folds.order]
-    influence = np.zeros(Y.shape)
-    cross, totals = _products(folds, Y)
-    for f, part in enumerate(folds.parts):
-        W, h = np.empty((2, folds.X.shape[1], Y.shape[1]))
-        offset = np.empty(Y.shape[1])
-        pulls = folds.X[part].T.astype(np.float64) @ v[part]
-        pull = v[part].sum(0)
-        for j in range(Y.shape[1]):
-            reader = folds.reader(f, int(penalties[f, j]), np.float64)
-            centre = (totals[:, j].sum() - totals[f, j]) / reader.n
-            products = (cross[:, :, j].sum(0) - cross[f, :, j]) / reader.n - reader.mean * centre
-            W[:, j] = reader.inverse @ products
-            offset[j] = centre - reader.mean @ W[:, j]
-            h[:, j] = reader.inverse @ (pulls[:, j] - reader.mean * pull[j])
-        both = np.concatenate([W, h], axis=1)
-        for g, other in enumerate(folds.parts):
-            if g == f:
-                continue
-            read, moved = np.split(folds.X[other].astype(np.float64) @ both, 2, axis=1)
-            residual = Y[other] - read - offset
-            influence[other] += residual * (moved - reader.mean @ h + pull) / reader.n
-    unsorted = np.empty_like(influence)
-    unsorted[folds.order] = influence
-    return unsorted
-
-
-def r2(
-    Y: Floats, predicted: Floats, weights: Counts, influence: Floats | None = None
-) -> NDArray[np.float64]:
+def r2(Y: Floats, predicted: Floats, weights: Counts) -> NDArray[np.float64]:
     """Return the share of variance that predictions explain, under many sets of row weights.
 
     Args:
         Y: [n, m] targets.
         predicted: [n, m] out of fold.
         weights: [b, n] counts of a resample.
-        influence: [n, m] of `training_influence` on the squared error; None where the read-out
-            isn't trained on these rows.
 
     Returns:
         [b, m], at most 1 and below 0 where the mean would predict better; nan where a target
-        doesn't vary. Without influence it equals scikit-learn's `r2_score` on the rows repeated by
+        doesn't vary. It equals scikit-learn's `r2_score` on the rows repeated by
         their weights.
     """
     Y = Y.astype(np.float64)
     columns = np.concatenate([np.square(Y - predicted), Y, np.square(Y)], axis=1)
     w = weights.astype(np.float64)
     error, total, square = np.split(w @ columns, 3, axis=1)
-    if influence is not None:
-        error = error + (w - 1) @ influence
     spread = square - total**2 / w.sum(1)[:, None]
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(spread > 1e-12 * np.maximum(square, 1), 1 - error / spread, np.nan)

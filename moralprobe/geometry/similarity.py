@@ -18,7 +18,7 @@ class ModelGeometries:
 
     `matrices[name]` [n, n] with zeros on the diagonal; `moral` are the names of those that follow
     from labels, of which `features[name]` [n, k] give the dissimilarity as squared distance.
-    `weights` [1 + b, n] are the resamples' counts, the first all ones; `shuffles` [p, n] permute
+    `weights` [1 + b, n] are those of resamples, the first all ones; `shuffles` [p, n] permute
     the labels. `inner` [1 + b, m, m] and `sums` [1 + b, m] are the matrices' weighted products and
     sums over pairs, `null_inner` [p, m, m] those of permuted labels.
     """
@@ -143,7 +143,7 @@ class Similarity:
     null_correlation: NDArray[np.float64]
     null_unique: NDArray[np.float64]
 
-    def unique(self, correlation: Floats) -> NDArray[np.float64]:
+    def unique(self, correlation: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return what each model geometry alone explains under some correlations, [b, m]."""
         between = np.broadcast_to(self.between, (len(correlation), *self.between.shape))
         return unique_variance(between, correlation)

@@ -5,11 +5,17 @@ import pytest
 
 from moralprobe.geometry.measure import (
     Draws,
+    as_spread,
+    combined,
     gain,
     mean_draws,
+    narrowed,
     not_enough,
     permutation_p,
+    resampled,
+    resampled_two,
     summarise,
+    upper_p,
 )
 from moralprobe.geometry.uncertainty import (
     bootstrap_counts,
@@ -17,7 +23,6 @@ from moralprobe.geometry.uncertainty import (
     false_discovery,
     group_folds,
     length_bins,
-    of_pairs,
     permutation_keys,
     permutations,
     strata_of,
@@ -125,33 +130,108 @@ def test_summaries_and_means() -> None:
     np.testing.assert_allclose(both.boot, [-0.2, 0.0])
     assert mean_draws([one, two], 7, absolute=True).value == pytest.approx(0.3)
     measure = summarise("m", "c", one, "rho")
-    assert (measure.ci_low, measure.ci_high) == pytest.approx((0.105, 0.295))
+    assert (measure.ci_low, measure.ci_high) == pytest.approx((0.1, 0.3))
     few = not_enough("m", "c", "rho", have=3, needed=5, of="prototypes")
     assert np.isnan(few.value) and few.status == "not enough data (prototypes: 3, needed 5)"
 
 
-def test_resamples_of_a_statistic_of_pairs_spread_as_its_samples_do() -> None:
-    """A degenerate statistic: the mean over pairs of x_i x_j, where x has mean 0 and variance 1."""
+def sets_of_weights(rng: np.random.Generator, n: int, draws: int) -> np.ndarray:
+    """The data as they are, resamples at half strength, and the first half of them whole."""
+    counts = rng.multinomial(n, np.ones(n) / n, draws)
+    return np.concatenate([np.ones((1, n)), (1 + counts) / 2, counts[: draws // 2]])
+
+
+def products(x: np.ndarray, y: np.ndarray, w: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """The mean over pairs of w_i x_i v_j y_j."""
+    return ((w @ x) * (v @ y) - (w * v) @ (x * y)) / (w.sum(1) * v.sum(1) - (w * v).sum(1))
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.1, 1.0])
+def test_resamples_spread_as_samples_do_whatever_share_belongs_to_pairs(mean: float) -> None:
+    """The mean over pairs of x_i x_j: with mean 0 all of its variance belongs to pairs."""
     rng = np.random.default_rng(11)
     n = 60
-    pairs = n * (n - 1) / 2
+    ones = np.ones((1, n))
+    samples = [products(x, x, ones, ones)[0] for x in mean + rng.standard_normal((4000, n))]
+    plain, found = [], []
+    for x in mean + rng.standard_normal((300, n)):
+        w = sets_of_weights(rng, n, 200)
+        draws = resampled(products(x, x, w, w), 200, np.empty(0), n)
+        plain.append(draws.boot.var())
+        found.append(narrowed(draws, least=0).var())
+    if mean == 0:
+        assert np.mean(plain) > 1.9 * np.var(samples) and np.mean(found) < 0.75 * np.mean(plain)
+    # What is taken off is an estimate that can't exceed the whole, and a quarter of it is left.
+    assert 0.85 < np.mean(found) / np.var(samples) < 1.7
 
-    def statistic(x: np.ndarray, w: np.ndarray) -> np.ndarray:
-        sums = w @ x
-        return (sums**2 - np.square(w) @ np.square(x)) / 2 / pairs
 
-    samples = np.array([statistic(x, np.ones((1, n)))[0] for x in rng.standard_normal((4000, n))])
-    before, after = [], []
-    for x in rng.standard_normal((200, n)):
-        boot = statistic(x, rng.multinomial(n, np.ones(n) / n, 300).astype(float))
-        before.append(boot.var())
-        after.append(of_pairs(boot, np.asarray(1 / pairs)).var())
-    assert np.mean(before) > 2.5 * samples.var()
-    # Never narrower than samples are; a third is the least, so that it stays somewhat wide.
-    assert samples.var() < np.mean(after) < 0.6 * np.mean(before)
-    boot = rng.standard_normal((50, 2))
-    np.testing.assert_allclose(of_pairs(boot, np.zeros(2)), boot)
-    assert of_pairs(boot[:0], np.zeros(2)).shape == (0, 2)
+def test_of_two_parts_only_what_they_do_together_is_in_excess() -> None:
+    rng = np.random.default_rng(12)
+    n = 60
+    w = sets_of_weights(rng, n, 200)
+    half, whole = w[:201], w[201:]
+    same = np.ones_like(whole)
+    trained = np.concatenate([half, whole, whole, same])
+    tested = np.concatenate([half, whole, same, whole])
+    x, y = rng.standard_normal((2, n))
+    draws = resampled_two(products(x, y, trained, tested), 200, np.empty(0), n)
+    assert draws.excess.var() > 0.3 * draws.boot.var()
+    # Each part by itself moves the mean along a straight line: there is nothing to take off.
+    apart = products(x, np.ones(n), trained, np.ones_like(tested))
+    np.testing.assert_allclose(resampled_two(apart, 200, np.empty(0), n).excess, 0, atol=1e-12)
+
+
+def test_differences_and_means_take_the_excess_along() -> None:
+    one, two = (
+        Draws(0.5, np.array([0.4, 0.6]), np.empty(0), 9, np.array([0.1, x])) for x in (0.1, -0.1)
+    )
+    np.testing.assert_allclose(combined([one, two], [1, -1]).excess, [0, 0.2])
+    np.testing.assert_allclose(mean_draws([one, two], 9).excess, [0.1, 0])
+
+
+def test_an_interval_reaches_farther_to_where_the_statistic_varies_more() -> None:
+    rng = np.random.default_rng(13)
+    about = rng.normal(0, 1, 4000)
+    about -= about.mean()
+    tight, wide = rng.normal(0, 0.3, 999), rng.normal(0, 1.7, 999)
+    low, high = [], []
+    for null in (np.empty(0), tight, wide):
+        m = summarise("x", "c", Draws(4.0, 4 + about, null, 9), "squared distance")
+        low.append(4 - m.ci_low)
+        high.append(m.ci_high - 4)
+    assert low[0] == pytest.approx(high[0], abs=0.15), "without a null it is symmetric"
+    assert high[1] > high[0] + 0.2 and low[1] < low[0] - 0.2
+    assert high[2] < high[0] - 0.2 and low[2] > low[0] + 0.2
+
+
+def test_intervals_of_a_skewed_mean_cover_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(14)
+    n, covered = 40, []
+    for _ in range(1500):
+        x = rng.exponential(size=n)
+        boot = rng.multinomial(n, np.ones(n) / n, 400) @ x / n
+        m = summarise("x", "c", Draws(float(x.mean()), boot, np.empty(0), n), "dimensions")
+        covered.append(m.ci_low <= 1 <= m.ci_high)
+    # The plain percentiles cover 0.92 here; the standard error of a share is 0.006.
+    assert np.mean(covered) > 0.93
+
+
+def test_p_values_above_count_one_tail() -> None:
+    null = np.array([0.0] * 50 + list(np.linspace(0.1, 1, 49)))
+    assert upper_p(1.1, null) == pytest.approx(0.01)
+    assert upper_p(0.0, null) == 1.0 and np.isnan(upper_p(np.nan, null))
+    assert np.isnan(upper_p(1.0, np.empty(0)))
+
+
+def test_draws_take_the_spread_of_a_whole_repetition() -> None:
+    rng = np.random.default_rng(15)
+    draws = Draws(0.5, 0.7 + 0.01 * rng.standard_normal(500), np.empty(0), 9, np.ones(3))
+    again = rng.normal(0.6, 0.05, 200)
+    found = as_spread(draws, again)
+    assert found.boot.std() == pytest.approx(again.std()) and found.boot.mean() == pytest.approx(
+        0.5
+    )
+    assert len(found.excess) == 0, "the repetition says it all"
 
 
 def test_a_difference_of_symmetric_intervals_is_theirs_in_quadrature() -> None:
@@ -184,6 +264,7 @@ def test_a_gain_is_the_interval_of_the_paired_difference() -> None:
     low, high = gain(a, b)
     difference = mine.boot - words.boot
     expected = np.quantile(difference, [0.025, 0.975]) - (difference.mean() - 0.1)
-    assert (low, high) == pytest.approx(tuple(expected)) and 0.07 < low < 0.1 < high < 0.13
+    # Their skewness is accounted for too.
+    assert (low, high) == pytest.approx(tuple(expected), abs=1e-3) and 0.07 < low < 0.1 < high < 0.13
     bare = summarise("auroc", "mean", Draws(0.6, np.empty(0), np.empty(0), 50), "AUROC")
     assert np.isnan(gain(a, bare)).all()
