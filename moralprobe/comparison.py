@@ -20,7 +20,8 @@ from moralprobe.artifacts import write_bytes, write_json
 from moralprobe.data.prompts import TEMPLATES
 from moralprobe.errors import UsageError
 from moralprobe.geometry.arrays import Floats
-from moralprobe.geometry.measure import Draws, Measure, combined, gain, summarise
+from moralprobe.geometry.draws import Draws, combined
+from moralprobe.geometry.measure import Measure, gain, summarise
 from moralprobe.geometry.uncertainty import difference_interval
 from moralprobe.models.about import UNKNOWN, About, about
 from moralprobe.study import Study

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from moralprobe.foundations import AXES, AXIS_TAGS, POLES, PROTOTYPE_SCORE
 from moralprobe.geometry.arrays import Bools, Floats, Ints
 from moralprobe.geometry.confounds import word_overlap
+from moralprobe.geometry.draws import Draws, resampled, resampled_two
 from moralprobe.geometry.held_out import FOLDS
-from moralprobe.geometry.measure import Draws, resampled, resampled_two
 from moralprobe.geometry.similarity import (
     ModelGeometries,
     model_geometries,
@@ -37,7 +37,7 @@ from moralprobe.geometry.uncertainty import (
 from moralprobe.moral_vectors import tag_matrix
 
 Mode = Literal["li2026", "audited"]
-WHOLE: Final = 200
+WHOLE: Final = 100
 """Resamples that are measured at a quarter of their strength too."""
 
 

@@ -264,13 +264,7 @@ class _Reading:
 
 def _draws(source: Source, measures: Iterable[Measure]) -> list[dict[str, Any]]:
     return [
-        {
-            "layer": source.layer,
-            "measure": x.name,
-            "category": x.category,
-            "boot": x.boot.tolist(),
-            "excess": x.excess.tolist(),
-        }
+        {"layer": source.layer, "measure": x.name, "category": x.category, **x.resamples()}
         for x in measures
         if (x.name, x.category) in HEADLINES and len(x.boot)
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import norm, skew
 
 from moralprobe.comparison import (
     COMPARISON_COLUMNS,
@@ -119,13 +120,20 @@ def test_differences_and_trends_equal_the_formula(studies: list[Study]) -> None:
     asked = {"measure": "spearman_given_length", "category": "mean"}
 
     def mean(name: str) -> tuple[float, np.ndarray]:
+        """Value, resamples and their excess, averaged over layers, in one row each."""
         rows = mine[name].select(**asked, mode="audited")
-        boot = mine[name].draws.filter(**asked).sort("layer")["boot"].to_list()
-        return rows["value"].mean(), np.mean(boot, axis=0)
+        drawn = mine[name].draws.filter(**asked).sort("layer")
+        boot, excess = (np.mean(drawn[x].to_list(), axis=0) for x in ("boot", "excess"))
+        return rows["value"].mean(), np.array([*boot, *excess])
 
-    def interval(value: float, boot: np.ndarray) -> list[float]:
-        low, high = np.quantile(boot, [0.025, 0.975])
-        return [value, low - boot.mean() + value, high - boot.mean() + value]
+    def interval(value: float, drawn: np.ndarray) -> list[float]:
+        boot, excess = np.split(drawn, [DRAWS])
+        about = boot - boot.mean()
+        about *= np.sqrt(max(1 - excess.var() / about.var(), 1 / 2.25))
+        a = skew(about) / 6
+        z = a + np.array([-1.959964, 1.959964])
+        low, high = np.quantile(about, norm.cdf(a + z / (1 - a * z)), method="weibull")
+        return [value, value + low, value + high]
 
     where = {**asked, "statistic": "mean over layers"}
     row = one(found.differences, model="large", than="middle", **where)

@@ -11,13 +11,14 @@ from scipy import stats
 from moralprobe.analyses.common import CHUNK, joined, too_few
 from moralprobe.design import Category, Design
 from moralprobe.geometry.arrays import Floats
+from moralprobe.geometry.draws import Draws, mean_draws
 from moralprobe.geometry.gradient import (
     pearson,
     permuted_rank_correlations,
     prototype_similarity,
     rank_correlations,
 )
-from moralprobe.geometry.measure import MIN_PROTOTYPES, Draws, Measure, mean_draws, summarise
+from moralprobe.geometry.measure import MIN_PROTOTYPES, Measure, summarise
 
 
 def gradient(X: Floats, design: Design) -> list[Measure]:

@@ -11,16 +11,8 @@ from moralprobe.design import Design, Targets
 from moralprobe.foundations import AXES, POLES
 from moralprobe.geometry.arrays import Floats, Ints
 from moralprobe.geometry.auroc import permuted_auroc, weighted_auroc
-from moralprobe.geometry.measure import (
-    MIN_GROUPS,
-    Draws,
-    Measure,
-    combined,
-    mean_draws,
-    not_enough,
-    resampled,
-    summarise,
-)
+from moralprobe.geometry.draws import Draws, combined, mean_draws, resampled
+from moralprobe.geometry.measure import MIN_GROUPS, Measure, not_enough, summarise
 from moralprobe.geometry.recoverability import (
     Folds,
     adjusted_r2,
@@ -41,7 +33,7 @@ RANKS = (1, 3)
 _LOW_RANK_SHUFFLES = 100
 _TRAINED_AGAIN = 200  # resamples at half strength
 _WHOLE = 100  # whole resamples
-_CHUNK = 128
+_CHUNK = 32  # draws at a time
 
 
 def recoverability(X: Floats, design: Design, *, seed: int = 42) -> list[Measure]:
@@ -121,7 +113,8 @@ def _ridge(X: Floats, design: Design, targets: Targets) -> list[Measure]:
     drawn = resampled(control, half, np.empty(0), n)
     selective = replace(combined([mean, drawn], [1.0, -1.0]), null=mean.null - control[0])
     found.append(summarise("selectivity", "mean", selective, "R2"))
-    found += _low_rank(folds, Y[:, poles], penalties[:, poles], shares, half, targets, n)
+    few = np.concatenate([shares[: 1 + half // 2], shares[1 + half :][: half // 4]])
+    found += _low_rank(folds, Y[:, poles], penalties[:, poles], few, half // 2, targets, n)
     tags = slice(m, m + len(AXES))
     return found + _tags(folds, Y[:, tags], penalties[:, tags], areas, half, group, shuffles)
 
@@ -162,16 +155,24 @@ def _low_rank(
 ) -> list[Measure]:
     penalty = np.median(penalties, axis=1).astype(np.int64)
     few = targets.shuffles[:_LOW_RANK_SHUFFLES]
-    shuffled = Y.astype(np.float32)[few.T]  # [n, c, m]
-    error = np.square(shuffled - reduced_rank(folds, shuffled, penalty, RANKS)).sum(1)
+    error = np.empty((len(RANKS), len(few), Y.shape[1]))
+    for start in range(0, len(few), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        shuffled = Y.astype(np.float32)[few[chunk].T]  # [n, c, m]
+        error[:, chunk] = np.square(shuffled - reduced_rank(folds, shuffled, penalty, RANKS)).sum(1)
     null = (1 - error / np.square(Y - Y.mean(0)).sum(0)).mean(2)  # [ranks, c]
     # The directions turn with a resample: they are found again in each.
     same = np.repeat(penalty[:, None], Y.shape[1], axis=1)
-    again = reduced_rank(folds, reweighted(Y, out_of_fold(folds, Y, same), shares), penalty, RANKS)
+    read = out_of_fold(folds, Y, same)
+    scores = np.empty((len(RANKS), len(shares)))
+    for start in range(0, len(shares), _CHUNK):
+        some = shares[start : start + _CHUNK]
+        again = reduced_rank(folds, reweighted(Y, read, some), penalty, RANKS)
+        for k in range(len(RANKS)):
+            scores[k, start : start + len(some)] = weighted_r2(Y, again[k], some).mean(1)
     found = []
     for k, rank in enumerate(RANKS):
-        scores = weighted_r2(Y, again[k], shares).mean(1)
-        draws = resampled(scores, half, null[k], n)
+        draws = resampled(scores[k], half, null[k], n)
         found.append(summarise("r2_low_rank", f"rank_{rank}", draws, "R2"))
     return found
 

@@ -8,16 +8,9 @@ from moralprobe.analyses.common import smaller, too_few
 from moralprobe.design import Design, Opposition
 from moralprobe.foundations import AXES
 from moralprobe.geometry.arrays import Counts, Floats, Ints
+from moralprobe.geometry.draws import Draws, mean_draws
 from moralprobe.geometry.held_out import measure, prepare
-from moralprobe.geometry.measure import (
-    MIN_GROUPS,
-    MIN_PROTOTYPES,
-    Draws,
-    Measure,
-    mean_draws,
-    not_enough,
-    summarise,
-)
+from moralprobe.geometry.measure import MIN_GROUPS, MIN_PROTOTYPES, Measure, not_enough, summarise
 from moralprobe.geometry.separation import cosine_of_centres, resampled_cosines
 
 

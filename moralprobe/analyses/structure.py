@@ -7,16 +7,8 @@ from numpy.typing import NDArray
 
 from moralprobe.design import Design, Labelled
 from moralprobe.geometry.arrays import Floats, Ints
-from moralprobe.geometry.measure import (
-    MIN_GROUPS,
-    Draws,
-    Measure,
-    as_spread,
-    narrowed,
-    not_enough,
-    summarise,
-    upper_p,
-)
+from moralprobe.geometry.draws import Draws, as_spread, narrowed
+from moralprobe.geometry.measure import MIN_GROUPS, Measure, not_enough, summarise, upper_p
 from moralprobe.geometry.similarity import similarity
 from moralprobe.geometry.structure import (
     NOISE,
@@ -35,7 +27,7 @@ LABELINGS = {"MFT5": 5, "Polarity3": 3, "MFT15": 15}
 MIN_CLUSTERED = 10
 """Fewer rows outside the noise, and the paper's scores are undefined."""
 _COMPONENTS = 64  # that k-means sees
-_CLUSTERED_AGAIN = 50  # resamples on which k-means is run anew
+_CLUSTERED_AGAIN = 30  # resamples on which k-means is run anew
 _UNITS = {name: "ARI" if name == "ari" else "share" for name in SCORES}
 
 

@@ -1,18 +1,16 @@
-"""A number with how far to believe it: the draws behind its interval and its null, summarised."""
+"""A number with how far to believe it: what a statistic's draws say, summarised."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moralprobe.geometry.arrays import Floats
+from moralprobe.geometry.draws import Draws, combined, interval
 
 OK: Final = "ok"
-_Z: Final = 1.959964  # of 95 %
 _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "cosine": (-1.0, 1.0),
     "rho": (-1.0, 1.0),
@@ -24,27 +22,8 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "share": (0.0, 1.0),
 }
 """Where a unit's scale ends: an interval doesn't reach beyond."""
-_MOST_SKEWED: Final = 0.6
-_MOST_STEEP: Final = 0.2
-_LEAST: Final = 1 / 2.25
-"""Share of the resamples' variance that samples have, if all of it belongs to pairs."""
 MIN_PROTOTYPES: Final = 5
 MIN_GROUPS: Final = 10
-
-
-@dataclass(frozen=True)
-class Draws:
-    """A statistic with its resamples: `boot` [b] for the interval, `null` [m] under no effect.
-
-    `n` counts independent units (text groups). `excess` [h] has the variance that resamples have
-    more than samples. Empty arrays mean that nothing was drawn.
-    """
-
-    value: float
-    boot: Floats
-    null: Floats
-    n: int
-    excess: Floats = field(default_factory=lambda: np.empty(0))
 
 
 @dataclass(frozen=True)
@@ -73,47 +52,9 @@ class Measure:
         """Its value and resamples, without a null."""
         return Draws(self.value, self.boot, np.empty(0), self.n, self.excess)
 
-
-def resampled(values: Floats, draws: int, null: Floats, n: int) -> Draws:
-    """Return what a statistic gave on the sets of weights that a design resamples by.
-
-    To second order a statistic moves with the weights of single units, T1, and of pairs of them,
-    T2. From sample to sample its variance is var(T1) + var(T2). A resample measures T1 by what
-    units did in these data, in which T2 is already, and adds its own: var(T1) + 3 var(T2); and far
-    from the data the second order isn't enough. So resamples stay near: a unit counts by the mean
-    of once and its resample, and the move is doubled, which has var(T1) + 2.25 var(T2). At a
-    quarter of the strength T1 is half of that and T2 a quarter, so that the difference gives T2.
-
-    Args:
-        values: [1 + draws + h] as the data are, resampled at half strength, and the first h of
-            these at a quarter.
-        draws: resamples.
-        null: [m] under no effect.
-        n: independent units.
-
-    Source: Hoeffding (1948) on the parts; Arcones and Gine (1992) on the bootstrap of the second.
-    """
-    value, half, whole = values[0], values[1 : 1 + draws], values[1 + draws :]
-    bend = whole - 2 * half[: len(whole)] + value  # T2 of a whole resample, over two
-    return Draws(float(value), 2 * half - value, null, n, 2 * bend)
-
-
-def resampled_two(values: Floats, draws: int, null: Floats, n: int) -> Draws:
-    """Return the same of a statistic in which units have two parts: they train, and are tested.
-
-    Its T2 is what training units and tested ones do together: what whole resamples of both have,
-    less what those of either have.
-
-    Args:
-        values: [1 + draws + 3h] as the data are, resampled at half strength, and h whole resamples:
-            of both, of what trains, of what is tested.
-        draws: resamples.
-        null: [m] under no effect.
-        n: independent units.
-    """
-    value, half, rest = values[0], values[1 : 1 + draws], values[1 + draws :]
-    both, trained, tested = np.split(rest, 3)
-    return Draws(float(value), 2 * half - value, null, n, both - trained - tested + value)
+    def resamples(self) -> dict[str, list[float]]:
+        """Return its resamples by column of a study's table of draws."""
+        return {"boot": self.boot.tolist(), "excess": self.excess.tolist()}
 
 
 def summarise(
@@ -121,13 +62,11 @@ def summarise(
 ) -> Measure:
     """Turn draws into a measure.
 
-    The interval is the percentile interval of the bootstrap, moved so that the resamples' mean lies
-    at the value: resampling adds noise of its own, which draws a cosine between centres of few
-    prototypes toward zero, so that the plain percentiles can miss the very value they belong to.
-    The p value is two-sided: twice the smaller tail of the permutation null, with one added to
-    either count (Phipson and Smyth 2010).
+    The interval is that of `draws.interval`. The p value, where none is handed over, is two-sided:
+    twice the smaller tail of the permutation null, with one added to either count (Phipson and
+    Smyth 2010).
     """
-    ci_low, ci_high = _interval(draws, *_BOUNDS.get(unit, (-np.inf, np.inf)))
+    ci_low, ci_high = interval(draws, *_BOUNDS.get(unit, (-np.inf, np.inf)))
     null_low, null_high = _range(draws.null)
     if p is None:
         p = permutation_p(draws.value, draws.null)
@@ -157,47 +96,12 @@ def not_enough(name: str, category: str, unit: str, *, have: int, needed: int, o
 def gain(measure: Measure, baseline: Measure) -> tuple[float, float]:
     """Return the 95 % interval of a measure less its baseline, which the same resamples gave.
 
-    Paired, it doesn't hold against a measure what both owe to the choice of texts. Recentred as in
-    `summarise`; nan where either has no resamples.
+    Paired, it doesn't hold against a measure what both owe to the choice of texts; nan where either
+    has no resamples.
     """
     if len(measure.boot) != len(baseline.boot):
         return float("nan"), float("nan")
-    return _interval(combined([measure.draws, baseline.draws], [1.0, -1.0]), -np.inf, np.inf)
-
-
-def combined(parts: Sequence[Draws], shares: Sequence[float]) -> Draws:
-    """Return a weighted sum of statistics, draw by draw; without a null.
-
-    Args:
-        parts: resampled together, so that their draws match.
-        shares: what each counts.
-    """
-    s = np.asarray(shares, np.float64)
-    return Draws(
-        float(s @ [part.value for part in parts]),
-        np.asarray(s @ np.stack([part.boot for part in parts]), np.float64),
-        np.empty(0),
-        parts[0].n,
-        np.asarray(s @ np.stack([part.excess for part in parts]), np.float64),
-    )
-
-
-def mean_draws(parts: Sequence[Draws], n: int, *, absolute: bool = False) -> Draws:
-    """Average statistics draw by draw: the parts were resampled together, so their draws match.
-
-    Args:
-        parts: the statistics.
-        n: text groups in all of them; a group may be in several.
-        absolute: average absolute values.
-    """
-    f = np.abs if absolute else np.asarray
-    return Draws(
-        value=float(np.mean([f(part.value) for part in parts])),
-        boot=np.mean([f(part.boot) for part in parts], axis=0),
-        null=np.mean([f(part.null) for part in parts], axis=0),
-        n=n,
-        excess=np.mean([_folded(part) if absolute else part.excess for part in parts], axis=0),
-    )
+    return interval(combined([measure.draws, baseline.draws], [1.0, -1.0]))
 
 
 def upper_p(value: float, null: Floats) -> float:
@@ -208,13 +112,6 @@ def upper_p(value: float, null: Floats) -> float:
     return float((np.sum(finite >= value) + 1) / (len(finite) + 1))
 
 
-def _folded(draws: Draws) -> Floats:
-    """Return the excess of a statistic's absolute value, which near zero varies less."""
-    spread = float(np.nanstd(draws.boot)) if len(draws.boot) else 0.0
-    left = float(np.nanstd(np.abs(draws.boot))) / spread if spread > 0 else 1.0
-    return np.asarray(draws.excess * np.sign(draws.value) * left)
-
-
 def permutation_p(value: float, null: Floats) -> float:
     """Return the two-sided p value of a statistic against its permutation null; nan without one."""
     finite = null[np.isfinite(null)]
@@ -222,76 +119,6 @@ def permutation_p(value: float, null: Floats) -> float:
         return float("nan")
     tail = min(int(np.sum(finite >= value)), int(np.sum(finite <= value)))
     return float(min(1.0, 2 * (tail + 1) / (len(finite) + 1)))
-
-
-def narrowed(draws: Draws, *, least: float = _LEAST) -> NDArray[np.float64]:
-    """Return how far resamples lie from their mean, [b], without the variance that is in excess.
-
-    Args:
-        draws: a statistic with its resamples.
-        least: share of the variance that is kept whatever the excess, which is itself an estimate.
-    """
-    finite = np.isfinite(draws.boot)
-    about = draws.boot - (draws.boot[finite].mean() if finite.any() else 0.0)
-    excess = draws.excess[np.isfinite(draws.excess)]
-    spread = about[finite].var() if finite.any() else 0.0
-    if len(excess) > 1 and spread > 0:
-        about = about * np.sqrt(np.clip(1 - excess.var() / spread, least, 1))
-    return np.asarray(about, np.float64)
-
-
-def _interval(draws: Draws, lowest: float, highest: float) -> tuple[float, float]:
-    about = narrowed(draws)
-    about = about[np.isfinite(about)]
-    if len(about) == 0:
-        return float("nan"), float("nan")
-    low, high = np.quantile(about, _levels(draws, about), method="weibull")
-    return max(draws.value + float(low), lowest), min(draws.value + float(high), highest)
-
-
-def _levels(draws: Draws, about: Floats) -> tuple[float, float]:
-    """Return the quantiles of resamples about their mean between which 95 % of samples lie.
-
-    A statistic whose spread grows with it comes out small with intervals that are too narrow, and
-    misses the truth above it. How the spread grows is read from the skewness of the resamples
-    (their bias and their acceleration are both a sixth of it) and, where the statistic lies far
-    from its null, from how much wider or narrower it varies there: the variance is taken to be
-    linear between the two.
-
-    Source: Efron (1987) on the acceleration.
-    """
-    from scipy.special import ndtr
-    from scipy.stats import skew
-
-    spread = float(about.std())
-    if not spread > 0:
-        return 0.025, 0.975
-    skewness = float(np.clip(skew(about), -_MOST_SKEWED, _MOST_SKEWED))
-    a = skewness / 6
-    z = a + np.array([-_Z, _Z])
-    z = a + z / (1 - a * z)
-    null = draws.null[np.isfinite(draws.null)]
-    if len(null) > 1:
-        t = (draws.value - float(null.mean())) / spread
-        steep = (1 - float(null.var()) / spread**2) / 2 * t
-        # What the skewness says already is left out, the more the farther the null.
-        b = float(np.clip((steep - skewness / 2 * t**2) / (1 + t**2), -_MOST_STEEP, _MOST_STEEP))
-        z = z / (1 - b * np.array([-_Z, _Z]))
-    low, high = ndtr(z)
-    return float(low), float(high)
-
-
-def as_spread(draws: Draws, again: Floats) -> Draws:
-    """Return draws that spread as much as those of a whole repetition do, which are few.
-
-    Args:
-        draws: a statistic with resamples that hold a part of its making fixed.
-        again: [k] values in which that part was made anew.
-    """
-    spread = float(draws.boot.std()) if len(draws.boot) else 0.0
-    ratio = float(np.std(again)) / spread if spread > 0 else 1.0
-    boot = draws.value + (draws.boot - draws.boot.mean()) * ratio if len(draws.boot) else draws.boot
-    return Draws(draws.value, boot, draws.null, draws.n)
 
 
 def _range(draws: Floats) -> tuple[float, float]:

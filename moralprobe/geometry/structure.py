@@ -42,7 +42,7 @@ def density_clusters(X: Floats) -> NDArray[np.int64]:
 def centroid_clusters(
     X: Floats, k: int, *, seed: int, weights: Counts | None = None
 ) -> NDArray[np.int64]:
-    """Return k-means clusters, [n], from one start.
+    """Return k-means clusters, [n], from one start and at most 50 rounds.
 
     Args:
         X: [n, d] states, or their leading components.
@@ -52,7 +52,7 @@ def centroid_clusters(
     """
     from sklearn.cluster import KMeans
 
-    kmeans = KMeans(k, n_init=1, random_state=seed)
+    kmeans = KMeans(k, n_init=1, max_iter=50, random_state=seed)
     return np.asarray(kmeans.fit_predict(X, sample_weight=weights), np.int64)
 
 

@@ -31,7 +31,7 @@ def permutation_keys(n_groups: int, draws: int, seed: int) -> NDArray[np.float32
 
 def permutations(
     groups: Ints, strata: Ints, labels: Floats | Ints | Bools, keys: NDArray[np.float32]
-) -> NDArray[np.int32]:
+) -> Ints:
     """Return permutations of rows that move whole text groups within strata, [draws, n].
 
     Row i of a permuted set takes the label of row `result[b, i]`. A group changes places with
@@ -54,18 +54,20 @@ def permutations(
     cells = np.stack([strata[order[starts]], sizes], axis=1)
     _, cell = np.unique(cells, axis=0, return_inverse=True)
     cell = cell.ravel()
-    result = np.tile(np.arange(n, dtype=np.int32), (len(keys), 1))
+    # The smallest numbers that hold them: these are the largest arrays of a design.
+    dtype: type[np.integer] = np.uint16 if n <= 1 << 16 else np.int32
+    result = np.tile(np.arange(n, dtype=dtype), (len(keys), 1))
     for c in range(cell.max(initial=-1) + 1):
         members = np.flatnonzero(cell == c)
         if len(members) < 2:
             continue
         rows = order[starts[members][:, None] + np.arange(sizes[members[0]])]  # [groups, rows each]
-        by_label = rows[np.argsort(mean[members], kind="stable")].astype(np.int32)
+        by_label = rows[np.argsort(mean[members], kind="stable")].astype(dtype)
         by_key = np.argsort(keys[:, names[members]], axis=1)  # [draws, groups]
-        taken = np.empty((len(keys), *rows.shape), np.int32)
+        taken = np.empty((len(keys), *rows.shape), dtype)
         np.put_along_axis(taken, by_key[:, :, None], by_label[None], axis=1)
         result[:, rows.ravel()] = taken.reshape(len(keys), rows.size)
-    return result
+    return np.asarray(result)
 
 
 def length_bins(

@@ -14,7 +14,8 @@ from scipy import stats
 from moralprobe.analyses.gradient import gradient
 from moralprobe.analyses.separation import separation
 from moralprobe.design import TextFacts, make_design
-from moralprobe.geometry.measure import Draws, Measure, summarise
+from moralprobe.geometry.draws import Draws
+from moralprobe.geometry.measure import Measure, summarise
 from moralprobe.moral_vectors import build_vectors
 
 DATASETS = 60

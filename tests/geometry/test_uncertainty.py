@@ -3,20 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moralprobe.geometry.measure import (
+from moralprobe.geometry.draws import (
     Draws,
     as_spread,
     combined,
-    gain,
     mean_draws,
     narrowed,
-    not_enough,
-    permutation_p,
     resampled,
     resampled_two,
-    summarise,
-    upper_p,
 )
+from moralprobe.geometry.measure import gain, not_enough, permutation_p, summarise, upper_p
 from moralprobe.geometry.uncertainty import (
     bootstrap_counts,
     difference_interval,
@@ -265,6 +261,8 @@ def test_a_gain_is_the_interval_of_the_paired_difference() -> None:
     difference = mine.boot - words.boot
     expected = np.quantile(difference, [0.025, 0.975]) - (difference.mean() - 0.1)
     # Their skewness is accounted for too.
-    assert (low, high) == pytest.approx(tuple(expected), abs=1e-3) and 0.07 < low < 0.1 < high < 0.13
+    assert (low, high) == pytest.approx(
+        tuple(expected), abs=1e-3
+    ) and 0.07 < low < 0.1 < high < 0.13
     bare = summarise("auroc", "mean", Draws(0.6, np.empty(0), np.empty(0), 50), "AUROC")
     assert np.isnan(gain(a, bare)).all()
