@@ -3,10 +3,11 @@
     python benchmarks/planted.py [--sets 400]
 
 Draws sets of texts and hidden states whose truth is known (`moralprobe.geometry.planted`): nothing;
-separated, graded and grouped; and nothing but text length behind a sink. Each is measured in both
-modes, `audited` on states pooled without the sink, `li2026` on the mean that holds it. Writes
-`results/planted.json`: for each measure the share of sets with p at or below 0.05, the share of
-intervals that hold the measure's expectation (the mean over 200 other sets), and that expectation.
+separated, graded and grouped; nothing but text length, which moves the states and stands behind a
+sink; and both together. Each is measured in both modes, `audited` on states pooled without the
+sink, `li2026`, on a quarter of the sets, on the mean that holds it. Writes `results/planted.json`:
+for each measure the share of sets with p at or below 0.05, the share of intervals that hold the
+measure's expectation (the mean over 200 other sets), and that expectation.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ TEXTS, DIMENSIONS, DRAWS = 800, 16, 199
 PLANTS: dict[str, dict[str, float]] = {
     "nothing": {},
     "effect": {"separation": 0.5, "gradient": 0.5, "clusters": 1.0},
-    "length": {"length": 4.0, "sink": 300.0},
+    "length": {"length": 4.0, "sink": 300.0, "leak": 1.0},
+    "both": {"separation": 0.5, "gradient": 0.5, "clusters": 1.0}
+    | {"length": 4.0, "sink": 300.0, "leak": 1.0},
 }
 EXPECTED_FROM = 200
 WORDS = ("stealing", "helping", "lying", "sharing", "mocking", "thanking", "hitting", "praising")
@@ -116,7 +119,8 @@ def main() -> None:
             for mode in ("audited", "li2026"):
                 one = partial(measured, mode=mode, plants=plants, draws=DRAWS)
                 bare = partial(measured, mode=mode, plants=plants, draws=1)
-                sets = list(pool.map(one, range(asked.sets)))
+                many = asked.sets if mode == "audited" else asked.sets // 4
+                sets = list(pool.map(one, range(many)))
                 others = list(pool.map(bare, range(10_000, 10_000 + EXPECTED_FROM)))
                 results[f"{name} {mode}"] = summary(sets, others)
                 print(f"{name} {mode}: {len(results[f'{name} {mode}'])} measures", flush=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -229,7 +229,9 @@ def _reading(study: Study, known: dict[str, About]) -> _Reading:
         unit = mine["unit"][0]
         top = int(values.argmax())
         best = Draws(float(values[top]), draws[top], np.empty(0), n, excess[top])
-        found = summarise(measure, category, best, unit)
+        # The study's own interval, which its null has a part in.
+        low, high = float(mine["ci_low"][top]), float(mine["ci_high"][top])
+        found = replace(summarise(measure, category, best, unit), ci_low=low, ci_high=high)
         numbers[measure, category, "best layer"] = found, int(mine["layer"][top])
         if everything and mine.height == len(study.meta["store"]["layers"]):
             mean = Draws(float(values.mean()), draws.mean(0), np.empty(0), n, excess.mean(0))
@@ -274,6 +276,8 @@ def kind_of(a: About, b: About) -> Kind:
     """
     if UNKNOWN in (a.family, b.family) or a.parameters_b is None or b.parameters_b is None:
         return "other"
+    if not {a.role, b.role} <= {"base", "instruct", "guard"}:
+        return "other"  # an untrained twin is another model, not another alignment
     same_family = a.family == b.family
     if same_family and a.parameters_b == b.parameters_b and a.role != b.role:
         return "alignment"
@@ -288,7 +292,7 @@ def _differences(readings: Sequence[_Reading]) -> Iterator[dict[str, Any]]:
     for b, a in combinations(readings, 2):  # sorted, so that a is the later or the larger
         kind = kind_of(a.about, b.about)
         paired = _paired(a, b)
-        for key in a.numbers.keys() & b.numbers.keys():
+        for key in sorted(a.numbers.keys() & b.numbers.keys()):
             one, other = a.numbers[key][0], b.numbers[key][0]
             low, high = gain(one, other) if paired else _apart(one, other)
             yield {
@@ -323,7 +327,7 @@ def _trends(readings: Sequence[_Reading]) -> Iterator[dict[str, Any]]:
         if len(set(size)) < 2 or not all(_paired(mine[0], x) for x in mine):
             continue
         slope = (size - size.mean()) / np.square(size - size.mean()).sum()
-        for key in set.intersection(*(set(x.numbers) for x in mine)):
+        for key in sorted(set.intersection(*(set(x.numbers) for x in mine))):
             found = [x.numbers[key][0] for x in mine]
             draws = combined([m.draws for m in found], slope)
             trend = summarise(key[0], key[1], draws, "per tenfold")
@@ -344,7 +348,7 @@ def _spread(readings: Sequence[_Reading]) -> Iterator[dict[str, Any]]:
         mine = [x for x in readings if x.model == model]
         if len(mine) < 2:
             continue
-        for key in set.intersection(*(set(x.numbers) for x in mine)):
+        for key in sorted(set.intersection(*(set(x.numbers) for x in mine))):
             found = [x.numbers[key][0] for x in mine]
             values: Floats = np.array([m.value for m in found])
             yield {

@@ -38,7 +38,7 @@ from moralprobe.moral_vectors import tag_matrix
 
 Mode = Literal["li2026", "audited"]
 WHOLE: Final = 100
-"""Resamples that are measured at a quarter of their strength too."""
+"""Resamples that are measured whole too, beside those at half strength."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Design:
         """Return weights of rows where they train and where they are tested, [1 + b + 3h, n] each.
 
         The data as they are and b resamples at half strength; then h whole resamples of both, of
-        the training rows alone and of the tested rows alone (`measure.resampled_two`).
+        the training rows alone and of the tested rows alone (`draws.resampled_two`).
         """
         once, half, whole = np.split(self.weights(rows), [1, 1 + len(self.resamples)])
         same = np.ones_like(whole)
@@ -155,7 +155,7 @@ class Design:
         """Return row weights [1 + b + h, n]: the data as they are, and what resamples add to them.
 
         b resamples beside the data as they are, which is a resample at half strength, and h of
-        them beside three times the data (`measure.resampled`).
+        them whole (`draws.resampled`).
         """
         observed = np.ones((1, len(rows)), np.uint8)
         drawn = self.resamples[:, self.group[rows]]

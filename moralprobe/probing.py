@@ -90,7 +90,8 @@ def probe(
             the `paper`'s pooling in `li2026` mode, under `all`, or under `none`.
         everywhere: whether `audited` structure and recoverability are measured under every
             pooling, not only under the headline one, which triples the time.
-        draws: bootstrap resamples and permutations behind every interval and null.
+        draws: bootstrap resamples and permutations; where each repetition takes long, fewer are
+            taken (docs: what stands beside each number).
         seed: of the sample, the folds and the draws.
         twin: the same texts read by a model of random weights (`load_model(untrained=True)`).
         sentence: folder of a sentence-transformers model to read the texts with.

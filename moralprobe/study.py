@@ -102,8 +102,8 @@ def finished(folder: Path, store: ActivationStore, **options: str | int) -> Stud
         return None
     try:
         study = Study.load(folder)
-    except IntegrityError:
-        return None  # it is made again
+    except (IntegrityError, DataError):
+        return None  # damaged, or of another version: it is made again
     same = study.meta["request"] == request_of(store, **options)
     return study if same else None
 

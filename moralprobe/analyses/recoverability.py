@@ -109,10 +109,13 @@ def _ridge(X: Floats, design: Design, targets: Targets) -> list[Measure]:
     # A control label that no first word drew doesn't vary, and has no R2.
     by_label = scores[:, m + len(AXES) :]
     varies = np.isfinite(by_label[0])
-    control = by_label[:, varies].mean(1)
-    drawn = resampled(control, half, np.empty(0), n)
-    selective = replace(combined([mean, drawn], [1.0, -1.0]), null=mean.null - control[0])
-    found.append(summarise("selectivity", "mean", selective, "R2"))
+    if varies.any():
+        control = by_label[:, varies].mean(1)
+        drawn = resampled(control, half, np.empty(0), n)
+        selective = replace(combined([mean, drawn], [1.0, -1.0]), null=mean.null - control[0])
+        found.append(summarise("selectivity", "mean", selective, "R2"))
+    else:
+        found.append(not_enough("selectivity", "mean", "R2", have=1, needed=2, of="first words"))
     few = np.concatenate([shares[: 1 + half // 2], shares[1 + half :][: half // 4]])
     found += _low_rank(folds, Y[:, poles], penalties[:, poles], few, half // 2, targets, n)
     tags = slice(m, m + len(AXES))

@@ -19,7 +19,7 @@ def weighted_auroc(
 
     Args:
         folds: from `gather`.
-        scores: [n], all different.
+        scores: [n]; ties count one half.
         labels: [n] booleans.
         weights: [b, n] counts of a resample.
     """
@@ -30,7 +30,10 @@ def weighted_auroc(
         w = weights[:, rows].astype(np.float64)
         positive = w * labels[rows]
         negative = w - positive
-        won += np.einsum("bn,bn->b", positive, np.cumsum(negative, axis=1))
+        starts = np.flatnonzero(np.diff(scores[rows], prepend=np.nan) != 0)
+        if len(starts) < len(rows):  # equal scores stand once
+            positive, negative = (np.add.reduceat(x, starts, axis=1) for x in (positive, negative))
+        won += np.einsum("bn,bn->b", positive, np.cumsum(negative, axis=1) - negative / 2)
         compared += positive.sum(1) * negative.sum(1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(np.where(compared > 0, won / compared, np.nan))

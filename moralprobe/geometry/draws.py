@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from moralprobe.geometry.arrays import Floats
 
 _Z: Final = 1.959964  # of 95 %
+_FEWEST: Final = 20
+"""Resamples: fewer have no quantiles worth the name."""
 _MOST_SKEWED: Final = 0.6
 _MOST_STEEP: Final = 0.2
 _LEAST: Final = 1 / 2.25
@@ -140,7 +142,7 @@ def narrowed(draws: Draws, *, least: float = _LEAST) -> NDArray[np.float64]:
 
 
 def interval(draws: Draws, lowest: float = -np.inf, highest: float = np.inf) -> tuple[float, float]:
-    """Return the 95 % interval of a statistic, about its value; nan without resamples.
+    """Return the 95 % interval of a statistic, about its value; nan of fewer than 20 resamples.
 
     The resamples' own bias is taken out: it draws a cosine between centres of few prototypes toward
     zero, so that plain percentiles can miss the very value that they belong to.
@@ -152,7 +154,7 @@ def interval(draws: Draws, lowest: float = -np.inf, highest: float = np.inf) -> 
     """
     about = narrowed(draws)
     about = about[np.isfinite(about)]
-    if len(about) == 0:
+    if len(about) < _FEWEST:
         return float("nan"), float("nan")
     low, high = np.quantile(about, _levels(draws, about), method="weibull")
     return max(draws.value + float(low), lowest), min(draws.value + float(high), highest)
@@ -191,13 +193,13 @@ def _levels(draws: Draws, about: Floats) -> tuple[float, float]:
 
 
 def as_spread(draws: Draws, again: Floats) -> Draws:
-    """Return draws that spread as much as those of a whole repetition do, which are few.
+    """Return draws that spread at least as much as those of a whole repetition do, which are few.
 
     Args:
         draws: a statistic with resamples that hold a part of its making fixed.
         again: [k] values in which that part was made anew.
     """
-    spread = float(draws.boot.std()) if len(draws.boot) else 0.0
-    ratio = float(np.std(again)) / spread if spread > 0 else 1.0
-    boot = draws.value + (draws.boot - draws.boot.mean()) * ratio if len(draws.boot) else draws.boot
-    return Draws(draws.value, boot, draws.null, draws.n)
+    about = narrowed(draws)
+    spread = float(about.std()) if len(about) else 0.0
+    ratio = max(1.0, float(np.std(again)) / spread) if spread > 0 else 1.0
+    return Draws(draws.value, draws.value + about * ratio, draws.null, draws.n)

@@ -20,8 +20,12 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "R2": (-np.inf, 1.0),
     "ARI": (-1.0, 1.0),
     "share": (0.0, 1.0),
+    "ratio of norms": (0.0, np.inf),
+    "dimensions": (1.0, np.inf),
 }
 """Where a unit's scale ends: an interval doesn't reach beyond."""
+_FROM_ZERO: Final = ("mean_abs",)
+"""Categories whose values aren't negative, whatever the unit."""
 MIN_PROTOTYPES: Final = 5
 MIN_GROUPS: Final = 10
 
@@ -66,7 +70,8 @@ def summarise(
     twice the smaller tail of the permutation null, with one added to either count (Phipson and
     Smyth 2010).
     """
-    ci_low, ci_high = interval(draws, *_BOUNDS.get(unit, (-np.inf, np.inf)))
+    lowest, highest = _BOUNDS.get(unit, (-np.inf, np.inf))
+    ci_low, ci_high = interval(draws, 0.0 if category in _FROM_ZERO else lowest, highest)
     null_low, null_high = _range(draws.null)
     if p is None:
         p = permutation_p(draws.value, draws.null)

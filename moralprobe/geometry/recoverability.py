@@ -19,6 +19,7 @@ from moralprobe.geometry.arrays import Counts, Floats, Ints
 
 PENALTIES: Final = tuple(float(x) for x in np.geomspace(0.01, 10, 5))
 """Ridge penalties tried, in units of the number of training rows: features have variance one."""
+_KEPT: Final = 1 << 27  # numbers in the inverses that are kept
 _BLOCK: Final = 4096  # rows that are turned to double precision at a time
 
 
@@ -72,6 +73,8 @@ class Folds:
             inverse = np.linalg.inv(train.correlation)
             inverse /= train.scale
             inverse /= train.scale[:, None]
+            if len(self._readers) * inverse.size > _KEPT:  # the oldest makes room
+                del self._readers[next(iter(self._readers))]
             self._readers[key] = _Reader(train.n, train.mean, train.scale, inverse.astype(dtype))
         return self._readers[key]
 
@@ -170,9 +173,21 @@ def out_of_fold(folds: Folds, Y: Floats, penalties: Ints) -> NDArray[np.float64]
         number of training rows.
     """
     predicted = np.empty(Y.shape)
-    ordered = Y[folds.order].astype(np.float64)
-    for j in range(Y.shape[1]):
-        predicted[folds.order, j : j + 1] = _predict(folds, ordered[:, j : j + 1], penalties[:, j])
+    Y = Y[folds.order].astype(np.float64)
+    cross, totals = _products(folds, Y)
+    for f, part in enumerate(folds.parts):
+        train = folds.standardised(f)
+        centre = (totals.sum(0) - totals[f]) / train.n
+        products = (cross.sum(0) - cross[f]) / train.n - np.outer(train.mean, centre)
+        products /= train.scale[:, None]
+        diagonal = train.correlation.flat[:: len(train.mean) + 1].copy()
+        states = folds.X[part].astype(np.float64)
+        for p in np.unique(penalties[f]):
+            mine = np.flatnonzero(penalties[f] == p)
+            train.correlation.flat[:: len(train.mean) + 1] = diagonal + PENALTIES[p]
+            W = np.linalg.solve(train.correlation, products[:, mine]) / train.scale[:, None]
+            read = states @ W + (centre[mine] - train.mean @ W)
+            predicted[folds.order[part][:, None], mine] = read
     return predicted
 
 

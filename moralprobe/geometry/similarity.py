@@ -18,9 +18,9 @@ class ModelGeometries:
 
     `matrices[name]` [n, n] with zeros on the diagonal; `moral` are the names of those that follow
     from labels, of which `features[name]` [n, k] give the dissimilarity as squared distance.
-    `weights` [1 + b, n] are those of resamples, the first all ones; `shuffles` [p, n] permute
-    the labels. `inner` [1 + b, m, m] and `sums` [1 + b, m] are the matrices' weighted products and
-    sums over pairs, `null_inner` [p, m, m] those of permuted labels.
+    `weights` [1 + b + h, n] are those of resamples, the first all ones; `shuffles` [p, n] permute
+    the labels. `inner` [1 + b + h, m, m] and `sums` [1 + b + h, m] are the matrices' weighted
+    products and sums over pairs, `null_inner` [p, m, m] those of permuted labels.
     """
 
     matrices: dict[str, NDArray[np.float32]]
@@ -65,7 +65,7 @@ def model_geometries(
         features: [n, k] label features whose squared distances are the geometry: foundation tags,
             polarity, intensity.
         others: [n, n] dissimilarities that labels don't enter: text length, words, valence.
-        weights: [1 + b, n] resamples, the first as the data are.
+        weights: [1 + b + h, n] resamples, the first as the data are.
         shuffles: [p, n] permutations of the labels.
     """
     moral = {name: np.asarray(F, np.float32).reshape(len(F), -1) for name, F in features.items()}
@@ -132,7 +132,7 @@ def _permuted_sums(
 class Similarity:
     """Each model geometry's correlation with the hidden one, and the variance it alone explains.
 
-    `correlation` [1 + b, m] as the data are and resampled; `null_correlation` and `null_unique`
+    `correlation` [1 + b + h, m] as the data are and resampled; `null_correlation` and `null_unique`
     [p, m] with labels permuted; where labels don't enter, the null is that of texts in any order.
     `between` [m, m] are the correlations of the model geometries, of which `unique` makes what each
     alone explains.

@@ -16,9 +16,9 @@ RULE: Final = (
     "below 0.05 over layers; as above the words where the whole 95 % interval of its difference "
     "from the bag of words, on the same resamples, also lies above zero. The answer is yes where "
     "at least half of the layers are above the words; in some layers where at least one is; no "
-    "more than the words say where layers are above chance only; no where none is. It is hardly "
-    "instead of yes where even in the best layer the whole interval lies below a smallest effect: "
-    "AUROC 0.55, a rank correlation of 0.1, 1 % of variance."
+    "more than the words say where layers are above chance only; no where none is. Whatever is "
+    "above chance, it is hardly where even in the best layer the whole interval lies below a "
+    "smallest effect: AUROC 0.55, a rank correlation of 0.1, 1 % of variance."
 )
 
 
