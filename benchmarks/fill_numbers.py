@@ -134,10 +134,10 @@ def analyses() -> str:
     texts, pairs = all_["texts"], all_["pairs"]
     return (
         f"The four analyses on {texts:,} texts ({pairs['audited']:,} pairs; li2026 on "
-        f"{pairs['li2026']:,}) at {all_['layers']} layers in both modes,\nwith 1,000 resamples and "
-        f"1,000 permutations: {all_['seconds'] / 60:.0f} minutes and {all_['peak_gb']:.1f} GB on "
-        f"{found['machine']['cores']} cores;\ndensity clusters, with the rest of structure: "
-        f"{density['seconds'] / 60:.0f} minutes. Twice as many texts take "
+        f"{pairs['li2026']:,}) at {all_['layers']} layers in both modes,\nwith 1,000 permutations and "
+        f"1,000 resamples (200 of the ridge's read-outs): {all_['seconds'] / 60:.0f} minutes and\n"
+        f"{all_['peak_gb']:.1f} GB on {found['machine']['cores']} cores; density clusters, with the "
+        f"rest of structure: {density['seconds'] / 60:.0f} minutes.\nTwice as many texts take "
         f"{found['twice']['ratio']:.1f} times as long."
     )
 
@@ -182,7 +182,7 @@ def _in_all(found: dict[str, Any]) -> list[str]:
     return [
         f"Of {len(called)} audited measures and categories {held} call between 3 and 8 % of the",
         f"sets in which nothing was planted, the most {max(called):.1%}. Where only length",
-        f"differs, {quiet} of the {len(silent)} that aren't about length call at most 8 %, the most",
+        f"differs, {quiet} of {len(silent)} that aren't about length call at most 8 %, the most",
         f"{max(silent):.1%}. Of {len(covered)} intervals on the four plants",
         f"{len(covered) - narrow - wide} cover in 92 to 98 % of {sets} sets, {wide} in more and",
         f"{narrow} in fewer, the least in {min(covered):.1%}.",

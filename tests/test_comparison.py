@@ -242,6 +242,7 @@ def test_the_page_shows_all_models_and_the_rule(studies: list[Study], tmp_path: 
         (MODELS[0], MODELS[4], "other"),
         (MODELS[3], MODELS[4], "other"),
         (MODELS[0], About("x", "unknown", "base", 1.0), "other"),
+        (MODELS[0], About("x", "A", "untrained", 1.0), "other"),
         (MODELS[0], About("x", "A", "instruct", None), "other"),
     ],
 )

@@ -142,6 +142,17 @@ def test_a_changed_table_is_no_study_and_is_made_again(
     assert finished(tmp_path, store, **request) is None
 
 
+def test_a_study_of_another_version_is_made_again(
+    study: Study, store: ActivationStore, tmp_path: Path
+) -> None:
+    older = replace(study, draws=study.draws.drop("excess"))
+    older.save(tmp_path)
+    with pytest.raises(DataError, match="its columns differ"):
+        Study.load(tmp_path)
+    request = {k: v for k, v in study.meta["request"].items() if k not in ("store", "environment")}
+    assert finished(tmp_path, store, **request) is None
+
+
 def test_a_save_that_is_cut_off_leaves_no_study_of_two_requests(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

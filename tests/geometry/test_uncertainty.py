@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -125,7 +127,8 @@ def test_summaries_and_means() -> None:
     assert both.value == pytest.approx(-0.1) and both.n == 7
     np.testing.assert_allclose(both.boot, [-0.2, 0.0])
     assert mean_draws([one, two], 7, absolute=True).value == pytest.approx(0.3)
-    measure = summarise("m", "c", one, "rho")
+    many = replace(one, boot=np.tile(one.boot, 20))
+    measure = summarise("m", "c", many, "rho")
     assert (measure.ci_low, measure.ci_high) == pytest.approx((0.1, 0.3))
     few = not_enough("m", "c", "rho", have=3, needed=5, of="prototypes")
     assert np.isnan(few.value) and few.status == "not enough data (prototypes: 3, needed 5)"
@@ -223,11 +226,22 @@ def test_draws_take_the_spread_of_a_whole_repetition() -> None:
     rng = np.random.default_rng(15)
     draws = Draws(0.5, 0.7 + 0.01 * rng.standard_normal(500), np.empty(0), 9, np.ones(3))
     again = rng.normal(0.6, 0.05, 200)
-    found = as_spread(draws, again)
+    found = as_spread(replace(draws, excess=np.empty(0)), again)
     assert found.boot.std() == pytest.approx(again.std()) and found.boot.mean() == pytest.approx(
         0.5
     )
     assert len(found.excess) == 0, "the repetition says it all"
+    # Where nothing jumps the resamples are as wide as they were.
+    still = as_spread(replace(draws, excess=np.empty(0)), rng.normal(0.6, 0.001, 200))
+    assert still.boot.std() == pytest.approx(draws.boot.std())
+
+
+def test_few_resamples_have_no_interval() -> None:
+    rng = np.random.default_rng(16)
+    m = summarise("x", "c", Draws(0.7, rng.normal(size=19), np.empty(0), 9), "AUROC")
+    assert m.value == 0.7 and np.isnan([m.ci_low, m.ci_high]).all()
+    m = summarise("x", "mean_abs", Draws(0.02, rng.normal(0.02, 0.1, 99), np.empty(0), 9), "rho")
+    assert m.ci_low == 0.0, "a mean of absolute values isn't negative"
 
 
 def test_a_difference_of_symmetric_intervals_is_theirs_in_quadrature() -> None:

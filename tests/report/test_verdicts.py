@@ -29,6 +29,7 @@ def layers(*kinds: dict) -> list[dict]:
         ([{"value": NAN}], "not enough data"),
         # Above chance and words in every layer, and less than a smallest effect.
         ([{"value": 0.45, "baseline": 0.2}, {"value": 0.46, "baseline": 0.2}], "hardly"),
+        ([ABOVE_CHANCE], "hardly"),
         ([{"value": 0.52, "baseline": 0.2}], "yes"),
     ],
 )
