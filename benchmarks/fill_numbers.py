@@ -132,14 +132,16 @@ def analyses() -> str:
     found = json.loads((RESULTS / "analyses.json").read_text())
     all_, density = found["all"], found["density"]
     texts, pairs = all_["texts"], all_["pairs"]
-    return (
+    lines = [
         f"The four analyses on {texts:,} texts ({pairs['audited']:,} pairs; li2026 on "
-        f"{pairs['li2026']:,}) at {all_['layers']} layers in both modes,\nwith 1,000 permutations and "
-        f"1,000 resamples (200 of the ridge's read-outs): {all_['seconds'] / 60:.0f} minutes and\n"
-        f"{all_['peak_gb']:.1f} GB on {found['machine']['cores']} cores; density clusters, with the "
-        f"rest of structure: {density['seconds'] / 60:.0f} minutes.\nTwice as many texts take "
-        f"{found['twice']['ratio']:.1f} times as long."
-    )
+        f"{pairs['li2026']:,}) at {all_['layers']} layers in both modes,",
+        "with 1,000 permutations and 1,000 resamples (200 of the ridge's read-outs): "
+        f"{all_['seconds'] / 60:.0f} minutes",
+        f"and {all_['peak_gb']:.1f} GB on {found['machine']['cores']} cores; density clusters, with "
+        f"the rest of structure: {density['seconds'] / 60:.0f} minutes.",
+        f"Twice as many texts take {found['twice']['ratio']:.1f} times as long.",
+    ]
+    return "\n".join(lines)
 
 
 def planted() -> str:
