@@ -137,8 +137,8 @@ def analyses() -> str:
         f"{pairs['li2026']:,}) at {all_['layers']} layers in both modes,",
         "with 1,000 permutations and 1,000 resamples (200 of the ridge's read-outs): "
         f"{all_['seconds'] / 60:.0f} minutes",
-        f"and {all_['peak_gb']:.1f} GB on {found['machine']['cores']} cores; density clusters, with "
-        f"the rest of structure: {density['seconds'] / 60:.0f} minutes.",
+        f"and {all_['peak_gb']:.1f} GB on {found['machine']['cores']} cores; density clusters, "
+        f"with the rest of structure: {density['seconds'] / 60:.0f} minutes.",
         f"Twice as many texts take {found['twice']['ratio']:.1f} times as long.",
     ]
     return "\n".join(lines)
