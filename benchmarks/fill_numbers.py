@@ -197,7 +197,7 @@ def wide() -> str:
     lines = [
         f"A store of {found['layers']} layers, {found['width']:,} wide, of {found['texts']:,}",
         f"texts ({found['store_gb']:.0f} GB with two poolings) is read a layer at a time: both",
-        f"modes peak at {found['peak_gb']:.1f} GB of memory.",
+        f"modes peak at {found['peak_gb']:.1f} GB of memory, at {found['draws']:,} draws.",
     ]
     return "\n".join(lines)
 

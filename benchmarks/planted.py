@@ -36,9 +36,9 @@ TEXTS, DIMENSIONS, DRAWS = 800, 16, 199
 PLANTS: dict[str, dict[str, float]] = {
     "nothing": {},
     "effect": {"separation": 0.5, "gradient": 0.5, "clusters": 1.0},
-    "length": {"length": 4.0, "sink": 300.0, "leak": 1.0},
+    "length": {"length": 4.0, "typical": 2.0, "sink": 300.0, "leak": 1.0},
     "both": {"separation": 0.5, "gradient": 0.5, "clusters": 1.0}
-    | {"length": 4.0, "sink": 300.0, "leak": 1.0},
+    | {"length": 4.0, "typical": 2.0, "sink": 300.0, "leak": 1.0},
 }
 EXPECTED_FROM = 200
 WORDS = ("stealing", "helping", "lying", "sharing", "mocking", "thanking", "hitting", "praising")
@@ -123,8 +123,13 @@ def main() -> None:
                 sets = list(pool.map(one, range(many)))
                 others = list(pool.map(bare, range(10_000, 10_000 + EXPECTED_FROM)))
                 results[f"{name} {mode}"] = summary(sets, others)
-                print(f"{name} {mode}: {len(results[f'{name} {mode}'])} measures", flush=True)
-    print(write("planted", f"python benchmarks/planted.py --sets {asked.sets}", results))
+                path = write(
+                    "planted", f"python benchmarks/planted.py --sets {asked.sets}", results
+                )
+                print(
+                    f"{name} {mode}: {len(results[f'{name} {mode}'])} measures in {path}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -225,8 +225,12 @@ class _Reading:
         """
 
         def unit(source: Source) -> list[Measure]:
-            X = rows_of(source.states(), self.design.text, source.name)
-            return measure_states(X, self.design, self.analyses, density=density)
+            return measure_states(
+                rows_of(source.states(), self.design.text, source.name),
+                self.design,
+                self.analyses,
+                density=density,
+            )
 
         with threadpool_limits(1), ThreadPoolExecutor(self._workers()) as pool:
             pending = [pool.submit(unit, source) for source in sources]

@@ -23,6 +23,8 @@ def measure_states(
 ) -> list[Measure]:
     """Run the analyses on the states of a design's rows."""
     X = centred(states)
+    # The paper's probe reads the activations as they are; otherwise a wide layer's memory is freed.
+    states = states if design.mode == "li2026" else X
     found = []
     if "separation" in analyses:
         found += [*separation(X, design), length_explains(X, design)]
@@ -31,8 +33,7 @@ def measure_states(
     if "structure" in analyses:
         found += structure(X, design, density=density)
     if "recoverability" in analyses:
-        # The paper's probe reads the activations as they are.
-        found += recoverability(states if design.mode == "li2026" else X, design)
+        found += recoverability(states, design)
     return found
 
 

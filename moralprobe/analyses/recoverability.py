@@ -91,6 +91,7 @@ def _ridge(X: Floats, design: Design, targets: Targets) -> list[Measure]:
             for name in (*targets.names, "mean")
         ]
     folds = gather(X, folds_of)
+    del X  # at 4,096 dimensions a copy is a quarter of a gigabyte
     shuffles = folds.ordered(targets.shuffles)
     m = targets.values.shape[1]
     Y = np.concatenate([targets.values, targets.tags, targets.control[:, poles]], axis=1)

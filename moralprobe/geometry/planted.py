@@ -43,6 +43,7 @@ def plant(
     gradient: float = 0.0,
     clusters: float = 0.0,
     length: float = 0.0,
+    typical: float = 0.0,
     sink: float = 0.0,
     leak: float = 0.0,
 ) -> Planted:
@@ -56,8 +57,8 @@ def plant(
             the noise, along a direction of the axis' own; with it polarity can be read out.
         gradient: how far a text of typicality 1 lies further out along that direction.
         clusters: how far the axes' centres lie from the origin, each in its own direction.
-        length: tokens by which virtue texts are longer on average than vice texts, and texts of
-            typicality 1 than those of 0.
+        length: tokens by which virtue texts are longer on average than vice texts.
+        typical: tokens by which texts of typicality 1 are longer than those of 0.
         sink: norm of token 0, which the mean over tokens takes in at one over the length.
         leak: how far a standard deviation of length moves all states, however they are pooled.
     """
@@ -66,7 +67,7 @@ def plant(
     judgment = rng.integers(-2, 3, n)
     agreement = rng.choice([1, 2, 3, 4], n, p=[0.1, 0.2, 0.3, 0.4])
     m = judgment * agreement / 8
-    mean = 12 + length * (np.sign(judgment) / 2 + np.abs(m))
+    mean = 12 + length / 2 * np.sign(judgment) + typical * np.abs(m)
     tokens = np.clip(np.rint(rng.normal(mean, 3)), 4, 30)
     directions = np.eye(12, d)
     states = rng.standard_normal((n, d))
