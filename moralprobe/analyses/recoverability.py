@@ -12,6 +12,7 @@ from moralprobe.foundations import AXES, POLES
 from moralprobe.geometry.arrays import Floats, Ints
 from moralprobe.geometry.auroc import permuted_auroc, weighted_auroc
 from moralprobe.geometry.draws import Draws, combined, mean_draws, resampled
+from moralprobe.geometry.explained import r2, weighted_r2
 from moralprobe.geometry.measure import MIN_GROUPS, Measure, not_enough, summarise
 from moralprobe.geometry.recoverability import (
     Folds,
@@ -21,11 +22,9 @@ from moralprobe.geometry.recoverability import (
     out_of_fold,
     permuted,
     permuted_r2,
-    r2,
     read_again,
     reduced_rank,
     reweighted,
-    weighted_r2,
 )
 from moralprobe.geometry.trained_probe import trained_predictions
 

@@ -11,6 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from moralprobe.geometry.auroc import permuted_auroc, weighted_auroc
+from moralprobe.geometry.explained import r2, weighted_r2
 from moralprobe.geometry.recoverability import (
     PENALTIES,
     adjusted_r2,
@@ -19,10 +20,8 @@ from moralprobe.geometry.recoverability import (
     out_of_fold,
     permuted,
     permuted_r2,
-    r2,
     read_again,
     reduced_rank,
-    weighted_r2,
 )
 from moralprobe.geometry.trained_probe import random_split, trained_predictions
 
