@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -71,7 +71,9 @@ def summarise(
     Smyth 2010).
     """
     lowest, highest = _BOUNDS.get(unit, (-np.inf, np.inf))
-    ci_low, ci_high = interval(draws, 0.0 if category in _FROM_ZERO else lowest, highest)
+    # The null of a cosine needn't lie about zero, nor vary as it does where nothing differs.
+    told = replace(draws, null=np.empty(0)) if unit == "cosine" else draws
+    ci_low, ci_high = interval(told, 0.0 if category in _FROM_ZERO else lowest, highest)
     null_low, null_high = _range(draws.null)
     if p is None:
         p = permutation_p(draws.value, draws.null)
