@@ -147,20 +147,21 @@ def analyses() -> str:
 def planted() -> str:
     """Return a table of what each headline measure makes of plants whose truth is known."""
     found = json.loads((RESULTS / "planted.json").read_text())
+    plants = _plants(found)
     lines = [
-        f"| mode | measure | called: {' | '.join(_PLANTS)} | covered: {' | '.join(_PLANTS)} |",
-        f"|---|---|{'---|' * 2 * len(_PLANTS)}",
+        f"| mode | measure | called: {' | '.join(plants)} | covered: {' | '.join(plants)} |",
+        f"|---|---|{'---|' * 2 * len(plants)}",
     ]
     for mode in ("audited", "li2026"):
         by_plant = {
             plant: {(x["measure"], x["category"]): x for x in found[f"{plant} {mode}"]}
-            for plant in _PLANTS
+            for plant in plants
         }
         for key in by_plant["effect"]:
             measure, category = key
             if category not in _SHOWN:
                 continue
-            rows = [by_plant[plant].get(key) for plant in _PLANTS]
+            rows = [by_plant[plant].get(key) for plant in plants]
             cells = [_share(x and x["called"]) for x in rows]
             cells += [_share(x and x["covered"]) for x in rows]
             lines.append(f"| {mode} | `{measure}` ({category}) | {' | '.join(cells)} |")
@@ -169,15 +170,16 @@ def planted() -> str:
 
 def _in_all(found: dict[str, Any]) -> list[str]:
     """Say how many audited measures, category by category, are as they should be."""
-    audited = {plant: found[f"{plant} audited"] for plant in _PLANTS}
+    plants = _plants(found)
+    audited = {plant: found[f"{plant} audited"] for plant in plants}
     silent = [
         x["called"]
-        for x in audited["length"]
+        for x in audited.get("length", [])
         if x["called"] is not None and "length" not in (x["category"], x["measure"].split("_")[0])
     ]
     called = [x["called"] for x in audited["nothing"] if x["called"] is not None]
     held = sum(0.03 <= x <= 0.08 for x in called)
-    covered = [x["covered"] for plant in _PLANTS for x in audited[plant]]
+    covered = [x["covered"] for plant in plants for x in audited[plant]]
     narrow, wide = sum(x < 0.92 for x in covered), sum(x > 0.98 for x in covered)
     sets = audited["effect"][0]["sets"]
     quiet = sum(x <= 0.08 for x in silent)
@@ -185,10 +187,16 @@ def _in_all(found: dict[str, Any]) -> list[str]:
         f"Of {len(called)} audited measures and categories {held} call between 3 and 8 % of the",
         f"sets in which nothing was planted, the most {max(called):.1%}. Where only length",
         f"differs, {quiet} of {len(silent)} that aren't about length call at most 8 %, the most",
-        f"{max(silent):.1%}. Of {len(covered)} intervals on the four plants",
+        f"{max(silent, default=0):.1%}. Of {len(covered)} intervals on the plants",
         f"{len(covered) - narrow - wide} cover in 92 to 98 % of {sets} sets, {wide} in more and",
         f"{narrow} in fewer, the least in {min(covered):.1%}.",
     ]
+
+
+def _plants(found: dict[str, Any]) -> list[str]:
+    """Return the plants that were measured in both modes."""
+    modes = ("audited", "li2026")
+    return [plant for plant in _PLANTS if all(f"{plant} {mode}" in found for mode in modes)]
 
 
 def wide() -> str:
