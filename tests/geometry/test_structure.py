@@ -9,7 +9,10 @@ import pytest
 from scipy.optimize import nnls
 from scipy.stats import rankdata
 from sklearn import metrics
+from sklearn.cluster import KMeans
 
+from moralprobe.analyses.structure import _found_again
+from moralprobe.design import Design, Labelled
 from moralprobe.geometry.confounds import word_overlap, words_of
 from moralprobe.geometry.similarity import (
     ModelGeometries,
@@ -34,6 +37,26 @@ from moralprobe.geometry.structure import (
 )
 
 # -- clusters -------------------------------------------------------------------------------------
+
+
+def test_clusters_are_found_again_on_the_texts_that_a_resample_holds() -> None:
+    """k-means on each distinct text as often as it counts, scores on each row as often as its."""
+    rng = np.random.default_rng(1)
+    text = np.repeat(np.arange(60), rng.integers(1, 3, 60))
+    states = rng.standard_normal((60, 3))
+    labels = rng.integers(0, 15, len(text))
+    resamples = rng.multinomial(60, [1 / 60] * 60, 4).astype(np.uint8)
+    design = Design("audited", text, text, text, text, resamples, (), ())
+    labelled = Labelled(labels, np.empty((0, len(text)), np.uint8))
+    found = _found_again(states, text, 5, design, labelled, "MFT5")
+    for b, drawn in enumerate(resamples):
+        kmeans = KMeans(5, n_init=1, max_iter=50, random_state=1 + b)
+        clusters = kmeans.fit_predict(states, sample_weight=1 + drawn)
+        each = 1 + drawn[text].astype(int)
+        ari = metrics.adjusted_rand_score(
+            np.repeat(labels // 3, each), np.repeat(clusters[text], each)
+        )
+        assert found["ari"][b] == pytest.approx(ari)
 
 
 def test_scores_equal_scikit_learns_on_repeated_rows() -> None:

@@ -34,6 +34,14 @@ def test_bootstrap_draws_every_group_as_often_as_chance_says() -> None:
     np.testing.assert_array_equal(counts, bootstrap_counts(50, 2000, seed=0))
 
 
+def test_more_rows_than_two_bytes_count_are_permuted_whole() -> None:
+    n = (1 << 16) + 5
+    rng = np.random.default_rng(0)
+    keys = permutation_keys(n, 1, seed=0)
+    moved = permutations(np.arange(n), np.zeros(n, int), rng.random(n), keys)
+    np.testing.assert_array_equal(np.sort(moved[0]), np.arange(n))
+
+
 def test_permutations_keep_groups_together_and_inside_strata() -> None:
     groups = np.array([0, 0, 1, 1, 2, 2, 3, 4, 5, 6])
     strata = np.array([0, 0, 0, 0, 1, 1, 0, 0, 1, 1])
