@@ -130,7 +130,7 @@ def test_differences_and_trends_equal_the_formula(studies: list[Study]) -> None:
         boot, excess = np.split(drawn, [DRAWS])
         about = boot - boot.mean()
         about *= np.sqrt(max(1 - excess.var() / about.var(), 1 / 2.25))
-        a = 2 * skew(about) / 6
+        a = skew(about) / 6
         z = a + np.array([-1.959964, 1.959964])
         low, high = np.quantile(about, norm.cdf(a + z / (1 - a * z)), method="weibull")
         return [value, value + low, value + high]

@@ -18,7 +18,7 @@ from moralprobe.geometry.arrays import Floats
 _Z: Final = 1.959964  # of 95 %
 _FEWEST: Final = 20
 """Resamples: fewer have no quantiles worth the name."""
-_MOST_SKEWED: Final = 1.2
+_MOST_SKEWED: Final = 0.6
 _MOST_STEEP: Final = 0.2
 _LEAST: Final = 1 / 2.25
 """Share of the resamples' variance that samples have, if all of it belongs to pairs."""
@@ -141,13 +141,7 @@ def narrowed(draws: Draws, *, least: float = _LEAST) -> NDArray[np.float64]:
     return np.asarray(about, np.float64)
 
 
-def interval(
-    draws: Draws,
-    lowest: float = -np.inf,
-    highest: float = np.inf,
-    *,
-    nothing: float | None = None,
-) -> tuple[float, float]:
+def interval(draws: Draws, lowest: float = -np.inf, highest: float = np.inf) -> tuple[float, float]:
     """Return the 95 % interval of a statistic, about its value; nan of fewer than 20 resamples.
 
     The resamples' own bias is taken out: it draws a cosine between centres of few prototypes toward
@@ -157,27 +151,23 @@ def interval(
         draws: the statistic.
         lowest: where its scale begins.
         highest: where it ends.
-        nothing: what it is worth where there is no effect; None for the mean of its null.
     """
     about = narrowed(draws)
     about = about[np.isfinite(about)]
     if len(about) < _FEWEST:
         return float("nan"), float("nan")
-    low, high = np.quantile(about, _levels(draws, about, nothing), method="weibull")
+    low, high = np.quantile(about, _levels(draws, about), method="weibull")
     return max(draws.value + float(low), lowest), min(draws.value + float(high), highest)
 
 
-def _levels(draws: Draws, about: Floats, nothing: float | None) -> tuple[float, float]:
+def _levels(draws: Draws, about: Floats) -> tuple[float, float]:
     """Return the quantiles of resamples about their mean between which 95 % of samples lie.
 
     A statistic whose spread grows with it comes out small with intervals that are too narrow, and
     misses the truth above it. How the spread grows is read from the skewness of the resamples
     (their bias and their acceleration are both a sixth of it) and, where the statistic lies far
-    from nothing, from how much wider or narrower its null varies: the variance is taken to be
-    linear between the two. What units do in pairs moves resamples at half strength half as far as
-    samples, so that their skewness, nearly all of which it makes, counts twice. A null within
-    strata of length lies where length alone puts the statistic, which needn't be at nothing; how
-    far it spreads is taken for how far it would spread there.
+    from its null, from how much wider or narrower it varies there: the variance is taken to be
+    linear between the two.
 
     Source: Efron (1987) on the acceleration.
     """
@@ -187,13 +177,13 @@ def _levels(draws: Draws, about: Floats, nothing: float | None) -> tuple[float, 
     spread = float(about.std())
     if not spread > 0:
         return 0.025, 0.975
-    skewness = float(np.clip(2 * skew(about), -_MOST_SKEWED, _MOST_SKEWED))
+    skewness = float(np.clip(skew(about), -_MOST_SKEWED, _MOST_SKEWED))
     a = skewness / 6
     z = a + np.array([-_Z, _Z])
     z = a + z / (1 - a * z)
     null = draws.null[np.isfinite(draws.null)]
     if len(null) > 1:
-        t = (draws.value - (float(null.mean()) if nothing is None else nothing)) / spread
+        t = (draws.value - float(null.mean())) / spread
         steep = (1 - float(null.var()) / spread**2) / 2 * t
         # What the skewness says already is left out, the more the farther the null.
         b = float(np.clip((steep - skewness / 2 * t**2) / (1 + t**2), -_MOST_STEEP, _MOST_STEEP))

@@ -24,16 +24,6 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "dimensions": (1.0, np.inf),
 }
 """Where a unit's scale ends: an interval doesn't reach beyond."""
-_NOTHING: Final[dict[str, float]] = {
-    "rho": 0.0,
-    "r": 0.0,
-    "AUROC": 0.5,
-    "squared distance": 0.0,
-    "share of variance": 0.0,
-    "R2": 0.0,
-    "ARI": 0.0,
-}
-"""What a measure is worth where nothing is to be seen, not even length."""
 _FROM_ZERO: Final = ("mean_abs",)
 """Categories whose values aren't negative, whatever the unit."""
 MIN_PROTOTYPES: Final = 5
@@ -83,8 +73,7 @@ def summarise(
     lowest, highest = _BOUNDS.get(unit, (-np.inf, np.inf))
     # The null of a cosine needn't lie about zero, nor vary as it does where nothing differs.
     told = replace(draws, null=np.empty(0)) if unit == "cosine" else draws
-    lowest = 0.0 if category in _FROM_ZERO else lowest
-    ci_low, ci_high = interval(told, lowest, highest, nothing=_NOTHING.get(unit))
+    ci_low, ci_high = interval(told, 0.0 if category in _FROM_ZERO else lowest, highest)
     null_low, null_high = _range(draws.null)
     if p is None:
         p = permutation_p(draws.value, draws.null)

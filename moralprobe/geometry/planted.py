@@ -73,7 +73,7 @@ def plant(
     states = rng.standard_normal((n, d))
     states += (separation * np.sign(m) + gradient * m)[:, None] * directions[axis]
     states += clusters * directions[5 + axis]
-    states += leak * ((tokens - 12) / 3)[:, None] * directions[11]
+    states += leak * ((tokens - tokens.mean()) / tokens.std())[:, None] * directions[11]
     pulled = states + (sink / tokens)[:, None] * directions[10]
     return Planted(
         axis,
