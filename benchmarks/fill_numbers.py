@@ -130,7 +130,8 @@ def _bare(numbers: list[float] | None) -> str:
 def analyses() -> str:
     """Say what the analyses take."""
     found = json.loads((RESULTS / "analyses.json").read_text())
-    all_, density = found["all"], found["density"]
+    all_, density, twice = found["all"], found["density"], found["twice"]
+    peaks = [twice[name]["peak_gb"] for name in ("one layer", "twice as many texts")]
     texts, pairs = all_["texts"], all_["pairs"]
     lines = [
         f"The four analyses on {texts:,} texts ({pairs['audited']:,} pairs; li2026 on "
@@ -139,7 +140,8 @@ def analyses() -> str:
         f"{all_['seconds'] / 60:.0f} minutes",
         f"and {all_['peak_gb']:.1f} GB on {found['machine']['cores']} cores; density clusters, "
         f"with the rest of structure: {density['seconds'] / 60:.0f} minutes.",
-        f"Twice as many texts take {found['twice']['ratio']:.1f} times as long.",
+        f"Twice as many texts take {twice['ratio']:.1f} times as long and {peaks[1]:.1f} GB instead "
+        f"of {peaks[0]:.1f}.",
     ]
     return "\n".join(lines)
 

@@ -48,8 +48,8 @@ def structure(X: Floats, design: Design, *, density: bool) -> list[Measure]:
     labelled = design.labelled
     if labelled is None:
         raise ValueError("the design was made without structure")
-    # Clusters are found on distinct texts and scored on all rows; they are never found again for an
-    # interval, which resamples the rows' groups.
+    # Clusters are found on distinct texts and scored on all rows; those of density are never found
+    # again for an interval, which resamples the rows' groups.
     _, first, text = np.unique(design.text, return_index=True, return_inverse=True)
     found: list[Measure] = []
     if density:
