@@ -140,8 +140,8 @@ def analyses() -> str:
         f"{all_['seconds'] / 60:.0f} minutes",
         f"and {all_['peak_gb']:.1f} GB on {found['machine']['cores']} cores; density clusters, "
         f"with the rest of structure: {density['seconds'] / 60:.0f} minutes.",
-        f"Twice as many texts take {twice['ratio']:.1f} times as long and {peaks[1]:.1f} GB instead "
-        f"of {peaks[0]:.1f}.",
+        f"Twice as many texts take {twice['ratio']:.1f} times as long, and {peaks[1]:.1f} GB "
+        f"instead of {peaks[0]:.1f}.",
     ]
     return "\n".join(lines)
 
