@@ -1,11 +1,9 @@
-"""Every notebook runs in under a minute, and was saved with what it prints."""
+"""Every notebook runs, and was saved with what it prints."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import time
 from pathlib import Path
 
 import nbformat
@@ -33,11 +31,8 @@ def test_it_was_saved_whole_and_names_no_machine(path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs_in_under_a_minute(path: Path, tmp_path: Path) -> None:
-    # On a machine that is busy with something else, a minute says nothing.
-    busy = os.getloadavg()[0] > 0.75 * (os.cpu_count() or 1)
+def test_it_runs_and_prints_what_was_saved(path: Path, tmp_path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
-    start = time.monotonic()
     client = NotebookClient(
         notebook,
         timeout=300,
@@ -45,7 +40,6 @@ def test_it_runs_in_under_a_minute(path: Path, tmp_path: Path) -> None:
         resources={"metadata": {"path": str(tmp_path)}},
     )
     client.execute()  # raises where a cell fails
-    assert busy or time.monotonic() - start < 60
     for cell, saved in zip(notebook.cells, nbformat.read(path, as_version=4).cells, strict=True):
         if cell.cell_type == "code":
             assert printed(cell) == pytest.approx(printed(saved), rel=0.05, abs=0.05)
