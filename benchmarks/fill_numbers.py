@@ -189,7 +189,7 @@ def _in_all(found: dict[str, Any]) -> list[str]:
         f"Of {len(called)} audited measures and categories {held} call between 3 and 8 % of the",
         f"sets in which nothing was planted, the most {max(called):.1%}. Where only length",
         f"differs, {quiet} of {len(silent)} that aren't about length call at most 8 %, the most",
-        f"{max(silent, default=0):.1%}. Of {len(covered)} intervals on the plants",
+        f"{max(silent, default=0):.1%}. Of {len(covered)} audited intervals on the plants",
         f"{len(covered) - narrow - wide} cover in 92 to 98 % of {sets} sets, {wide} in more and",
         f"{narrow} in fewer, the least in {min(covered):.1%}.",
     ]
