@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 from scipy.optimize import nnls
 from scipy.stats import rankdata
 from sklearn import metrics
 from sklearn.cluster import KMeans
 
-from moralprobe.analyses.structure import _found_again
-from moralprobe.design import Design, Labelled
+from moralprobe.analyses.structure import _found_again, structure
+from moralprobe.design import Design, Labelled, TextFacts, make_design
 from moralprobe.geometry.confounds import word_overlap, words_of
+from moralprobe.geometry.measure import permutation_p, upper_p
 from moralprobe.geometry.similarity import (
     ModelGeometries,
     hidden_geometry,
@@ -35,6 +37,7 @@ from moralprobe.geometry.structure import (
     participation_ratio,
     permuted_contingency,
 )
+from moralprobe.moral_vectors import build_vectors
 
 # -- clusters -------------------------------------------------------------------------------------
 
@@ -304,3 +307,28 @@ def test_a_stratified_subset_keeps_shares_and_is_the_same_every_time() -> None:
     np.testing.assert_allclose(np.bincount(strata[chosen]), [60, 30, 10], atol=1)
     np.testing.assert_array_equal(chosen, stratified_subset(strata, 100, seed=1))
     np.testing.assert_array_equal(stratified_subset(strata[:50], 100, seed=1), np.arange(50))
+
+
+def test_what_is_unique_has_the_p_of_its_upper_tail_and_what_correlates_that_of_both() -> None:
+    frame = build_vectors("starter").frame
+    _, text = np.unique(frame["group"].to_numpy().astype(str), return_inverse=True)
+    n = int(text.max()) + 1
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(5, 20, n)
+    pairs = frame.with_columns(text_index=pl.Series(text), n_tokens=pl.Series(lengths[text]))
+    facts = TextFacts(np.zeros(n, int))
+    design = make_design(pairs, facts, "audited", draws=40, seed=0, analyses=("structure",))
+    assert design.likenesses is not None
+    X = rng.standard_normal((n, 8)).astype(np.float32)[design.text]
+    models = design.likenesses.models
+    found = {(m.name, m.category): m for m in structure(X, design, density=False)}
+    null = similarity(X[design.likenesses.rows], models)
+    for j, name in enumerate(models.names):
+        unique, r = found["rsa_unique", name], found["rsa", name]
+        assert unique.p == upper_p(unique.value, null.null_unique[:, j])
+        assert r.p == permutation_p(r.value, null.null_correlation[:, j])
+    assert any(  # the two differ here, so that one can't stand for the other
+        upper_p(found["rsa_unique", name].value, null.null_unique[:, j])
+        != permutation_p(found["rsa_unique", name].value, null.null_unique[:, j])
+        for j, name in enumerate(models.names)
+    )
