@@ -29,9 +29,9 @@ from moralprobe.geometry.arrays import Bools, Floats, Ints
 from moralprobe.geometry.baselines import CHARACTER_NGRAMS, character_ngrams
 from moralprobe.geometry.measure import MIN_GROUPS, MIN_PROTOTYPES, Measure, not_enough
 from moralprobe.geometry.uncertainty import (
+    PermutationKeys,
     bootstrap_counts,
     difference_interval,
-    permutation_keys,
     permutations,
     strata_of,
 )
@@ -208,7 +208,7 @@ def _design(
         units["group"].to_numpy().astype(str), return_index=True, return_inverse=True
     )
     length, score = units["n_tokens"].to_numpy(), units["score"].to_numpy()
-    keys = permutation_keys(len(first), draws, seed)
+    keys = PermutationKeys(len(first), draws, seed)
     categories: list[Category] = []
     scarce: dict[str, int] = {}
     for name in units["category"].unique(maintain_order=True):

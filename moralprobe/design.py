@@ -28,9 +28,9 @@ from moralprobe.geometry.similarity import (
 )
 from moralprobe.geometry.trained_probe import random_split
 from moralprobe.geometry.uncertainty import (
+    PermutationKeys,
     bootstrap_counts,
     group_folds,
-    permutation_keys,
     permutations,
     strata_of,
 )
@@ -225,7 +225,7 @@ def make_design(
     score = pairs["score"].to_numpy()
     sign = np.where(pairs["polarity"] == "virtue", 1, np.where(pairs["polarity"] == "vice", -1, 0))
     folds = group_folds(group, FOLDS, seed)
-    keys = permutation_keys(int(group.max(initial=-1)) + 1, draws, seed)
+    keys = PermutationKeys(int(group.max(initial=-1)) + 1, draws, seed)
 
     def shuffles(rows: Ints, labels: Floats | Bools) -> Ints:
         strata = strata_of(length[rows], facts.topics[text[rows]])
@@ -298,7 +298,7 @@ _MOST_COMPARED = 2000  # texts in a dissimilarity matrix
 
 
 def _text_targets(
-    pairs: pl.DataFrame, design: Design, facts: TextFacts, keys: NDArray[np.float32], seed: int
+    pairs: pl.DataFrame, design: Design, facts: TextFacts, keys: PermutationKeys, seed: int
 ) -> Targets:
     """Each text once: its vector, judgment and agreement, means over the rows that it stands in."""
     rows, values, tags = _merged(pairs, design)
@@ -320,7 +320,7 @@ def _text_targets(
 
 
 def _pair_targets(
-    pairs: pl.DataFrame, design: Design, facts: TextFacts, keys: NDArray[np.float32], seed: int
+    pairs: pl.DataFrame, design: Design, facts: TextFacts, keys: PermutationKeys, seed: int
 ) -> Targets:
     """Every pair of the paper's sample, split at random over rows as the paper does."""
     values = pairs.select(POLES).to_numpy().astype(np.float64)
@@ -356,7 +356,7 @@ def _merged(pairs: pl.DataFrame, design: Design) -> tuple[Ints, Floats, Bools]:
 
 
 def _likenesses(
-    pairs: pl.DataFrame, design: Design, facts: TextFacts, keys: NDArray[np.float32], seed: int
+    pairs: pl.DataFrame, design: Design, facts: TextFacts, keys: PermutationKeys, seed: int
 ) -> Likenesses:
     """At most 2,000 texts, in the shares that their labels have, and the model geometries."""
     rows, values, tags = _merged(pairs, design)

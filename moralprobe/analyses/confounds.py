@@ -33,15 +33,20 @@ def length_explains(X: Floats, design: Design) -> Measure:
         return not_enough(
             "length_share", "all", "share of variance", have=1, needed=2, of="lengths of text"
         )
-    weights = design.weights(first)
+    states, weights = X[first], design.weights(first)
     values = [
-        length_share(X[first], inverse, weights[start : start + CHUNK])
+        length_share(states, inverse, weights[start : start + CHUNK])
         for start in range(0, len(weights), CHUNK)
     ]
+    rng = np.random.default_rng(4)
     shuffles = min(len(design.resamples), _LENGTH_SHUFFLES)
-    shuffled = np.random.default_rng(4).permuted(np.tile(inverse, (shuffles, 1)), axis=1)
-    null = permuted_length_share(X[first], shuffled)
-    draws = design.draws(joined(values), null, first)
+    null = [
+        permuted_length_share(
+            states, rng.permuted(np.tile(inverse, (min(CHUNK, shuffles - start), 1)), axis=1)
+        )
+        for start in range(0, shuffles, CHUNK)
+    ]
+    draws = design.draws(joined(values), joined(null), first)
     return summarise("length_share", "all", draws, "share of variance")
 
 

@@ -39,22 +39,25 @@ def gradient(X: Floats, design: Design) -> list[Measure]:
     if design.surface is not None:
         names.insert(2, "spearman_given_surface")
     parts: dict[str, list[Draws]] = {name: [] for name in names}
-    pooled = []
+    rows, pooled = [], []
     for category in design.categories:
         have = int(np.sum(category.prototypes))
         if have < MIN_PROTOTYPES:
             found += [too_few(name, category.name, "rho", have) for name in names]
             continue
-        pooled.append(_graded(X, design, category))
-        for name, part in _category_draws(design, pooled[-1]).items():
+        graded = _graded(X, design, category)
+        rows.append(category.rows)
+        if design.mode == "li2026":
+            pooled.append(graded)
+        for name, part in _category_draws(design, graded).items():
             p = _p_of_no_correlation(part) if name == "length_correlation" else None
             found.append(
                 summarise(name, category.name, part, "r" if name == "pearson" else "rho", p=p)
             )
             parts.setdefault(name, []).append(part)
-    if not pooled:
+    if not rows:
         return found
-    n = design.groups_of(np.concatenate([graded.category.rows for graded in pooled]))
+    n = design.groups_of(np.concatenate(rows))
     for name in names:
         absolute = name == "length_correlation"
         draws = mean_draws(parts[name], n, absolute=absolute)
@@ -87,7 +90,7 @@ def _graded(X: Floats, design: Design, category: Category) -> _Graded:
         weights,
         prototype_similarity(mine, trained * prototypes, groups),
         prototype_similarity(mine, prototypes[shuffles], groups),
-        category.score[shuffles],
+        category.score.astype(np.float32)[shuffles],
     )
 
 

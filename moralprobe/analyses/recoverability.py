@@ -11,12 +11,13 @@ from moralprobe.design import Design, Targets
 from moralprobe.foundations import AXES, POLES
 from moralprobe.geometry.arrays import Floats, Ints
 from moralprobe.geometry.auroc import permuted_auroc, weighted_auroc
-from moralprobe.geometry.draws import Draws, combined, mean_draws, resampled
+from moralprobe.geometry.draws import Draws, combined, mean_draws, resampled, with_choices
 from moralprobe.geometry.explained import r2, weighted_r2
 from moralprobe.geometry.measure import MIN_GROUPS, Measure, not_enough, summarise
 from moralprobe.geometry.recoverability import (
     Folds,
     adjusted_r2,
+    choose_again,
     choose_penalties,
     gather,
     out_of_fold,
@@ -32,7 +33,9 @@ RANKS = (1, 3)
 _LOW_RANK_SHUFFLES = 100
 _TRAINED_AGAIN = 200  # resamples at half strength
 _WHOLE = 100  # whole resamples
+_CHOSEN_AGAIN = 40  # resamples at half strength in which penalties are chosen again
 _CHUNK = 32  # draws at a time
+_MOVED = 1 << 19  # of a [rows, draws] block of targets
 
 
 def recoverability(X: Floats, design: Design, *, seed: int = 42) -> list[Measure]:
@@ -103,8 +106,21 @@ def _ridge(X: Floats, design: Design, targets: Targets) -> list[Measure]:
         for j in range(m)
         if enough[j]
     }
-    found += [summarise("r2", targets.names[j], draws, "R2") for j, draws in parts.items()]
+    some = slice(1, 1 + min(_CHOSEN_AGAIN, half))
+    again = choose_again(folds, Y[:, :m], predicted[:, :m], shares[some])
+    chosen = np.stack(
+        [
+            _score(folds, Y[:, j], predicted[:, j], again[:, :, j], shares[some])[0]
+            for j in range(m)
+        ],
+        axis=1,
+    )
+    found += [
+        summarise("r2", targets.names[j], with_choices(part, chosen[:, j], scores[some, j]), "R2")
+        for j, part in parts.items()
+    ]
     mean = mean_draws([parts[j] for j in poles], n)
+    mean = with_choices(mean, chosen[:, poles].mean(1), scores[some][:, poles].mean(1))
     found.append(summarise("r2", "mean", mean, "R2"))
     # A control label that no first word drew doesn't vary, and has no R2.
     by_label = scores[:, m + len(AXES) :]
@@ -117,7 +133,9 @@ def _ridge(X: Floats, design: Design, targets: Targets) -> list[Measure]:
     else:
         found.append(not_enough("selectivity", "mean", "R2", have=1, needed=2, of="first words"))
     few = np.concatenate([shares[: 1 + half // 2], shares[1 + half :][: half // 4]])
-    found += _low_rank(folds, Y[:, poles], penalties[:, poles], few, half // 2, targets, n)
+    found += _low_rank(
+        folds, Y[:, poles], penalties[:, poles], again[:, :, poles], few, half // 2, targets, n
+    )
     tags = slice(m, m + len(AXES))
     return found + _tags(folds, Y[:, tags], penalties[:, tags], areas, half, group, shuffles)
 
@@ -136,8 +154,7 @@ def _again(
     scores = np.empty((len(shares), Y.shape[1]))
     areas = np.empty((len(shares), tags.stop - tags.start))
     for j in range(Y.shape[1]):
-        again = read_again(folds, Y[:, j], predicted[:, j], penalties[:, j], shares)
-        scores[:, j : j + 1] = weighted_r2(Y[:, j : j + 1], again[:, :, None], shares)
+        scores[:, j], again = _score(folds, Y[:, j], predicted[:, j], penalties[:, j], shares)
         if tags.start <= j < tags.stop:
             labels = Y[:, j] > 0
             areas[:, j - tags.start] = [
@@ -147,37 +164,61 @@ def _again(
     return scores, areas
 
 
+def _score(
+    folds: Folds, y: Floats, predicted: Floats, penalty: Ints, shares: Floats
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Return R2 of one target under each set of weights, [b], and what is read then, [n, b]."""
+    again = read_again(folds, y, predicted, penalty, shares)
+    return weighted_r2(y[:, None], again[:, :, None], shares)[:, 0], again
+
+
 def _low_rank(
     folds: Folds,
     Y: Floats,
     penalties: NDArray[np.int64],
+    again: NDArray[np.int64],
     shares: Floats,
     half: int,
     targets: Targets,
     n: int,
 ) -> list[Measure]:
-    penalty = np.median(penalties, axis=1).astype(np.int64)
+    penalty = _one_for_all(penalties)
     few = targets.shuffles[:_LOW_RANK_SHUFFLES]
     error = np.empty((len(RANKS), len(few), Y.shape[1]))
-    for start in range(0, len(few), _CHUNK):
-        chunk = slice(start, start + _CHUNK)
+    step = max(1, _MOVED // len(Y))
+    for start in range(0, len(few), step):
+        chunk = slice(start, start + step)
         shuffled = Y.astype(np.float32)[few[chunk].T]  # [n, c, m]
         error[:, chunk] = np.square(shuffled - reduced_rank(folds, shuffled, penalty, RANKS)).sum(1)
     null = (1 - error / np.square(Y - Y.mean(0)).sum(0)).mean(2)  # [ranks, c]
     # The directions turn with a resample: they are found again in each.
     same = np.repeat(penalty[:, None], Y.shape[1], axis=1)
     read = out_of_fold(folds, Y, same)
-    scores = np.empty((len(RANKS), len(shares)))
-    for start in range(0, len(shares), _CHUNK):
-        some = shares[start : start + _CHUNK]
-        again = reduced_rank(folds, reweighted(Y, read, some), penalty, RANKS)
-        for k in range(len(RANKS)):
-            scores[k, start : start + len(some)] = weighted_r2(Y, again[k], some).mean(1)
+
+    def scores(shares: Floats, of_set: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the mean R2 under each set of weights, by rank; `of_set` [folds, b] penalties."""
+        found = np.empty((len(RANKS), len(shares)))
+        step = max(1, _MOVED // len(Y))
+        for start in range(0, len(shares), step):
+            chunk = slice(start, start + step)
+            moved = reweighted(Y, read, shares[chunk])
+            for k, again in enumerate(reduced_rank(folds, moved, of_set[:, chunk], RANKS)):
+                found[k, chunk] = weighted_r2(Y, again, shares[chunk]).mean(1)
+        return found
+
+    kept = scores(shares, np.repeat(penalty[:, None], len(shares), axis=1))
+    some = slice(1, 1 + min(again.shape[1], half))
+    chosen = scores(shares[some], _one_for_all(again)[:, : some.stop - 1])
     found = []
     for k, rank in enumerate(RANKS):
-        draws = resampled(scores[k], half, null[k], n)
+        draws = with_choices(resampled(kept[k], half, null[k], n), chosen[k], kept[k, some])
         found.append(summarise("r2_low_rank", f"rank_{rank}", draws, "R2"))
     return found
+
+
+def _one_for_all(penalties: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the middle one of the targets' penalties, which stand along the last axis."""
+    return np.asarray(np.median(penalties, axis=-1), np.int64)
 
 
 def _tags(

@@ -117,13 +117,10 @@ def _held_out(X: Floats, design: Design) -> list[Measure]:
     rows = np.concatenate([side.rows for side in usable])
     virtue = np.concatenate([side.virtue for side in usable])
     pair = np.repeat(np.arange(len(usable)), [len(side.rows) for side in usable])
-    trained, tested = design.both(rows)
     shuffled = np.concatenate([side.virtue[side.shuffles] for side in usable], axis=1)
     read_outs = prepare(X[rows], pair, design.folds[rows])
-    observed = measure(
-        read_outs, tested * virtue, tested * ~virtue, (trained * virtue, trained * ~virtue)
-    )
-    null = measure(read_outs, shuffled, ~shuffled)
+    observed = measure(read_outs, virtue[None], design.both(rows))
+    null = measure(read_outs, shuffled)
     for name, values, nulls in zip(_UNITS, observed, null, strict=True):
         parts = [
             design.draws_of_two(values[:, k], nulls[:, k], side.rows)

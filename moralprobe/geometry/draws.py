@@ -7,7 +7,7 @@ stands in the docs, by `benchmarks/planted.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -141,7 +141,9 @@ def narrowed(draws: Draws, *, least: float = _LEAST) -> NDArray[np.float64]:
     return np.asarray(about, np.float64)
 
 
-def interval(draws: Draws, lowest: float = -np.inf, highest: float = np.inf) -> tuple[float, float]:
+def interval(
+    draws: Draws, lowest: float = -np.inf, highest: float = np.inf, *, nothing: float | None = None
+) -> tuple[float, float]:
     """Return the 95 % interval of a statistic, about its value; nan of fewer than 20 resamples.
 
     The resamples' own bias is taken out: it draws a cosine between centres of few prototypes toward
@@ -151,22 +153,24 @@ def interval(draws: Draws, lowest: float = -np.inf, highest: float = np.inf) -> 
         draws: the statistic.
         lowest: where its scale begins.
         highest: where it ends.
+        nothing: what the statistic is expected to be where there is no effect; None where only its
+            null can say. They are apart where a null within strata keeps what the strata explain.
     """
     about = narrowed(draws)
     about = about[np.isfinite(about)]
     if len(about) < _FEWEST:
         return float("nan"), float("nan")
-    low, high = np.quantile(about, _levels(draws, about), method="weibull")
+    low, high = np.quantile(about, _levels(draws, about, nothing), method="weibull")
     return max(draws.value + float(low), lowest), min(draws.value + float(high), highest)
 
 
-def _levels(draws: Draws, about: Floats) -> tuple[float, float]:
+def _levels(draws: Draws, about: Floats, nothing: float | None) -> tuple[float, float]:
     """Return the quantiles of resamples about their mean between which 95 % of samples lie.
 
     A statistic whose spread grows with it comes out small with intervals that are too narrow, and
     misses the truth above it. How the spread grows is read from the skewness of the resamples
     (their bias and their acceleration are both a sixth of it) and, where the statistic lies far
-    from its null, from how much wider or narrower it varies there: the variance is taken to be
+    from no effect, from how much wider or narrower its null varies: the variance is taken to be
     linear between the two.
 
     Source: Efron (1987) on the acceleration.
@@ -183,7 +187,7 @@ def _levels(draws: Draws, about: Floats) -> tuple[float, float]:
     z = a + z / (1 - a * z)
     null = draws.null[np.isfinite(draws.null)]
     if len(null) > 1:
-        t = (draws.value - float(null.mean())) / spread
+        t = (draws.value - (float(null.mean()) if nothing is None else nothing)) / spread
         steep = (1 - float(null.var()) / spread**2) / 2 * t
         # What the skewness says already is left out, the more the farther the null.
         b = float(np.clip((steep - skewness / 2 * t**2) / (1 + t**2), -_MOST_STEEP, _MOST_STEEP))
@@ -203,3 +207,20 @@ def as_spread(draws: Draws, again: Floats) -> Draws:
     spread = float(about.std()) if len(about) else 0.0
     ratio = max(1.0, float(np.std(again)) / spread) if spread > 0 else 1.0
     return Draws(draws.value, draws.value + about * ratio, draws.null, draws.n)
+
+
+def with_choices(draws: Draws, chosen: Floats, kept: Floats) -> Draws:
+    """Return draws that spread as much more as a choice adds that all of them leave as it was.
+
+    Args:
+        draws: a statistic with its resamples.
+        chosen: [k] what some resamples give where the choice is made again.
+        kept: [k] what the same resamples give where it isn't.
+    """
+    if len(kept) < 2:
+        return draws
+    spread = float(np.std(kept))
+    ratio = max(1.0, float(np.std(chosen)) / spread) if spread > 0 else 1.0
+    middle = draws.boot.mean()
+    boot = middle + (draws.boot - middle) * ratio
+    return replace(draws, boot=boot, excess=draws.excess * ratio)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moralprobe.geometry.arrays import Counts, Floats
+
+_CHUNK: Final = 32  # sets of weights at a time
 
 
 def r2(Y: Floats, predicted: Floats, weights: Counts) -> NDArray[np.float64]:
@@ -40,18 +42,15 @@ def weighted_r2(Y: Floats, predicted: NDArray[np.floating], weights: Floats) -> 
         predicted: [n, b, m] out of fold.
         weights: [b, n] of a resample.
     """
-    w = weights.astype(np.float64)
-    total = w.sum(1)
-    lost = np.stack(
-        [np.einsum("bn,nb->b", w, np.square(y[:, None] - p)) for y, p in _columns(Y, predicted)], 1
-    )
-    square = w @ np.square(Y)
-    spread = square - (w @ Y) ** 2 / total[:, None]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        varies = spread > 1e-12 * np.maximum(square, 1)
-        return np.asarray(np.where(varies, 1 - lost / spread, np.nan))
-
-
-def _columns(Y: Floats, predicted: Floats) -> Iterator[tuple[Floats, Floats]]:
-    for j in range(Y.shape[1]):
-        yield Y[:, j], predicted[:, :, j]
+    parts = [np.empty((0, Y.shape[1]))]
+    for start in range(0, len(weights), _CHUNK):
+        some = slice(start, start + _CHUNK)
+        w = weights[some].astype(np.float64)
+        errors = ((Y[:, j, None] - predicted[:, some, j]) ** 2 for j in range(Y.shape[1]))
+        lost = np.stack([np.einsum("bn,nb->b", w, error) for error in errors], axis=1)
+        square = w @ np.square(Y)
+        spread = square - (w @ Y) ** 2 / w.sum(1)[:, None]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            varies = spread > 1e-12 * np.maximum(square, 1)
+            parts.append(np.where(varies, 1 - lost / spread, np.nan))
+    return np.concatenate(parts)

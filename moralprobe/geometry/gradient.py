@@ -180,20 +180,25 @@ def permuted_rank_correlations(
         surface: [n, k], the same for all sets.
     """
     n = similarity.shape[1]
-    order = np.argsort(similarity, axis=1)
     s = _standard(np.arange(1.0, n + 1))
-    # Sorting scores and lengths by similarity gives the same sums as ranking the similarities.
-    y = _standard(_midranks_of_levels(score))
     z = _standard(rankdata(lengths))
-    r_sy = np.take_along_axis(y, order, axis=1) @ s / n
-    r_sz = z[order] @ s / n
-    r_yz = y @ z / n
     Z = _surface_ranks(surface, n)
-    sZ = np.stack([column[order] @ s for column in Z.T], axis=1) if Z.size else Z[:0]
-    ZZ = np.broadcast_to(Z.T @ Z, (len(order), Z.shape[1], Z.shape[1]))
-    # s and y have length sqrt(n).
-    given = _given(r_sy, sZ / np.sqrt(n), y @ Z / np.sqrt(n), ZZ)
-    return RankCorrelations(r_sy, r_sz, partial_correlation(r_sy, r_sz, r_yz), given)
+    parts = []
+    step = max(1, _CELLS // max(1, n))
+    for start in range(0, max(1, len(similarity)), step):
+        some = slice(start, start + step)
+        order = np.argsort(similarity[some], axis=1)
+        # Sorting scores and lengths by similarity gives the same sums as ranking the similarities.
+        y = _standard(_midranks_of_levels(score[some]))
+        r_sy = np.take_along_axis(y, order, axis=1) @ s / n
+        r_sz = z[order] @ s / n
+        r_yz = y @ z / n
+        sZ = np.stack([column[order] @ s for column in Z.T], axis=1) if Z.size else Z[:0]
+        ZZ = np.broadcast_to(Z.T @ Z, (len(order), Z.shape[1], Z.shape[1]))
+        # s and y have length sqrt(n).
+        given = _given(r_sy, sZ / np.sqrt(n), y @ Z / np.sqrt(n), ZZ)
+        parts.append((r_sy, r_sz, partial_correlation(r_sy, r_sz, r_yz), given))
+    return RankCorrelations(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def pearson(similarity: Floats, score: Floats, weights: Counts) -> NDArray[np.float64]:

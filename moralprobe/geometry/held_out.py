@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moralprobe.geometry.arrays import Counts, Floats, Ints
+from moralprobe.geometry.arrays import Bools, Counts, Floats, Ints
 
 FOLDS: Final = 5
 _CHUNK: Final = 128  # sets of weights at a time
@@ -107,9 +107,9 @@ def _whitening(covariance: Floats, shrinkage: float) -> NDArray[np.float32]:
 
 
 def measure(
-    read_outs: ReadOuts, plus: Counts, minus: Counts, trained: tuple[Counts, Counts] | None = None
+    read_outs: ReadOuts, first: Bools, weights: tuple[Counts, Counts] | None = None
 ) -> HeldOut:
-    """Cross-validate the read-outs under many sets of weights.
+    """Cross-validate the read-outs under many sets of weights, or of classes.
 
     For each fold, from the other folds: the direction inv(S) (c_plus - c_minus), with S the
     covariance within classes. In the fold itself, AUROC is the area under the ROC curve of the rows
@@ -119,23 +119,23 @@ def measure(
 
     Args:
         read_outs: from `prepare`.
-        plus: [b, n] weight of each row as one of the first class of its pair.
-        minus: [b, n] weight as one of the second.
-        trained: the same two where rows train; the sets then differ in how often rows count (a
-            resample: S is that of the first set, which is the data as they are). None where they
-            differ in which rows are in which class (a permutation: S is that of each set's own
-            classes).
+        first: [b, n] whether a row is in the first class of its pair; [1, n] with weights.
+        weights: [b, n] how often rows count where they train and where they are tested (a resample:
+            S is that of the first set, which is the data as they are). None where every row counts
+            once, and sets differ in their classes (a permutation: S is that of each set's own).
 
     Returns:
         [b, pairs] each; nan where a class has no weight.
     """
     found: list[HeldOut] = []
-    first: list[_Classes] | None = None
-    for start in range(0, len(plus), _CHUNK):
+    kept: list[_Classes] | None = None
+    for start in range(0, len(first if weights is None else weights[0]), _CHUNK):
         chunk = slice(start, start + _CHUNK)
-        sets = plus[chunk], minus[chunk]
-        others = sets if trained is None else (trained[0][chunk], trained[1][chunk])
-        values, first = _measure(read_outs, sets, others, first, relabelled=trained is None)
+        if weights is None:
+            trained = tested = first[chunk], ~first[chunk]
+        else:
+            trained, tested = ((w[chunk] * first, w[chunk] * ~first) for w in weights)
+        values, kept = _measure(read_outs, tested, trained, kept, relabelled=weights is None)
         found.append(values)
     if not found:
         empty = np.empty((0, len(read_outs.blocks)))

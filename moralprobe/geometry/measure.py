@@ -24,6 +24,8 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "dimensions": (1.0, np.inf),
 }
 """Where a unit's scale ends: an interval doesn't reach beyond."""
+_NOTHING: Final = {"AUROC": 0.5, "squared distance": 0.0}
+"""What statistics of a unit are expected to be where there is no effect, whatever their null."""
 _FROM_ZERO: Final = ("mean_abs",)
 """Categories whose values aren't negative, whatever the unit."""
 MIN_PROTOTYPES: Final = 5
@@ -73,7 +75,8 @@ def summarise(
     lowest, highest = _BOUNDS.get(unit, (-np.inf, np.inf))
     # The null of a cosine needn't lie about zero, nor vary as it does where nothing differs.
     told = replace(draws, null=np.empty(0)) if unit == "cosine" else draws
-    ci_low, ci_high = interval(told, 0.0 if category in _FROM_ZERO else lowest, highest)
+    lowest = 0.0 if category in _FROM_ZERO else lowest
+    ci_low, ci_high = interval(told, lowest, highest, nothing=_nothing(unit, draws.null))
     null_low, null_high = _range(draws.null)
     if p is None:
         p = permutation_p(draws.value, draws.null)
@@ -91,6 +94,17 @@ def summarise(
         boot=draws.boot,
         excess=draws.excess,
     )
+
+
+def _nothing(unit: str, null: Floats) -> float | None:
+    """Return what a statistic is expected to be where there is no effect; None if nothing says so.
+
+    A null within strata keeps what the strata explain. A held-out R2 of no effect isn't above zero.
+    """
+    finite = null[np.isfinite(null)]
+    if unit == "R2" and len(finite):
+        return min(0.0, float(finite.mean()))
+    return _NOTHING.get(unit)
 
 
 def not_enough(name: str, category: str, unit: str, *, have: int, needed: int, of: str) -> Measure:

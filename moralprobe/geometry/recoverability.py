@@ -21,6 +21,7 @@ PENALTIES: Final = tuple(float(x) for x in np.geomspace(0.01, 10, 5))
 """Ridge penalties tried, in units of the number of training rows: features have variance one."""
 _KEPT: Final = 1 << 27  # numbers in the inverses that are kept
 _BLOCK: Final = 4096  # rows that are turned to double precision at a time
+_LABELS: Final = 1 << 22  # of a [rows, draws] block of permuted labels
 
 
 @dataclass
@@ -122,15 +123,17 @@ def choose_penalties(folds: Folds, Y: Floats) -> NDArray[np.int64]:
 
     Args:
         folds: from `gather`.
-        Y: [n, m] targets.
+        Y: [n, m] targets; read in single precision if they are, else in double.
 
     Returns:
         [folds, m] positions in `PENALTIES`.
     """
     k = folds.n
-    Y = Y[folds.order].astype(np.float64)
+    Y = Y[folds.order]
+    if Y.dtype != np.float32:
+        Y = Y.astype(np.float64)
     cross, totals = _products(folds, Y)
-    squares = np.stack([np.square(Y[part]).sum(0) for part in folds.parts])
+    dtype = cross.dtype
     errors = np.zeros((k, len(PENALTIES), Y.shape[1]))
     for f in range(k):
         for g in range(f + 1, k):
@@ -138,26 +141,42 @@ def choose_penalties(folds: Folds, Y: Floats) -> NDArray[np.int64]:
             y_sum = totals.sum(0) - totals[f] - totals[g]
             products = cross.sum(0) - cross[f] - cross[g] - np.outer(train.mean, y_sum)
             products /= train.scale[:, None] * train.n
-            diagonal = train.correlation.flat[:: len(train.mean) + 1].copy()
+            correlation, products = train.correlation.astype(dtype), products.astype(dtype)
+            scale = train.scale[:, None].astype(dtype)
+            diagonal = correlation.flat[:: len(train.mean) + 1].copy()
             for p, penalty in enumerate(PENALTIES):
-                train.correlation.flat[:: len(train.mean) + 1] = diagonal + penalty
-                W = np.linalg.solve(train.correlation, products) / train.scale[:, None]
+                correlation.flat[:: len(train.mean) + 1] = diagonal + dtype.type(penalty)
+                W = np.linalg.solve(correlation, products) / scale
                 offset = y_sum / train.n - train.mean @ W
                 for outer, tested in ((f, g), (g, f)):
                     errors[outer, p] += _squared_error(
-                        folds, tested, W, offset, cross[tested], totals[tested], squares[tested]
+                        folds, tested, W, offset, cross[tested], totals[tested]
                     )
     return np.asarray(errors.argmin(1), np.int64)
 
 
 def _squared_error(
-    folds: Folds, f: int, W: Floats, offset: Floats, cross: Floats, total: Floats, square: Floats
+    folds: Folds, f: int, W: Floats, offset: Floats, cross: Floats, total: Floats
 ) -> Floats:
-    """Return the squared error of a read-out in fold f from the fold's statistics, [m]."""
+    """Return the squared error of a read-out in fold f, less the targets' own squares, [m]."""
     explained = np.einsum("dm,dm->m", W, cross) + offset * total
-    predicted = np.einsum("dm,dm->m", W, folds.gram[f] @ W)
-    predicted += 2 * offset * (folds.sums[f] @ W) + folds.counts[f] * offset**2
-    return np.asarray(square - 2 * explained + predicted)
+    predicted = np.einsum("dm,dm->m", W, folds.gram[f].astype(W.dtype, copy=False) @ W)
+    predicted = predicted + 2 * offset * (folds.sums[f] @ W) + folds.counts[f] * offset**2
+    return np.asarray(predicted - 2 * explained)
+
+
+def choose_again(folds: Folds, Y: Floats, predicted: Floats, weights: Floats) -> NDArray[np.int64]:
+    """Choose penalties as `choose_penalties` would of weighted rows, [folds, b, m].
+
+    Args:
+        folds: from `gather`.
+        Y: [n, m] targets.
+        predicted: [n, m] out of fold.
+        weights: [b, n] of a resample, about 1.
+    """
+    targets = reweighted(Y, predicted, weights)
+    n, b, m = targets.shape
+    return choose_penalties(folds, targets.reshape(n, b * m)).reshape(folds.n, b, m)
 
 
 def out_of_fold(folds: Folds, Y: Floats, penalties: Ints) -> NDArray[np.float64]:
@@ -199,7 +218,7 @@ def reduced_rank(
     Args:
         folds: from `gather`.
         Y: [n, c, m] c sets of m targets, in the precision that the arithmetic is to have.
-        penalty: [folds] position in `PENALTIES`, one for all targets of a fold.
+        penalty: [folds] position in `PENALTIES`, one for all targets of a fold; or [folds, c].
         ranks: how many directions of the hidden space the read-out may use.
 
     Returns:
@@ -211,7 +230,8 @@ def reduced_rank(
     dtype = Y.dtype
     cross, totals = _products(folds, Y[folds.order].reshape(n, c * m))
     predicted = np.empty((len(ranks), n, c, m), dtype)
-    for f, W, offset, products in _read_outs(folds, cross, totals, penalty):
+    of_column = penalty if penalty.ndim == 1 else np.repeat(penalty, m, axis=1)
+    for f, W, offset, products in _read_outs(folds, cross, totals, of_column):
         part = folds.parts[f]
         # The covariance of the fitted values, with the ridge's share.
         fitted = np.einsum("dci,dcj->cij", W.reshape(len(W), c, m), products.reshape(len(W), c, m))
@@ -253,7 +273,7 @@ def read_again(
         folds: from `gather`.
         y: [n] target.
         predicted: [n] out of fold.
-        penalty: [folds] from `choose_penalties`.
+        penalty: [folds] from `choose_penalties`, or [folds, b] from `choose_again`.
         weights: [b, n] of a resample, about 1.
     """
     targets = reweighted(y[:, None], predicted[:, None], weights)[:, :, 0]
@@ -263,7 +283,7 @@ def read_again(
 
 
 def permuted(
-    folds: Folds, y: Floats, penalty: Ints, shuffles: Ints, *, at_once: int = 500
+    folds: Folds, y: Floats, penalty: Ints, shuffles: Ints, *, at_once: int = _LABELS
 ) -> Iterator[tuple[Floats, Floats]]:
     """Yield what is predicted of one target's labels when they are shuffled.
 
@@ -274,19 +294,20 @@ def permuted(
         y: [n] target.
         penalty: [folds] from `choose_penalties`.
         shuffles: [n, b] permutations of the rows, from `Folds.ordered`.
-        at_once: draws in a block.
+        at_once: labels in a block.
 
     Yields:
         Shuffled targets and their predictions, both [n, c] in the order of `folds`.
     """
     y = y.astype(np.float32)
-    for start in range(0, shuffles.shape[1], at_once):
-        labels = y.take(shuffles[:, start : start + at_once])
+    step = max(1, at_once // len(y))
+    for start in range(0, shuffles.shape[1], step):
+        labels = y.take(shuffles[:, start : start + step])
         yield labels, _predict(folds, labels, penalty)
 
 
 def permuted_r2(
-    folds: Folds, y: Floats, penalty: Ints, shuffles: Ints, *, at_once: int = 500
+    folds: Folds, y: Floats, penalty: Ints, shuffles: Ints, *, at_once: int = _LABELS
 ) -> NDArray[np.float64]:
     """Return the share of variance explained when one target's labels are shuffled, [b].
 
@@ -298,12 +319,13 @@ def permuted_r2(
         y: [n] target.
         penalty: [folds] from `choose_penalties`.
         shuffles: [n, b] permutations of the rows, from `Folds.ordered`.
-        at_once: draws in a block.
+        at_once: labels in a block.
     """
     found = []
     single = y.astype(np.float32)
-    for start in range(0, shuffles.shape[1], at_once):
-        labels = single.take(shuffles[:, start : start + at_once])
+    step = max(1, at_once // len(y))
+    for start in range(0, shuffles.shape[1], step):
+        labels = single.take(shuffles[:, start : start + step])
         cross, totals = _products(folds, labels)
         explained = np.zeros(labels.shape[1])
         for f, W, offset, _ in _read_outs(folds, cross, totals, penalty):
@@ -332,15 +354,22 @@ def _products(folds: Folds, Y: Floats) -> tuple[Floats, NDArray[np.float64]]:
 def _read_outs(
     folds: Folds, cross: Floats, totals: NDArray[np.float64], penalty: Ints
 ) -> Iterator[tuple[int, Floats, NDArray[np.float64], Floats]]:
-    """Yield each fold with what the other folds give: weights [d, m], offsets, products."""
+    """Yield each fold with what the other folds give: weights [d, m], offsets, products.
+
+    `penalty` is [folds], or [folds, m] where targets have penalties of their own.
+    """
     dtype = cross.dtype.type
     all_cross, all_totals = cross.sum(0), totals.sum(0)
     for f in range(folds.n):
-        reader = folds.reader(f, int(penalty[f]), dtype)
+        chosen = np.unique(penalty[f])
+        reader = folds.reader(f, int(chosen[0]), dtype)
         centre = (all_totals - totals[f]) / reader.n
         products = (all_cross - cross[f]) / dtype(reader.n)
         products -= np.outer(reader.mean, centre).astype(dtype)
         W = reader.inverse @ products
+        for p in chosen[1:]:
+            mine = penalty[f] == p
+            W[:, mine] = folds.reader(f, int(p), dtype).inverse @ products[:, mine]
         yield f, W, centre - reader.mean @ W, products
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -13,6 +14,7 @@ MIN_CLUSTER_SIZE: Final = 100
 MIN_SAMPLES: Final = 20
 PCA_VARIANCE: Final = 0.95
 NOISE: Final = -1
+_PLACES: Final = 1 << 21  # of a [draws, rows] block
 SCORES: Final = ("ari", "nmi", "homogeneity", "completeness", "v_measure")
 
 
@@ -73,8 +75,10 @@ def contingency(
     k = int(clusters.max(initial=-1)) + 1
     cells = np.zeros((len(clusters), k * n_labels), np.float32)
     cells[np.arange(len(clusters)), clusters * n_labels + labels] = 1
-    tables = weights.astype(np.float32) @ cells
-    return tables.reshape(len(weights), k, n_labels).astype(np.float64)
+    tables = np.empty((len(weights), cells.shape[1]))
+    for some in _blocks(*weights.shape):
+        tables[some] = weights[some].astype(np.float32) @ cells
+    return tables.reshape(len(weights), k, n_labels)
 
 
 def permuted_contingency(clusters: Ints, labels: Ints, *, n_labels: int) -> NDArray[np.float64]:
@@ -85,10 +89,20 @@ def permuted_contingency(clusters: Ints, labels: Ints, *, n_labels: int) -> NDAr
         labels: [b, n] from 0, a permutation a row.
         n_labels: how many labels there are.
     """
-    b, cells = len(labels), (int(clusters.max(initial=-1)) + 1) * n_labels
-    place = clusters * n_labels + labels + np.arange(b)[:, None] * cells
-    tables = np.bincount(place.ravel(), minlength=b * cells)
-    return tables.reshape(b, cells // n_labels, n_labels).astype(np.float64)
+    k = int(clusters.max(initial=-1)) + 1
+    cells = k * n_labels
+    tables = np.empty((len(labels), cells))
+    for some in _blocks(*labels.shape):
+        mine = labels[some]
+        place = clusters * n_labels + mine + np.arange(len(mine))[:, None] * cells
+        tables[some] = np.bincount(place.ravel(), minlength=tables[some].size).reshape(-1, cells)
+    return tables.reshape(len(labels), k, n_labels)
+
+
+def _blocks(draws: int, rows: int) -> Iterator[slice]:
+    """Yield which draws to take at a time."""
+    step = max(1, _PLACES // max(1, rows))
+    return (slice(start, start + step) for start in range(0, draws, step))
 
 
 def agreement(tables: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:

@@ -6,10 +6,16 @@ draws text groups, and permutations move the labels of whole groups.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
 from moralprobe.geometry.arrays import Bools, Floats, Ints
+
+_KEYS: Final = 1 << 21  # random numbers at a time
 
 
 def bootstrap_counts(n_groups: int, draws: int, seed: int) -> NDArray[np.uint8]:
@@ -24,13 +30,25 @@ def bootstrap_counts(n_groups: int, draws: int, seed: int) -> NDArray[np.uint8]:
     return counts
 
 
-def permutation_keys(n_groups: int, draws: int, seed: int) -> NDArray[np.float32]:
-    """Return the random numbers that permutations of text groups follow, [draws, n_groups]."""
-    return np.random.default_rng([seed, 2]).random((draws, n_groups), np.float32)
+@dataclass(frozen=True)
+class PermutationKeys:
+    """The random numbers that permutations of text groups follow, drawn anew at each reading."""
+
+    n_groups: int
+    draws: int
+    seed: int
+
+    def blocks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Yield which draws, and their keys [some draws, n_groups]."""
+        rng = np.random.default_rng([self.seed, 2])
+        step = max(1, _KEYS // max(1, self.n_groups))
+        for start in range(0, self.draws, step):
+            some = slice(start, min(start + step, self.draws))
+            yield some, rng.random((some.stop - some.start, self.n_groups), np.float32)
 
 
 def permutations(
-    groups: Ints, strata: Ints, labels: Floats | Ints | Bools, keys: NDArray[np.float32]
+    groups: Ints, strata: Ints, labels: Floats | Ints | Bools, keys: PermutationKeys
 ) -> Ints:
     """Return permutations of rows that move whole text groups within strata, [draws, n].
 
@@ -45,7 +63,7 @@ def permutations(
         groups: [n] text group of each row.
         strata: [n] stratum of each row; of a group that straddles strata, its first row's counts.
         labels: [n] what is permuted, as numbers that can be ordered.
-        keys: [draws, n_groups] from `permutation_keys`, the same for all axes.
+        keys: the same for all axes.
     """
     n = len(groups)
     order = np.argsort(groups, kind="stable")
@@ -56,17 +74,20 @@ def permutations(
     cell = cell.ravel()
     # The smallest numbers that hold them: these are the largest arrays of a design.
     dtype: type[np.integer] = np.uint16 if n <= 1 << 16 else np.int32
-    result = np.tile(np.arange(n, dtype=dtype), (len(keys), 1))
+    result = np.tile(np.arange(n, dtype=dtype), (keys.draws, 1))
+    moved = []
     for c in range(cell.max(initial=-1) + 1):
         members = np.flatnonzero(cell == c)
-        if len(members) < 2:
-            continue
-        rows = order[starts[members][:, None] + np.arange(sizes[members[0]])]  # [groups, rows each]
-        by_label = rows[np.argsort(mean[members], kind="stable")].astype(dtype)
-        by_key = np.argsort(keys[:, names[members]], axis=1)  # [draws, groups]
-        taken = np.empty((len(keys), *rows.shape), dtype)
-        np.put_along_axis(taken, by_key[:, :, None], by_label[None], axis=1)
-        result[:, rows.ravel()] = taken.reshape(len(keys), rows.size)
+        if len(members) > 1:
+            rows = order[starts[members][:, None] + np.arange(sizes[members[0]])]
+            by_label = rows[np.argsort(mean[members], kind="stable")]
+            moved.append((names[members], rows.ravel(), by_label.astype(dtype)))
+    for some, drawn in keys.blocks():
+        for names_of, places, by_label in moved:  # by_label [groups, rows each]
+            by_key = np.argsort(drawn[:, names_of], axis=1)  # [draws, groups]
+            taken = np.empty((len(drawn), *by_label.shape), dtype)
+            np.put_along_axis(taken, by_key[:, :, None], by_label[None], axis=1)
+            result[some, places] = taken.reshape(len(drawn), len(places))
     return np.asarray(result)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moralprobe.geometry.draws import narrowed, resampled, resampled_two
+from moralprobe.geometry.draws import Draws, narrowed, resampled, resampled_two, with_choices
 
 N, DRAWS, WHOLE = 60, 50, 20
 RNG = np.random.default_rng(0)
@@ -49,3 +49,16 @@ def test_narrowing_takes_the_variance_of_the_excess_off() -> None:
     left = draws.boot.var() - draws.excess.var()
     assert left > draws.boot.var() / 2.25  # else the least share would stand here
     np.testing.assert_allclose(narrowed(draws).var(), left)
+
+
+def test_a_choice_made_again_widens_by_what_it_adds() -> None:
+    rng = np.random.default_rng(9)
+    kept = rng.standard_normal(40)
+    draws = Draws(3.0, 2.0 + rng.standard_normal(500), np.empty(0), 9, rng.standard_normal(50))
+    wider = with_choices(draws, 5 + 2 * kept, kept)
+    np.testing.assert_allclose(wider.boot.std(), 2 * draws.boot.std())
+    np.testing.assert_allclose(wider.boot.mean(), draws.boot.mean())
+    np.testing.assert_allclose(narrowed(wider), 2 * narrowed(draws))
+    # It is never said to be narrower, and one resample says nothing.
+    np.testing.assert_allclose(with_choices(draws, kept / 2, kept).boot, draws.boot)
+    assert with_choices(draws, kept[:1], kept[:1]) is draws

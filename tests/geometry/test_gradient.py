@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata, spearmanr
 
+from moralprobe.geometry import gradient as of_gradient
 from moralprobe.geometry.gradient import (
     partial_correlation,
     pearson,
@@ -104,7 +105,11 @@ def test_partial_correlation_equals_that_of_residuals() -> None:
     assert np.isnan(partial_correlation(np.array([0.3]), np.array([0.3]), np.array([1.0])))[0]
 
 
-def test_permuted_correlations_equal_scipy_column_by_column() -> None:
+@pytest.mark.parametrize("cells", [1 << 18, 100])
+def test_permuted_correlations_equal_scipy_column_by_column(
+    cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_gradient, "_CELLS", cells)  # all five sets at a time, or two
     rng = np.random.default_rng(7)
     n = 50
     y = rng.choice([0.125, 0.25, 1.0], n)
@@ -118,6 +123,7 @@ def test_permuted_correlations_equal_scipy_column_by_column() -> None:
         assert got.length[b] == pytest.approx(spearmanr(z, similarity[b]).statistic, abs=1e-12)
         one = rank_correlations(similarity[b : b + 1], score[b], z, np.ones((1, n)))
         assert got.score_given_length[b] == pytest.approx(one.score_given_length[0], abs=1e-12)
+    assert len(permuted_rank_correlations(similarity[:0], score[:0], z).score) == 0
 
 
 def test_pearson_equals_numpy_on_repeated_rows() -> None:

@@ -67,14 +67,13 @@ def test_both_measures_equal_loops_for_data_resamples_and_permutations() -> None
     rng = np.random.default_rng(1)
     counts = np.stack([np.ones(160, int), *rng.multinomial(160, np.full(160, 1 / 160), 3)])
     read_outs = prepare(X, pairs, folds)
-    sets = counts * first, counts * ~first
-    got = measure(read_outs, *sets, sets)
+    got = measure(read_outs, first[None], (counts, counts))
     for b in range(4):
         auroc, crossnobis = naive(X, pairs, folds, first, counts[b])
         np.testing.assert_allclose(got.auroc[b], auroc, atol=2e-3)
         np.testing.assert_allclose(got.crossnobis[b], crossnobis, rtol=1e-3, atol=1e-4)
     shuffled = np.stack([rng.permutation(first) for _ in range(3)])
-    got = measure(read_outs, shuffled, ~shuffled)
+    got = measure(read_outs, shuffled)
     for b in range(3):
         auroc, crossnobis = naive(X, pairs, folds, shuffled[b])
         np.testing.assert_allclose(got.auroc[b], auroc, atol=2e-3)
@@ -87,15 +86,10 @@ def test_rows_may_count_otherwise_where_they_are_tested() -> None:
     read_outs = prepare(X, pairs, folds)
     tested = (folds < 3).astype(int)[None]
     ones = np.ones_like(tested)
-    got = measure(read_outs, tested * first, tested * ~first, (ones * first, ones * ~first))
-    whole = measure(read_outs, ones * first, ones * ~first, (ones * first, ones * ~first))
+    got = measure(read_outs, first[None], (ones, tested))
+    whole = measure(read_outs, first[None], (ones, ones))
     alone = [
-        measure(
-            read_outs,
-            *(w * (folds == f) for w in (ones * first, ones * ~first)),
-            (ones * first, ones * ~first),
-        ).crossnobis
-        for f in range(5)
+        measure(read_outs, first[None], (ones, ones * (folds == f))).crossnobis for f in range(5)
     ]
     np.testing.assert_allclose(got.crossnobis, np.mean(alone[:3], axis=0), rtol=1e-5)
     np.testing.assert_allclose(whole.crossnobis, np.mean(alone, axis=0), rtol=1e-5)
@@ -106,18 +100,16 @@ def test_chunks_change_nothing() -> None:
     counts = np.random.default_rng(0).integers(0, 3, (300, 100))
     counts[0] = 1
     read_outs = prepare(X, pairs, folds)
-    sets = counts * first, counts * ~first
-    whole = measure(read_outs, *sets, sets)
+    whole = measure(read_outs, first[None], (counts, counts))
     some = [0, 200, 299]
-    few = counts[some] * first, counts[some] * ~first
-    part = measure(read_outs, *few, few)
+    part = measure(read_outs, first[None], (counts[some], counts[some]))
     np.testing.assert_allclose(whole.auroc[some], part.auroc, atol=1e-6)
     np.testing.assert_allclose(whole.crossnobis[some], part.crossnobis, rtol=1e-5)
 
 
 def test_an_independent_discriminant_ranks_held_out_rows_the_same_way() -> None:
     X, pairs, folds, first = planted()
-    got = measure(prepare(X, pairs, folds), first[None], ~first[None]).auroc[0, 0]
+    got = measure(prepare(X, pairs, folds), first[None]).auroc[0, 0]
     rocs = []
     for fold in range(5):
         train, test = (folds != fold) & (pairs == 0), (folds == fold) & (pairs == 0)
@@ -140,8 +132,8 @@ def test_shrinkage_equals_scikit_learn() -> None:
 def test_swapping_the_classes_changes_nothing() -> None:
     X, pairs, folds, first = planted(n=200, d=4)
     read_outs = prepare(X, pairs, folds)
-    got = measure(read_outs, first[None], ~first[None])
-    swapped = measure(read_outs, ~first[None], first[None])
+    got = measure(read_outs, first[None])
+    swapped = measure(read_outs, ~first[None])
     np.testing.assert_allclose(swapped.auroc, got.auroc, atol=1e-6)
     np.testing.assert_allclose(swapped.crossnobis, got.crossnobis, rtol=1e-5)
 
@@ -149,8 +141,8 @@ def test_swapping_the_classes_changes_nothing() -> None:
 def test_a_class_without_weight_gives_no_number() -> None:
     X, pairs, folds, first = planted(n=100, d=4)
     first[pairs == 1] = True
-    sets = first[None], ~first[None]
-    got = measure(prepare(X, pairs, folds), *sets, sets)
+    ones = np.ones((1, 100), int)
+    got = measure(prepare(X, pairs, folds), first[None], (ones, ones))
     assert np.isfinite(got.auroc[0, 0]) and np.isnan(got.auroc[0, 1])
     assert np.isfinite(got.crossnobis[0, 0]) and np.isnan(got.crossnobis[0, 1])
 
@@ -159,7 +151,7 @@ def test_planted_separation_is_found_and_its_absence_too() -> None:
     found = []
     for seed in range(20):
         X, pairs, folds, first = planted(seed=seed)
-        got = measure(prepare(X, pairs, folds), first[None], ~first[None])
+        got = measure(prepare(X, pairs, folds), first[None])
         found.append((got.auroc[0], got.crossnobis[0]))
     auroc, crossnobis = np.array(found).transpose(1, 2, 0)
     assert (auroc[0] > 0.8).all() and (crossnobis[0] > 1).all()

@@ -15,6 +15,7 @@ from moralprobe.geometry.explained import r2, weighted_r2
 from moralprobe.geometry.recoverability import (
     PENALTIES,
     adjusted_r2,
+    choose_again,
     choose_penalties,
     gather,
     out_of_fold,
@@ -88,8 +89,8 @@ def test_nulls_are_what_fitting_again_gives(data) -> None:
     rng = np.random.default_rng(2)
     shuffles = np.stack([rng.permutation(N) for _ in range(7)])
     ordered = folds.ordered(shuffles)
-    found = permuted_r2(folds, Y[:, 1], penalties[:, 1], ordered, at_once=3)
-    blocks = list(permuted(folds, Y[:, 1], penalties[:, 1], ordered, at_once=3))
+    found = permuted_r2(folds, Y[:, 1], penalties[:, 1], ordered, at_once=3 * N)
+    blocks = list(permuted(folds, Y[:, 1], penalties[:, 1], ordered, at_once=3 * N))
     labels, read = (np.concatenate(parts, axis=1) for parts in zip(*blocks, strict=True))
     for b, shuffle in enumerate(shuffles):
         y = Y[shuffle, 1]
@@ -185,6 +186,55 @@ def test_read_outs_of_weighted_rows_are_weighted_regressions_to_first_order(data
             assert 0.9 < slope < 1.3, slope
     scores = weighted_r2(Y[:, :1], predicted[:, None, :1].repeat(4, 1), weights)
     np.testing.assert_allclose(scores, r2(Y[:, :1], predicted[:, :1], weights), atol=1e-6)
+
+
+def test_penalties_chosen_again_are_those_of_weighted_rows() -> None:
+    rng = np.random.default_rng(7)
+    X = rng.standard_normal((N, D)).astype(np.float32)
+    # So little signal that penalties are a matter of chance.
+    Y = 0.25 * X[:, :M] + rng.standard_normal((N, M))
+    fold = rng.integers(0, 5, N)
+    folds = gather(X, fold)
+    penalties = choose_penalties(folds, Y)
+    predicted = out_of_fold(folds, Y, penalties)
+    as_they_are = choose_again(folds, Y, predicted, np.ones((2, N)))
+    assert (as_they_are == penalties[:, None]).all()
+    weights = (1 + rng.multinomial(N, np.full(N, 1 / N), 6)) / 2
+    found = choose_again(folds, Y, predicted, weights)
+    assert found.shape == (5, 6, M)
+    assert (found != penalties[:, None]).mean() > 0.15, "they do jump here"
+    expected = np.empty_like(found)
+    for b, w in enumerate(weights):
+        for f in range(5):
+            errors = np.zeros((len(PENALTIES), M))
+            for g in set(range(5)) - {f}:
+                inner, tested = (fold != f) & (fold != g), fold == g
+                scaler = StandardScaler().fit(X[inner])
+                for p, penalty in enumerate(PENALTIES):
+                    model = Ridge(alpha=penalty * inner.sum())
+                    model.fit(scaler.transform(X[inner]), Y[inner], sample_weight=w[inner])
+                    lost = np.square(Y[tested] - model.predict(scaler.transform(X[tested])))
+                    errors[p] += w[tested] @ lost
+            expected[f, b] = errors.argmin(0)
+    assert (found == expected).mean() > 0.85, (found == expected).mean()
+    assert (np.abs(found - expected) <= 1).mean() > 0.98
+
+
+def test_sets_may_have_penalties_of_their_own(data) -> None:
+    X, Y, fold = data
+    folds = gather((X - X.mean(0)) / np.where(X.std(0) > 0, X.std(0), 1), fold)
+    rng = np.random.default_rng(8)
+    penalties = rng.integers(0, len(PENALTIES), (5, 3))
+    weights = rng.integers(0, 3, (3, N)) / 2 + 0.5
+    predicted = out_of_fold(folds, Y, np.full((5, M), 2))
+    together = read_again(folds, Y[:, 0], predicted[:, 0], penalties, weights)
+    sets = np.stack([Y, Y[::-1], Y + 1], axis=1)
+    low_rank = reduced_rank(folds, sets, penalties, (1, 2))
+    for b in range(3):
+        alone = read_again(folds, Y[:, 0], predicted[:, 0], penalties[:, b], weights[b : b + 1])
+        np.testing.assert_allclose(together[:, b], alone[:, 0], atol=1e-4)
+        alone = reduced_rank(folds, sets[:, b : b + 1], penalties[:, b], (1, 2))
+        np.testing.assert_allclose(low_rank[:, :, b], alone[:, :, 0], atol=1e-9)
 
 
 def test_adjusted_r2_falls_with_width_where_there_is_nothing() -> None:

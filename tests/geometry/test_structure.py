@@ -14,6 +14,7 @@ from sklearn.cluster import KMeans
 
 from moralprobe.analyses.structure import _found_again, structure
 from moralprobe.design import Design, Labelled, TextFacts, make_design
+from moralprobe.geometry import structure as of_structure
 from moralprobe.geometry.confounds import word_overlap, words_of
 from moralprobe.geometry.measure import permutation_p, upper_p
 from moralprobe.geometry.similarity import (
@@ -90,7 +91,7 @@ def test_scores_of_one_cluster_or_one_label_are_scikit_learns(k: int, n_labels: 
     np.testing.assert_allclose([found[name][0] for name in SCORES], expected, atol=1e-12)
 
 
-def test_permuted_tables_count_permuted_labels() -> None:
+def test_permuted_tables_count_permuted_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     clusters, labels = rng.integers(0, 3, 50), rng.integers(0, 4, 50)
     permuted = np.stack([rng.permutation(labels) for _ in range(4)])
@@ -99,6 +100,11 @@ def test_permuted_tables_count_permuted_labels() -> None:
         expected = contingency(clusters, mine, np.ones((1, 50)), n_labels=4)[0]
         np.testing.assert_array_equal(table, expected)
     assert permuted_contingency(clusters, permuted[:0], n_labels=4).shape == (0, 3, 4)
+    weights = rng.integers(0, 3, (7, 50))
+    whole = contingency(clusters, labels, weights, n_labels=4)
+    monkeypatch.setattr(of_structure, "_PLACES", 120)  # two draws at a time
+    np.testing.assert_array_equal(contingency(clusters, labels, weights, n_labels=4), whole)
+    np.testing.assert_array_equal(permuted_contingency(clusters, permuted, n_labels=4), tables)
 
 
 def test_density_clusters_find_planted_groups_and_leave_the_rest_to_noise() -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from moralprobe.geometry import uncertainty
 from moralprobe.geometry.draws import (
     Draws,
     as_spread,
@@ -16,12 +17,12 @@ from moralprobe.geometry.draws import (
 )
 from moralprobe.geometry.measure import gain, not_enough, permutation_p, summarise, upper_p
 from moralprobe.geometry.uncertainty import (
+    PermutationKeys,
     bootstrap_counts,
     difference_interval,
     false_discovery,
     group_folds,
     length_bins,
-    permutation_keys,
     permutations,
     strata_of,
 )
@@ -37,7 +38,7 @@ def test_bootstrap_draws_every_group_as_often_as_chance_says() -> None:
 def test_more_rows_than_two_bytes_count_are_permuted_whole() -> None:
     n = (1 << 16) + 5
     rng = np.random.default_rng(0)
-    keys = permutation_keys(n, 1, seed=0)
+    keys = PermutationKeys(n, 1, seed=0)
     moved = permutations(np.arange(n), np.zeros(n, int), rng.random(n), keys)
     np.testing.assert_array_equal(np.sort(moved[0]), np.arange(n))
 
@@ -46,7 +47,7 @@ def test_permutations_keep_groups_together_and_inside_strata() -> None:
     groups = np.array([0, 0, 1, 1, 2, 2, 3, 4, 5, 6])
     strata = np.array([0, 0, 0, 0, 1, 1, 0, 0, 1, 1])
     labels = np.array([0, 0, 1, 1, 0, 0, 1, 0, 1, 0])
-    moved = permutations(groups, strata, labels, permutation_keys(7, 300, seed=1))
+    moved = permutations(groups, strata, labels, PermutationKeys(7, 300, seed=1))
     for result in moved:
         np.testing.assert_array_equal(np.sort(result), np.arange(10))
         np.testing.assert_array_equal(strata[result], strata)
@@ -58,9 +59,25 @@ def test_permutations_keep_groups_together_and_inside_strata() -> None:
     assert {r[6] for r in moved} == {6, 7}
 
 
+def test_keys_are_the_same_however_many_are_drawn_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys = PermutationKeys(7, 10, seed=5)
+    whole = np.concatenate([drawn for _, drawn in keys.blocks()])
+    monkeypatch.setattr(uncertainty, "_KEYS", 21)
+    places, parts = zip(*keys.blocks(), strict=True)
+    assert [len(part) for part in parts] == [3, 3, 3, 1] and places[-1] == slice(9, 10)
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    labels = np.arange(7.0)
+    some = permutations(np.arange(7), np.zeros(7, int), labels, keys)
+    monkeypatch.undo()
+    every = permutations(np.arange(7), np.zeros(7, int), labels, keys)
+    np.testing.assert_array_equal(some, every)
+
+
 def test_every_permutation_of_a_cell_is_as_likely() -> None:
     labels = np.array([3.0, 1.0, 2.0])
-    moved = permutations(np.arange(3), np.zeros(3, int), labels, permutation_keys(3, 6000, seed=2))
+    moved = permutations(np.arange(3), np.zeros(3, int), labels, PermutationKeys(3, 6000, seed=2))
     found, counts = np.unique(moved, axis=0, return_counts=True)
     assert len(found) == 6 and counts.min() > 900
 
@@ -68,7 +85,7 @@ def test_every_permutation_of_a_cell_is_as_likely() -> None:
 def test_a_text_under_two_axes_is_given_like_labels() -> None:
     rng = np.random.default_rng(3)
     shared, virtue = np.arange(200), rng.random(200) < 0.4
-    keys = permutation_keys(260, 400, seed=3)
+    keys = PermutationKeys(260, 400, seed=3)
     here = virtue[permutations(shared, np.zeros(200, int), virtue, keys)]
     # The second axis holds the same texts and sixty of its own.
     groups, labels = np.arange(260), np.concatenate([virtue, rng.random(60) < 0.4])
@@ -209,6 +226,22 @@ def test_an_interval_reaches_farther_to_where_the_statistic_varies_more() -> Non
     assert low[0] == pytest.approx(high[0], abs=0.15), "without a null it is symmetric"
     assert high[1] > high[0] + 0.2 and low[1] < low[0] - 0.2
     assert high[2] < high[0] - 0.2 and low[2] > low[0] + 0.2
+
+
+def test_a_null_that_keeps_what_strata_explain_does_not_say_where_nothing_is() -> None:
+    rng = np.random.default_rng(17)
+    about, null = rng.normal(0, 0.1, 999), rng.normal(0, 0.03, 999)
+    null -= null.mean()
+
+    def ends(unit: str, middle: float) -> tuple[float, float]:
+        m = summarise("x", "c", Draws(0.8, 0.8 + about, middle + null, 9), unit)
+        return m.ci_low, m.ci_high
+
+    assert ends("AUROC", 0.7) == ends("AUROC", 0.5) != ends("rho", 0.7)
+    assert ends("squared distance", 0.7) == ends("squared distance", 0.0)
+    assert ends("R2", 0.7) == ends("R2", 0.0), "a held-out R2 of nothing isn't above zero"
+    assert ends("R2", -0.5) != ends("R2", 0.0), "but may lie below"
+    assert ends("rho", 0.7) != ends("rho", 0.0)
 
 
 def test_intervals_of_a_skewed_mean_cover_as_often_as_they_say() -> None:
