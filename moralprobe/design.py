@@ -144,22 +144,26 @@ class Design:
         The data as they are and b resamples at half strength; then h whole resamples of both, of
         the training rows alone and of the tested rows alone (`draws.resampled_two`).
         """
-        once, half, whole = np.split(self.weights(rows), [1, 1 + len(self.resamples)])
-        same = np.ones_like(whole)
-        return (
-            np.concatenate([once, half, whole, whole, same]),
-            np.concatenate([once, half, whole, same, whole]),
-        )
+        trained = self.weights(rows, whole=3)
+        tested = trained.copy()
+        h = len(self.resamples[:WHOLE])
+        last = len(trained) - h
+        tested[last - h : last] = 1
+        trained[last:] = 1
+        return trained, tested
 
-    def weights(self, rows: Ints) -> NDArray[np.uint8]:
+    def weights(self, rows: Ints, *, whole: int = 1) -> NDArray[np.uint8]:
         """Return row weights [1 + b + h, n]: the data as they are, and what resamples add to them.
 
         b resamples beside the data as they are, which is a resample at half strength, and h of
-        them whole (`draws.resampled`).
+        them whole (`draws.resampled`), as many times over as asked for.
         """
-        observed = np.ones((1, len(rows)), np.uint8)
-        drawn = self.resamples[:, self.group[rows]]
-        return np.concatenate([observed, drawn + np.uint8(1), drawn[:WHOLE]])
+        group, b, h = self.group[rows], len(self.resamples), len(self.resamples[:WHOLE])
+        weights = np.ones((1 + b + whole * h, len(rows)), np.uint8)
+        weights[1 : 1 + b] += self.resamples[:, group]
+        for start in range(1 + b, len(weights), max(1, h)):
+            weights[start : start + h] = self.resamples[:WHOLE, group]
+        return weights
 
     def draws_of_two(self, values: Floats, null: Floats, rows: Ints) -> Draws:
         """Return the same of a statistic that was given the weights of `both`."""
