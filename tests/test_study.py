@@ -200,6 +200,8 @@ def test_inputs_valence_and_words_are_measured_on_the_same_rows(
     assert [static[key] for key in keys] == [own[key] for key in keys], "the same states"
     for name in ("first block's input", "random weights", "valence lexicon"):
         assert aurocs[name]["ci_low"] < 0.55 < own["ci_low"] and aurocs[name]["p"] > 0.01, name
+    ranked = found.baselines.filter(source="valence lexicon", measure="spearman")
+    assert set(ranked["status"]) == {"not enough data (dimensions: 1, needed 2)"}
     assert own["baseline"] == aurocs["bag of words"]["value"]
     assert own["gain_low"] > 0 > aurocs["random weights"]["gain_high"]
 

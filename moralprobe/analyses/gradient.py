@@ -18,7 +18,7 @@ from moralprobe.geometry.gradient import (
     prototype_similarity,
     rank_correlations,
 )
-from moralprobe.geometry.measure import MIN_PROTOTYPES, Measure, summarise
+from moralprobe.geometry.measure import MIN_PROTOTYPES, Measure, not_enough, summarise
 
 
 def gradient(X: Floats, design: Design) -> list[Measure]:
@@ -44,6 +44,12 @@ def gradient(X: Floats, design: Design) -> list[Measure]:
         have = int(np.sum(category.prototypes))
         if have < MIN_PROTOTYPES:
             found += [too_few(name, category.name, "rho", have) for name in names]
+            continue
+        if X.shape[1] < 2:  # every cosine is 1 or -1: ranks would be those of rounding
+            found += [
+                not_enough(name, category.name, "rho", have=1, needed=2, of="dimensions")
+                for name in names
+            ]
             continue
         graded = _graded(X, design, category)
         rows.append(category.rows)

@@ -11,12 +11,17 @@ from moralprobe.design import Design, Targets
 from moralprobe.foundations import AXES, POLES
 from moralprobe.geometry.arrays import Floats, Ints
 from moralprobe.geometry.auroc import permuted_auroc, weighted_auroc
-from moralprobe.geometry.draws import Draws, combined, mean_draws, resampled, with_choices
-from moralprobe.geometry.explained import r2, weighted_r2
-from moralprobe.geometry.measure import MIN_GROUPS, Measure, not_enough, summarise
+from moralprobe.geometry.draws import Draws, combined, mean_draws, resampled, spread_of_choice
+from moralprobe.geometry.explained import adjusted_r2, r2, weighted_r2
+from moralprobe.geometry.measure import (
+    MIN_GROUPS,
+    Measure,
+    not_enough,
+    null_value_of,
+    summarise,
+)
 from moralprobe.geometry.recoverability import (
     Folds,
-    adjusted_r2,
     choose_again,
     choose_penalties,
     gather,
@@ -106,22 +111,21 @@ def _ridge(X: Floats, design: Design, targets: Targets) -> list[Measure]:
         for j in range(m)
         if enough[j]
     }
-    some = slice(1, 1 + min(_CHOSEN_AGAIN, half))
+    # Which of the resamples choose their penalties again; one alone would say nothing of a spread.
+    some = slice(1, 1 + (min(_CHOSEN_AGAIN, half) if half > 1 else 0))
     again = choose_again(folds, Y[:, :m], predicted[:, :m], shares[some])
-    chosen = np.stack(
-        [
-            _score(folds, Y[:, j], predicted[:, j], again[:, :, j], shares[some])[0]
-            for j in range(m)
-        ],
-        axis=1,
-    )
+    read = read_again(folds, Y[:, :m], predicted[:, :m], again, shares[some])
+    chosen, kept = weighted_r2(Y[:, :m], read, shares[some]), scores[some]
     found += [
-        summarise("r2", targets.names[j], with_choices(part, chosen[:, j], scores[some, j]), "R2")
+        summarise(
+            "r2", targets.names[j], part, "R2", wider=spread_of_choice(chosen[:, j], kept[:, j])
+        )
         for j, part in parts.items()
     ]
     mean = mean_draws([parts[j] for j in poles], n)
-    mean = with_choices(mean, chosen[:, poles].mean(1), scores[some][:, poles].mean(1))
-    found.append(summarise("r2", "mean", mean, "R2"))
+    chosen_mean, kept_mean = chosen[:, poles].mean(1), kept[:, poles].mean(1)
+    wider = spread_of_choice(chosen_mean, kept_mean)
+    found.append(summarise("r2", "mean", mean, "R2", wider=wider))
     # A control label that no first word drew doesn't vary, and has no R2.
     by_label = scores[:, m + len(AXES) :]
     varies = np.isfinite(by_label[0])
@@ -129,7 +133,17 @@ def _ridge(X: Floats, design: Design, targets: Targets) -> list[Measure]:
         control = by_label[:, varies].mean(1)
         drawn = resampled(control, half, np.empty(0), n)
         selective = replace(combined([mean, drawn], [1.0, -1.0]), null=mean.null - control[0])
-        found.append(summarise("selectivity", "mean", selective, "R2"))
+        null_value = null_value_of("R2", mean.null)
+        found.append(
+            summarise(
+                "selectivity",
+                "mean",
+                selective,
+                "R2",
+                null_value=None if null_value is None else null_value - control[0],
+                wider=spread_of_choice(chosen_mean - control[some], kept_mean - control[some]),
+            )
+        )
     else:
         found.append(not_enough("selectivity", "mean", "R2", have=1, needed=2, of="first words"))
     few = np.concatenate([shares[: 1 + half // 2], shares[1 + half :][: half // 4]])
@@ -154,22 +168,16 @@ def _again(
     scores = np.empty((len(shares), Y.shape[1]))
     areas = np.empty((len(shares), tags.stop - tags.start))
     for j in range(Y.shape[1]):
-        scores[:, j], again = _score(folds, Y[:, j], predicted[:, j], penalties[:, j], shares)
+        mine = slice(j, j + 1)
+        again = read_again(folds, Y[:, mine], predicted[:, mine], penalties[:, mine], shares)
+        scores[:, mine] = weighted_r2(Y[:, mine], again, shares)
         if tags.start <= j < tags.stop:
             labels = Y[:, j] > 0
             areas[:, j - tags.start] = [
-                weighted_auroc(folds, mine, labels, w[None])[0]
-                for mine, w in zip(again.T, shares, strict=True)
+                weighted_auroc(folds, read, labels, w[None])[0]
+                for read, w in zip(again[:, :, 0].T, shares, strict=True)
             ]
     return scores, areas
-
-
-def _score(
-    folds: Folds, y: Floats, predicted: Floats, penalty: Ints, shares: Floats
-) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Return R2 of one target under each set of weights, [b], and what is read then, [n, b]."""
-    again = read_again(folds, y, predicted, penalty, shares)
-    return weighted_r2(y[:, None], again[:, :, None], shares)[:, 0], again
 
 
 def _low_rank(
@@ -195,15 +203,14 @@ def _low_rank(
     same = np.repeat(penalty[:, None], Y.shape[1], axis=1)
     read = out_of_fold(folds, Y, same)
 
-    def scores(shares: Floats, of_set: NDArray[np.int64]) -> NDArray[np.float64]:
+    def scores(weights: Floats, of_set: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the mean R2 under each set of weights, by rank; `of_set` [folds, b] penalties."""
-        found = np.empty((len(RANKS), len(shares)))
-        step = max(1, _MOVED // len(Y))
-        for start in range(0, len(shares), step):
+        found = np.empty((len(RANKS), len(weights)))
+        for start in range(0, len(weights), step):
             chunk = slice(start, start + step)
-            moved = reweighted(Y, read, shares[chunk])
-            for k, again in enumerate(reduced_rank(folds, moved, of_set[:, chunk], RANKS)):
-                found[k, chunk] = weighted_r2(Y, again, shares[chunk]).mean(1)
+            moved = reweighted(Y, read, weights[chunk])
+            for k, low in enumerate(reduced_rank(folds, moved, of_set[:, chunk], RANKS)):
+                found[k, chunk] = weighted_r2(Y, low, weights[chunk]).mean(1)
         return found
 
     kept = scores(shares, np.repeat(penalty[:, None], len(shares), axis=1))
@@ -211,8 +218,9 @@ def _low_rank(
     chosen = scores(shares[some], _one_for_all(again)[:, : some.stop - 1])
     found = []
     for k, rank in enumerate(RANKS):
-        draws = with_choices(resampled(kept[k], half, null[k], n), chosen[k], kept[k, some])
-        found.append(summarise("r2_low_rank", f"rank_{rank}", draws, "R2"))
+        draws = resampled(kept[k], half, null[k], n)
+        wider = spread_of_choice(chosen[k], kept[k, some])
+        found.append(summarise("r2_low_rank", f"rank_{rank}", draws, "R2", wider=wider))
     return found
 
 

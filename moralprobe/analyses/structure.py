@@ -180,7 +180,7 @@ def _likeness(X: Floats, design: Design) -> list[Measure]:
             measures.append(not_enough("rsa", name, "r", have=1, needed=2, of="different values"))
             continue
         draws = design.draws(r, found.null_correlation[:, j], rows)
-        measures.append(summarise("rsa", name, draws, "r"))
+        measures.append(summarise("rsa", name, draws, "r", null_value=0.0))
         boot = unique[1 : 1 + len(design.resamples), j]
         draws = Draws(float(unique[0, j]), boot, found.null_unique[:, j], n)
         # Never below zero, so that only what is large against the null says anything.

@@ -7,7 +7,7 @@ stands in the docs, by `benchmarks/planted.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -142,7 +142,12 @@ def narrowed(draws: Draws, *, least: float = _LEAST) -> NDArray[np.float64]:
 
 
 def interval(
-    draws: Draws, lowest: float = -np.inf, highest: float = np.inf, *, nothing: float | None = None
+    draws: Draws,
+    lowest: float = -np.inf,
+    highest: float = np.inf,
+    *,
+    null_value: float | None = None,
+    wider: float = 1.0,
 ) -> tuple[float, float]:
     """Return the 95 % interval of a statistic, about its value; nan of fewer than 20 resamples.
 
@@ -153,25 +158,26 @@ def interval(
         draws: the statistic.
         lowest: where its scale begins.
         highest: where it ends.
-        nothing: what the statistic is expected to be where there is no effect; None where only its
-            null can say. They are apart where a null within strata keeps what the strata explain.
+        null_value: what the statistic is expected to be where there is no effect; None where only
+            its null can say. They are apart where a null within strata keeps what strata explain.
+        wider: times as wide as the resamples say, from `spread_of_choice`.
     """
     about = narrowed(draws)
     about = about[np.isfinite(about)]
     if len(about) < _FEWEST:
         return float("nan"), float("nan")
-    low, high = np.quantile(about, _levels(draws, about, nothing), method="weibull")
+    low, high = wider * np.quantile(about, _levels(draws, about, null_value), method="weibull")
     return max(draws.value + float(low), lowest), min(draws.value + float(high), highest)
 
 
-def _levels(draws: Draws, about: Floats, nothing: float | None) -> tuple[float, float]:
+def _levels(draws: Draws, about: Floats, null_value: float | None) -> tuple[float, float]:
     """Return the quantiles of resamples about their mean between which 95 % of samples lie.
 
     A statistic whose spread grows with it comes out small with intervals that are too narrow, and
     misses the truth above it. How the spread grows is read from the skewness of the resamples
     (their bias and their acceleration are both a sixth of it) and, where the statistic lies far
-    from no effect, from how much wider or narrower its null varies: the variance is taken to be
-    linear between the two.
+    from no effect, from how much wider or narrower its null varies: the variance is taken to be the
+    null's at no effect, and linear between the two.
 
     Source: Efron (1987) on the acceleration.
     """
@@ -187,7 +193,7 @@ def _levels(draws: Draws, about: Floats, nothing: float | None) -> tuple[float, 
     z = a + z / (1 - a * z)
     null = draws.null[np.isfinite(draws.null)]
     if len(null) > 1:
-        t = (draws.value - (float(null.mean()) if nothing is None else nothing)) / spread
+        t = (draws.value - (float(null.mean()) if null_value is None else null_value)) / spread
         steep = (1 - float(null.var()) / spread**2) / 2 * t
         # What the skewness says already is left out, the more the farther the null.
         b = float(np.clip((steep - skewness / 2 * t**2) / (1 + t**2), -_MOST_STEEP, _MOST_STEEP))
@@ -209,18 +215,15 @@ def as_spread(draws: Draws, again: Floats) -> Draws:
     return Draws(draws.value, draws.value + about * ratio, draws.null, draws.n)
 
 
-def with_choices(draws: Draws, chosen: Floats, kept: Floats) -> Draws:
-    """Return draws that spread as much more as a choice adds that all of them leave as it was.
+def spread_of_choice(chosen: Floats, kept: Floats) -> float:
+    """Return how much wider resamples spread where a choice is made again in each; 1 at least.
+
+    Resamples at half strength, doubled: exact for what moves smoothly, too large by up to two for a
+    choice that jumps, which is as often missed where it is far from jumping.
 
     Args:
-        draws: a statistic with its resamples.
-        chosen: [k] what some resamples give where the choice is made again.
-        kept: [k] what the same resamples give where it isn't.
+        chosen: [k] what resamples give where the choice is made again.
+        kept: [k] what the same resamples give where it stays as it was.
     """
-    if len(kept) < 2:
-        return draws
-    spread = float(np.std(kept))
-    ratio = max(1.0, float(np.std(chosen)) / spread) if spread > 0 else 1.0
-    middle = draws.boot.mean()
-    boot = middle + (draws.boot - middle) * ratio
-    return replace(draws, boot=boot, excess=draws.excess * ratio)
+    spread = float(np.std(kept)) if len(kept) > 1 else 0.0
+    return max(1.0, float(np.std(chosen)) / spread) if spread > 0 else 1.0

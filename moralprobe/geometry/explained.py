@@ -54,3 +54,14 @@ def weighted_r2(Y: Floats, predicted: NDArray[np.floating], weights: Floats) -> 
             varies = spread > 1e-12 * np.maximum(square, 1)
             parts.append(np.where(varies, 1 - lost / spread, np.nan))
     return np.concatenate(parts)
+
+
+def adjusted_r2(r2: Floats, n: int, p: int) -> Floats:
+    """Return R2 adjusted for the number of features; nan where rows are too few.
+
+    Adjusting punishes width whatever the model knows: with no signal at all it gives about
+    -p / (n - p - 1), so that models of different width can't be compared by it.
+    """
+    if n - p - 1 <= 0:
+        return np.full_like(r2, np.nan)
+    return np.asarray(1 - (1 - r2) * (n - 1) / (n - p - 1))

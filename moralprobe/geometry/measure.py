@@ -24,7 +24,7 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "dimensions": (1.0, np.inf),
 }
 """Where a unit's scale ends: an interval doesn't reach beyond."""
-_NOTHING: Final = {"AUROC": 0.5, "squared distance": 0.0}
+_NULL_VALUE: Final = {"AUROC": 0.5, "squared distance": 0.0, "ARI": 0.0}
 """What statistics of a unit are expected to be where there is no effect, whatever their null."""
 _FROM_ZERO: Final = ("mean_abs",)
 """Categories whose values aren't negative, whatever the unit."""
@@ -64,19 +64,28 @@ class Measure:
 
 
 def summarise(
-    name: str, category: str, draws: Draws, unit: str, *, p: float | None = None
+    name: str,
+    category: str,
+    draws: Draws,
+    unit: str,
+    *,
+    p: float | None = None,
+    null_value: float | None = None,
+    wider: float = 1.0,
 ) -> Measure:
     """Turn draws into a measure.
 
-    The interval is that of `draws.interval`. The p value, where none is handed over, is two-sided:
-    twice the smaller tail of the permutation null, with one added to either count (Phipson and
-    Smyth 2010).
+    The interval is that of `draws.interval`, for a null value that the unit knows unless one is
+    handed over. The p value, where none is handed over, is two-sided: twice the smaller tail of the
+    permutation null, with one added to either count (Phipson and Smyth 2010).
     """
     lowest, highest = _BOUNDS.get(unit, (-np.inf, np.inf))
     # The null of a cosine needn't lie about zero, nor vary as it does where nothing differs.
     told = replace(draws, null=np.empty(0)) if unit == "cosine" else draws
     lowest = 0.0 if category in _FROM_ZERO else lowest
-    ci_low, ci_high = interval(told, lowest, highest, nothing=_nothing(unit, draws.null))
+    if null_value is None:
+        null_value = null_value_of(unit, draws.null)
+    ci_low, ci_high = interval(told, lowest, highest, null_value=null_value, wider=wider)
     null_low, null_high = _range(draws.null)
     if p is None:
         p = permutation_p(draws.value, draws.null)
@@ -96,15 +105,15 @@ def summarise(
     )
 
 
-def _nothing(unit: str, null: Floats) -> float | None:
-    """Return what a statistic is expected to be where there is no effect; None if nothing says so.
+def null_value_of(unit: str, null: Floats) -> float | None:
+    """Return what a statistic is expected to be where there is no effect; None if it isn't known.
 
     A null within strata keeps what the strata explain. A held-out R2 of no effect isn't above zero.
     """
     finite = null[np.isfinite(null)]
     if unit == "R2" and len(finite):
         return min(0.0, float(finite.mean()))
-    return _NOTHING.get(unit)
+    return _NULL_VALUE.get(unit)
 
 
 def not_enough(name: str, category: str, unit: str, *, have: int, needed: int, of: str) -> Measure:

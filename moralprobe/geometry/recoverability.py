@@ -123,12 +123,14 @@ def choose_penalties(folds: Folds, Y: Floats) -> NDArray[np.int64]:
 
     Args:
         folds: from `gather`.
-        Y: [n, m] targets; read in single precision if they are, else in double.
+        Y: [n, m] targets; in single precision where they are, else in double.
 
     Returns:
         [folds, m] positions in `PENALTIES`.
     """
     k = folds.n
+    if Y.shape[1] == 0:
+        return np.empty((k, 0), np.int64)
     Y = Y[folds.order]
     if Y.dtype != np.float32:
         Y = Y.astype(np.float64)
@@ -141,7 +143,8 @@ def choose_penalties(folds: Folds, Y: Floats) -> NDArray[np.int64]:
             y_sum = totals.sum(0) - totals[f] - totals[g]
             products = cross.sum(0) - cross[f] - cross[g] - np.outer(train.mean, y_sum)
             products /= train.scale[:, None] * train.n
-            correlation, products = train.correlation.astype(dtype), products.astype(dtype)
+            correlation = train.correlation.astype(dtype, copy=False)
+            products = products.astype(dtype, copy=False)
             scale = train.scale[:, None].astype(dtype)
             diagonal = correlation.flat[:: len(train.mean) + 1].copy()
             for p, penalty in enumerate(PENALTIES):
@@ -265,21 +268,24 @@ def reweighted(Y: Floats, predicted: Floats, weights: Floats) -> NDArray[np.floa
 
 
 def read_again(
-    folds: Folds, y: Floats, predicted: Floats, penalty: Ints, weights: Floats
+    folds: Folds, Y: Floats, predicted: Floats, penalties: Ints, weights: Floats
 ) -> NDArray[np.float32]:
-    """Predict every row of one target by read-outs of weighted rows, [n, b].
+    """Predict every row by read-outs of weighted rows, [n, b, m].
 
     Args:
         folds: from `gather`.
-        y: [n] target.
-        predicted: [n] out of fold.
-        penalty: [folds] from `choose_penalties`, or [folds, b] from `choose_again`.
+        Y: [n, m] targets.
+        predicted: [n, m] out of fold.
+        penalties: [folds, m] from `choose_penalties`, or [folds, b, m] from `choose_again`.
         weights: [b, n] of a resample, about 1.
     """
-    targets = reweighted(y[:, None], predicted[:, None], weights)[:, :, 0]
-    again = np.empty_like(targets)
-    again[folds.order] = _predict(folds, targets[folds.order], penalty)
-    return again
+    targets = reweighted(Y, predicted, weights)
+    n, b, m = targets.shape
+    each = penalties if penalties.ndim == 3 else penalties[:, None]
+    each = np.broadcast_to(each, (folds.n, b, m)).reshape(folds.n, b * m)
+    again = np.empty((n, b * m), np.float32)
+    again[folds.order] = _predict(folds, targets.reshape(n, b * m)[folds.order], each)
+    return again.reshape(n, b, m)
 
 
 def permuted(
@@ -294,13 +300,13 @@ def permuted(
         y: [n] target.
         penalty: [folds] from `choose_penalties`.
         shuffles: [n, b] permutations of the rows, from `Folds.ordered`.
-        at_once: labels in a block.
+        at_once: numbers in a block of labels, or of their products.
 
     Yields:
         Shuffled targets and their predictions, both [n, c] in the order of `folds`.
     """
     y = y.astype(np.float32)
-    step = max(1, at_once // len(y))
+    step = max(1, at_once // max(len(y), folds.sums.size))
     for start in range(0, shuffles.shape[1], step):
         labels = y.take(shuffles[:, start : start + step])
         yield labels, _predict(folds, labels, penalty)
@@ -319,11 +325,11 @@ def permuted_r2(
         y: [n] target.
         penalty: [folds] from `choose_penalties`.
         shuffles: [n, b] permutations of the rows, from `Folds.ordered`.
-        at_once: labels in a block.
+        at_once: numbers in a block of labels, or of their products.
     """
     found = []
     single = y.astype(np.float32)
-    step = max(1, at_once // len(y))
+    step = max(1, at_once // max(len(y), folds.sums.size))
     for start in range(0, shuffles.shape[1], step):
         labels = single.take(shuffles[:, start : start + step])
         cross, totals = _products(folds, labels)
@@ -377,19 +383,10 @@ def _predict(folds: Folds, Y: Floats, penalty: Ints) -> Floats:
     """Predict targets [n, m] that stand in the order of the folds, in the targets' precision."""
     dtype = Y.dtype.type
     predicted = np.empty(Y.shape, dtype)
+    if Y.shape[1] == 0:
+        return predicted
     for f, W, offset, _ in _read_outs(folds, *_products(folds, Y), penalty):
         part = folds.parts[f]
         np.matmul(folds.X[part].astype(dtype, copy=False), W, out=predicted[part])
         predicted[part] += offset.astype(dtype)
     return predicted
-
-
-def adjusted_r2(r2: Floats, n: int, p: int) -> Floats:
-    """Return R2 adjusted for the number of features; nan where rows are too few.
-
-    Adjusting punishes width whatever the model knows: with no signal at all it gives about
-    -p / (n - p - 1), so that models of different width can't be compared by it.
-    """
-    if n - p - 1 <= 0:
-        return np.full_like(r2, np.nan)
-    return np.asarray(1 - (1 - r2) * (n - 1) / (n - p - 1))

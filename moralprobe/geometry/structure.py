@@ -95,7 +95,8 @@ def permuted_contingency(clusters: Ints, labels: Ints, *, n_labels: int) -> NDAr
     for some in _blocks(*labels.shape):
         mine = labels[some]
         place = clusters * n_labels + mine + np.arange(len(mine))[:, None] * cells
-        tables[some] = np.bincount(place.ravel(), minlength=tables[some].size).reshape(-1, cells)
+        counts = np.bincount(place.ravel(), minlength=tables[some].size)
+        tables[some] = counts.reshape(len(mine), cells)
     return tables.reshape(len(labels), k, n_labels)
 
 

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from moralprobe.geometry.draws import Draws, narrowed, resampled, resampled_two, with_choices
+from moralprobe.geometry.draws import (
+    Draws,
+    interval,
+    narrowed,
+    resampled,
+    resampled_two,
+    spread_of_choice,
+)
 
 N, DRAWS, WHOLE = 60, 50, 20
 RNG = np.random.default_rng(0)
@@ -54,11 +62,9 @@ def test_narrowing_takes_the_variance_of_the_excess_off() -> None:
 def test_a_choice_made_again_widens_by_what_it_adds() -> None:
     rng = np.random.default_rng(9)
     kept = rng.standard_normal(40)
-    draws = Draws(3.0, 2.0 + rng.standard_normal(500), np.empty(0), 9, rng.standard_normal(50))
-    wider = with_choices(draws, 5 + 2 * kept, kept)
-    np.testing.assert_allclose(wider.boot.std(), 2 * draws.boot.std())
-    np.testing.assert_allclose(wider.boot.mean(), draws.boot.mean())
-    np.testing.assert_allclose(narrowed(wider), 2 * narrowed(draws))
-    # It is never said to be narrower, and one resample says nothing.
-    np.testing.assert_allclose(with_choices(draws, kept / 2, kept).boot, draws.boot)
-    assert with_choices(draws, kept[:1], kept[:1]) is draws
+    assert spread_of_choice(5 + 2 * kept, kept) == pytest.approx(2)
+    assert spread_of_choice(kept / 2, kept) == 1.0, "it is never said to be narrower"
+    assert spread_of_choice(kept[:1], kept[:1]) == spread_of_choice(kept[:0], kept[:0]) == 1.0
+    draws = Draws(3.0, 2.0 + rng.standard_normal(500), rng.standard_normal(99), 9)
+    low, high = interval(draws)
+    assert interval(draws, wider=2.0) == pytest.approx((2 * low - 3, 2 * high - 3))

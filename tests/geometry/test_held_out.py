@@ -105,6 +105,11 @@ def test_chunks_change_nothing() -> None:
     part = measure(read_outs, first[None], (counts[some], counts[some]))
     np.testing.assert_allclose(whole.auroc[some], part.auroc, atol=1e-6)
     np.testing.assert_allclose(whole.crossnobis[some], part.crossnobis, rtol=1e-5)
+    rng = np.random.default_rng(1)
+    shuffled = np.stack([rng.permutation(first) for _ in range(300)])
+    whole, part = measure(read_outs, shuffled), measure(read_outs, shuffled[some])
+    np.testing.assert_allclose(whole.auroc[some], part.auroc, atol=1e-6)
+    np.testing.assert_allclose(whole.crossnobis[some], part.crossnobis, rtol=1e-4, atol=1e-5)
 
 
 def test_an_independent_discriminant_ranks_held_out_rows_the_same_way() -> None:

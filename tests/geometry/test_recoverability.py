@@ -11,10 +11,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from moralprobe.geometry.auroc import permuted_auroc, weighted_auroc
-from moralprobe.geometry.explained import r2, weighted_r2
+from moralprobe.geometry.explained import adjusted_r2, r2, weighted_r2
 from moralprobe.geometry.recoverability import (
     PENALTIES,
-    adjusted_r2,
     choose_again,
     choose_penalties,
     gather,
@@ -166,8 +165,9 @@ def test_read_outs_of_weighted_rows_are_weighted_regressions_to_first_order(data
     step = 0.1
     weights = 1 + step * (rng.integers(0, 3, (4, N)) - 1.0)
     for j in (0, 2):
-        again = read_again(folds, Y[:, j], predicted[:, j], penalties[:, j], weights)
-        for w, found in zip(weights, again.T, strict=True):
+        mine = slice(j, j + 1)
+        again = read_again(folds, Y[:, mine], predicted[:, mine], penalties[:, mine], weights)
+        for w, found in zip(weights, again[:, :, 0].T, strict=True):
             expected = np.empty(N)
             for f in range(5):
                 train = fold != f
@@ -184,8 +184,9 @@ def test_read_outs_of_weighted_rows_are_weighted_regressions_to_first_order(data
             assert error < 0.35, error
             slope = float((found - predicted[:, j]) @ moved / (moved @ moved))
             assert 0.9 < slope < 1.3, slope
-    scores = weighted_r2(Y[:, :1], predicted[:, None, :1].repeat(4, 1), weights)
-    np.testing.assert_allclose(scores, r2(Y[:, :1], predicted[:, :1], weights), atol=1e-6)
+    many = rng.integers(0, 3, (70, N)) + 1.0  # more than are taken at a time
+    scores = weighted_r2(Y[:, :2], predicted[:, None, :2].repeat(70, 1), many)
+    np.testing.assert_allclose(scores, r2(Y[:, :2], predicted[:, :2], many), atol=1e-6)
 
 
 def test_penalties_chosen_again_are_those_of_weighted_rows() -> None:
@@ -203,7 +204,7 @@ def test_penalties_chosen_again_are_those_of_weighted_rows() -> None:
     found = choose_again(folds, Y, predicted, weights)
     assert found.shape == (5, 6, M)
     assert (found != penalties[:, None]).mean() > 0.15, "they do jump here"
-    expected = np.empty_like(found)
+    lost_now, lost_before = [], []
     for b, w in enumerate(weights):
         for f in range(5):
             errors = np.zeros((len(PENALTIES), M))
@@ -215,25 +216,31 @@ def test_penalties_chosen_again_are_those_of_weighted_rows() -> None:
                     model.fit(scaler.transform(X[inner]), Y[inner], sample_weight=w[inner])
                     lost = np.square(Y[tested] - model.predict(scaler.transform(X[tested])))
                     errors[p] += w[tested] @ lost
-            expected[f, b] = errors.argmin(0)
-    assert (found == expected).mean() > 0.85, (found == expected).mean()
-    assert (np.abs(found - expected) <= 1).mean() > 0.98
+            # As good as the best of weighted regressions, to first order; those that the data as
+            # they are choose aren't.
+            loss = errors / errors.min(0) - 1
+            lost_now.append(loss[found[f, b], range(M)])
+            lost_before.append(loss[penalties[f], range(M)])
+    assert np.mean(lost_now) < 0.2 * np.mean(lost_before), (lost_now, lost_before)
 
 
 def test_sets_may_have_penalties_of_their_own(data) -> None:
     X, Y, fold = data
     folds = gather((X - X.mean(0)) / np.where(X.std(0) > 0, X.std(0), 1), fold)
     rng = np.random.default_rng(8)
-    penalties = rng.integers(0, len(PENALTIES), (5, 3))
+    penalties = rng.integers(0, len(PENALTIES), (5, 3, M))
     weights = rng.integers(0, 3, (3, N)) / 2 + 0.5
     predicted = out_of_fold(folds, Y, np.full((5, M), 2))
-    together = read_again(folds, Y[:, 0], predicted[:, 0], penalties, weights)
+    together = read_again(folds, Y, predicted, penalties, weights)
     sets = np.stack([Y, Y[::-1], Y + 1], axis=1)
-    low_rank = reduced_rank(folds, sets, penalties, (1, 2))
+    low_rank = reduced_rank(folds, sets, penalties[:, :, 0], (1, 2))
     for b in range(3):
-        alone = read_again(folds, Y[:, 0], predicted[:, 0], penalties[:, b], weights[b : b + 1])
-        np.testing.assert_allclose(together[:, b], alone[:, 0], atol=1e-4)
-        alone = reduced_rank(folds, sets[:, b : b + 1], penalties[:, b], (1, 2))
+        w = weights[b : b + 1]
+        for j in range(M):
+            mine = slice(j, j + 1)
+            alone = read_again(folds, Y[:, mine], predicted[:, mine], penalties[:, b, mine], w)
+            np.testing.assert_allclose(together[:, b, j], alone[:, 0, 0], atol=1e-4)
+        alone = reduced_rank(folds, sets[:, b : b + 1], penalties[:, b, 0], (1, 2))
         np.testing.assert_allclose(low_rank[:, :, b], alone[:, :, 0], atol=1e-9)
 
 

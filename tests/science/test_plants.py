@@ -9,8 +9,10 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
+from moralprobe.analyses import recoverability
 from moralprobe.table import HEADLINES
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -49,6 +51,39 @@ def test_audited_intervals_of_headlines_cover(planted: ModuleType, plant: str) -
     for measure, category in HEADLINES:
         # At 0.95 fewer than 33 of 40 cover in one run of 2,000.
         assert lines[measure, category]["covered"] >= 33 / SETS, (measure, category)
+
+
+def test_penalties_chosen_again_widen_intervals_and_nothing_else(
+    planted: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planted, "ANALYSES", ("recoverability",))
+    plants, ratios = planted.PLANTS["length"], []
+    for seed in range(4):
+        chosen = planted.measured(seed, "audited", plants, DRAWS)
+        with monkeypatch.context() as patch:
+            patch.setattr(recoverability, "_CHOSEN_AGAIN", 0)
+            kept = planted.measured(seed, "audited", plants, DRAWS)
+        for name, (value, low, high, p) in chosen.items():
+            assert value == kept[name][0] and p == pytest.approx(kept[name][3])
+            ratio = (high - low) / (kept[name][2] - kept[name][1])
+            if name.startswith("tag_auroc"):
+                assert ratio == 1
+            ratios.append(ratio)
+    assert min(ratios) > 1 - 1e-12 and max(ratios) > 1.2, "penalties jump in this plant"
+
+
+@pytest.mark.parametrize("draws", [0, 1, 2, 30])
+def test_few_draws_give_numbers_without_intervals(
+    planted: ModuleType, monkeypatch: pytest.MonkeyPatch, draws: int
+) -> None:
+    monkeypatch.setattr(planted, "ANALYSES", ("recoverability",))
+    found = planted.measured(0, "audited", planted.PLANTS["effect"], draws)
+    value, low, high, p = np.array(list(found.values())).T
+    assert np.isfinite(value).all() and np.isfinite(p).all() == (draws > 0)
+    has_interval = np.isfinite(low) & np.isfinite(high)
+    # r2_low_rank takes half as many resamples.
+    few = np.array([name.startswith("r2_low_rank") for name in found])
+    assert (has_interval == (draws >= 20) & ~few).all()
 
 
 @pytest.mark.slow
