@@ -48,12 +48,14 @@ def centroid_clusters(
 
     Args:
         X: [n, d] states, or their leading components.
-        k: how many clusters.
+        k: how many clusters; fewer where fewer rows are distinct.
         seed: of the start.
         weights: [n] counts of a resample.
     """
     from sklearn.cluster import KMeans
 
+    if len(np.unique(X[:, 0])) < k:
+        k = min(k, len(np.unique(X, axis=0)))
     kmeans = KMeans(k, n_init=1, max_iter=50, random_state=seed)
     return np.asarray(kmeans.fit_predict(X, sample_weight=weights), np.int64)
 

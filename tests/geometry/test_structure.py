@@ -91,6 +91,16 @@ def test_scores_of_one_cluster_or_one_label_are_scikit_learns(k: int, n_labels: 
     np.testing.assert_allclose([found[name][0] for name in SCORES], expected, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("error")
+def test_there_are_no_more_clusters_than_distinct_states() -> None:
+    X = np.array([0.0, 1.0, 5.0])[np.arange(60) % 3][:, None].astype(np.float32)
+    clusters = centroid_clusters(X, 15, seed=1)
+    np.testing.assert_array_equal(clusters, clusters[np.arange(60) % 3])
+    assert len(np.unique(clusters)) == 3
+    plane = np.stack([X[:, 0], np.arange(60) % 4], axis=1).astype(np.float32)
+    assert len(np.unique(centroid_clusters(plane, 5, seed=1))) == 5
+
+
 def test_permuted_tables_count_permuted_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     clusters, labels = rng.integers(0, 3, 50), rng.integers(0, 4, 50)
