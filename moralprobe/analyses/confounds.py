@@ -8,7 +8,7 @@ import numpy as np
 
 from moralprobe.analyses.common import CHUNK, joined, too_few
 from moralprobe.design import Design
-from moralprobe.geometry.arrays import Floats
+from moralprobe.geometry.arrays import Floats, blocks
 from moralprobe.geometry.confounds import (
     length_offset,
     length_share,
@@ -34,17 +34,14 @@ def length_explains(X: Floats, design: Design) -> Measure:
             "length_share", "all", "share of variance", have=1, needed=2, of="lengths of text"
         )
     states, weights = X[first], design.weights(first)
-    values = [
-        length_share(states, inverse, weights[start : start + CHUNK])
-        for start in range(0, len(weights), CHUNK)
-    ]
+    values = [length_share(states, inverse, weights[some]) for some in blocks(len(weights), CHUNK)]
     rng = np.random.default_rng(4)
     shuffles = min(len(design.resamples), _LENGTH_SHUFFLES)
     null = [
         permuted_length_share(
-            states, rng.permuted(np.tile(inverse, (min(CHUNK, shuffles - start), 1)), axis=1)
+            states, rng.permuted(np.tile(inverse, (some.stop - some.start, 1)), axis=1)
         )
-        for start in range(0, shuffles, CHUNK)
+        for some in blocks(shuffles, CHUNK)
     ]
     draws = design.draws(joined(values), joined(null), first)
     return summarise("length_share", "all", draws, "share of variance")

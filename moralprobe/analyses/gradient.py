@@ -10,7 +10,7 @@ from scipy import stats
 
 from moralprobe.analyses.common import CHUNK, joined, too_few
 from moralprobe.design import Category, Design
-from moralprobe.geometry.arrays import Floats
+from moralprobe.geometry.arrays import Floats, blocks
 from moralprobe.geometry.draws import Draws, mean_draws
 from moralprobe.geometry.gradient import (
     pearson,
@@ -140,8 +140,7 @@ def _overall(design: Design, pooled: list[_Graded]) -> Measure:
     score = np.concatenate([graded.category.score for graded in pooled])
     weights, length = design.both(rows)[1], design.length[rows]
     boot, null = [], []
-    for start in range(0, len(weights), CHUNK):
-        part = slice(start, start + CHUNK)
+    for part in blocks(len(weights), CHUNK):
         similarity = np.concatenate([graded.similarity[part] for graded in pooled], axis=1)
         boot.append(rank_correlations(similarity, score, length, weights[part]).score)
         similarity = np.concatenate([graded.null_similarity[part] for graded in pooled], axis=1)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from moralprobe.design import Design, Targets
 from moralprobe.foundations import AXES, POLES
-from moralprobe.geometry.arrays import Floats, Ints
+from moralprobe.geometry.arrays import Floats, Ints, blocks
 from moralprobe.geometry.auroc import permuted_auroc, weighted_auroc
 from moralprobe.geometry.draws import Draws, combined, mean_draws, resampled, spread_of_choice
 from moralprobe.geometry.explained import adjusted_r2, r2, weighted_r2
@@ -193,9 +193,8 @@ def _low_rank(
     penalty = _one_for_all(penalties)
     few = targets.shuffles[:_LOW_RANK_SHUFFLES]
     error = np.empty((len(RANKS), len(few), Y.shape[1]))
-    step = max(1, _MOVED // len(Y))
-    for start in range(0, len(few), step):
-        chunk = slice(start, start + step)
+    step = _MOVED // len(Y)
+    for chunk in blocks(len(few), step):
         shuffled = Y.astype(np.float32)[few[chunk].T]  # [n, c, m]
         error[:, chunk] = np.square(shuffled - reduced_rank(folds, shuffled, penalty, RANKS)).sum(1)
     null = (1 - error / np.square(Y - Y.mean(0)).sum(0)).mean(2)  # [ranks, c]
@@ -206,8 +205,7 @@ def _low_rank(
     def scores(weights: Floats, of_set: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the mean R2 under each set of weights, by rank; `of_set` [folds, b] penalties."""
         found = np.empty((len(RANKS), len(weights)))
-        for start in range(0, len(weights), step):
-            chunk = slice(start, start + step)
+        for chunk in blocks(len(weights), step):
             moved = reweighted(Y, read, weights[chunk])
             for k, low in enumerate(reduced_rank(folds, moved, of_set[:, chunk], RANKS)):
                 found[k, chunk] = weighted_r2(Y, low, weights[chunk]).mean(1)
@@ -322,9 +320,9 @@ def _shuffled_r2(Y: Floats, predicted: Floats, targets: Targets) -> NDArray[np.f
     spread = np.square(Y - Y.mean(0)).sum(0)
     squares = np.square(Y).sum(0) + np.square(predicted, dtype=np.float64).sum(0)
     null = np.empty((len(targets.shuffles), Y.shape[1]))
-    for start in range(0, len(null), _CHUNK):
-        shuffled = Y[targets.shuffles[start : start + _CHUNK]]
+    for some in blocks(len(null), _CHUNK):
+        shuffled = Y[targets.shuffles[some]]
         products = np.einsum("bnm,nm->bm", shuffled, predicted)
         with np.errstate(invalid="ignore", divide="ignore"):
-            null[start : start + _CHUNK] = 1 - (squares - 2 * products) / spread
+            null[some] = 1 - (squares - 2 * products) / spread
     return null

@@ -1,7 +1,8 @@
-"""Names for the arrays that the measures take."""
+"""Names for the arrays that the measures take, and how they are taken in blocks."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,3 +13,9 @@ Ints = NDArray[np.integer]
 Bools = NDArray[np.bool_]
 Counts = NDArray[Any]
 """Row weights: how often a row counts, as whole numbers, floats or booleans."""
+
+
+def blocks(n: int, step: int) -> Iterator[slice]:
+    """Yield slices that cover n rows, `step` at a time; one at least."""
+    step = max(1, step)
+    return (slice(start, min(start + step, n)) for start in range(0, n, step))

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from moralprobe.geometry.arrays import Counts, Floats
+from moralprobe.geometry.arrays import Counts, Floats, blocks
 
 _CHUNK: Final = 32  # sets of weights at a time
 
@@ -43,8 +43,7 @@ def weighted_r2(Y: Floats, predicted: NDArray[np.floating], weights: Floats) -> 
         weights: [b, n] of a resample.
     """
     parts = [np.empty((0, Y.shape[1]))]
-    for start in range(0, len(weights), _CHUNK):
-        some = slice(start, start + _CHUNK)
+    for some in blocks(len(weights), _CHUNK):
         w = weights[some].astype(np.float64)
         errors = ((Y[:, j, None] - predicted[:, some, j]) ** 2 for j in range(Y.shape[1]))
         lost = np.stack([np.einsum("bn,nb->b", w, error) for error in errors], axis=1)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.stats import rankdata
 
-from moralprobe.geometry.arrays import Counts, Floats, Ints
+from moralprobe.geometry.arrays import Counts, Floats, Ints, blocks
 
 _CELLS = 1 << 18  # of a [draws, rows] block: a few of them stay in the processor's cache
 
@@ -36,9 +36,8 @@ def prototype_similarity(
     norms = np.linalg.norm(X.astype(np.float64), axis=1)
     products = _group_products(X, groups) if groups is not None else None
     result = np.empty(prototypes.shape, np.float32)
-    step = max(1, _CELLS // max(1, len(X)))
-    for start in range(0, len(prototypes), step):
-        P = prototypes[start : start + step].astype(X.dtype)
+    for some in blocks(len(prototypes), _CELLS // max(1, len(X))):
+        P = prototypes[some].astype(X.dtype)
         centres = P @ X  # sums: the cosine doesn't ask for the mean
         dots = centres @ X.T
         squared = np.einsum("bd,bd->b", centres, centres, dtype=np.float64)[:, None]
@@ -51,7 +50,7 @@ def prototype_similarity(
         # What rounding leaves of a centre without prototypes isn't a direction.
         floor = 1e-6 * norms.max(initial=0) ** 2
         with np.errstate(invalid="ignore", divide="ignore"):
-            result[start : start + step] = np.where(lengths > floor, dots / lengths, np.nan)
+            result[some] = np.where(lengths > floor, dots / lengths, np.nan)
     return result
 
 
@@ -104,10 +103,9 @@ def rank_correlations(
     parts = []
     Z = _surface_ranks(surface, len(score))
     pairs = Z[:, :, None] * Z[:, None, :]
-    step = max(1, _CELLS // max(1, len(score)))
-    for start in range(0, len(weights), step):
-        s = similarity[start : start + step]
-        w = weights[start : start + step].astype(np.float64)
+    for some in blocks(len(weights), _CELLS // max(1, len(score))):
+        s = similarity[some]
+        w = weights[some].astype(np.float64)
         middle = (w.sum(1, keepdims=True) + 1) / 2  # what midranks always average
         ranks = [
             _weighted_ranks(s, w) - middle,
@@ -183,10 +181,8 @@ def permuted_rank_correlations(
     s = _standard(np.arange(1.0, n + 1))
     z = _standard(rankdata(lengths))
     Z = _surface_ranks(surface, n)
-    parts = []
-    step = max(1, _CELLS // max(1, n))
-    for start in range(0, max(1, len(similarity)), step):
-        some = slice(start, start + step)
+    parts = [(np.empty(0),) * 4]
+    for some in blocks(len(similarity), _CELLS // max(1, n)):
         order = np.argsort(similarity[some], axis=1)
         # Sorting scores and lengths by similarity gives the same sums as ranking the similarities.
         y = _standard(_midranks_of_levels(score[some]))

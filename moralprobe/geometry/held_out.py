@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moralprobe.geometry.arrays import Bools, Counts, Floats, Ints
+from moralprobe.geometry.arrays import Bools, Counts, Floats, Ints, blocks
 
 FOLDS: Final = 5
 _CHUNK: Final = 128  # sets of weights at a time
@@ -129,8 +129,7 @@ def measure(
     """
     found: list[HeldOut] = []
     kept: list[_Classes] | None = None
-    for start in range(0, len(first if weights is None else weights[0]), _CHUNK):
-        chunk = slice(start, start + _CHUNK)
+    for chunk in blocks(len(first if weights is None else weights[0]), _CHUNK):
         if weights is None:
             trained = tested = first[chunk], ~first[chunk]
         else:

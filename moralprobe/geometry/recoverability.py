@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moralprobe.geometry.arrays import Floats, Ints
+from moralprobe.geometry.arrays import Floats, Ints, blocks
 
 PENALTIES: Final = tuple(float(x) for x in np.geomspace(0.01, 10, 5))
 """Ridge penalties tried, in units of the number of training rows: features have variance one."""
@@ -306,9 +306,8 @@ def permuted(
         Shuffled targets and their predictions, both [n, c] in the order of `folds`.
     """
     y = y.astype(np.float32)
-    step = max(1, at_once // max(len(y), folds.sums.size))
-    for start in range(0, shuffles.shape[1], step):
-        labels = y.take(shuffles[:, start : start + step])
+    for some in blocks(shuffles.shape[1], at_once // max(len(y), folds.sums.size)):
+        labels = y.take(shuffles[:, some])
         yield labels, _predict(folds, labels, penalty)
 
 
@@ -329,9 +328,8 @@ def permuted_r2(
     """
     found = []
     single = y.astype(np.float32)
-    step = max(1, at_once // max(len(y), folds.sums.size))
-    for start in range(0, shuffles.shape[1], step):
-        labels = single.take(shuffles[:, start : start + step])
+    for some in blocks(shuffles.shape[1], at_once // max(len(y), folds.sums.size)):
+        labels = single.take(shuffles[:, some])
         cross, totals = _products(folds, labels)
         explained = np.zeros(labels.shape[1])
         for f, W, offset, _ in _read_outs(folds, cross, totals, penalty):

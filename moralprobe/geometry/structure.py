@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moralprobe.geometry.arrays import Counts, Floats, Ints
+from moralprobe.geometry.arrays import Counts, Floats, Ints, blocks
 
 MIN_CLUSTER_SIZE: Final = 100
 MIN_SAMPLES: Final = 20
@@ -78,7 +77,7 @@ def contingency(
     cells = np.zeros((len(clusters), k * n_labels), np.float32)
     cells[np.arange(len(clusters)), clusters * n_labels + labels] = 1
     tables = np.empty((len(weights), cells.shape[1]))
-    for some in _blocks(*weights.shape):
+    for some in blocks(len(weights), _PLACES // max(1, len(clusters))):
         tables[some] = weights[some].astype(np.float32) @ cells
     return tables.reshape(len(weights), k, n_labels)
 
@@ -94,18 +93,12 @@ def permuted_contingency(clusters: Ints, labels: Ints, *, n_labels: int) -> NDAr
     k = int(clusters.max(initial=-1)) + 1
     cells = k * n_labels
     tables = np.empty((len(labels), cells))
-    for some in _blocks(*labels.shape):
+    for some in blocks(len(labels), _PLACES // max(1, len(clusters))):
         mine = labels[some]
         place = clusters * n_labels + mine + np.arange(len(mine))[:, None] * cells
         counts = np.bincount(place.ravel(), minlength=tables[some].size)
         tables[some] = counts.reshape(len(mine), cells)
     return tables.reshape(len(labels), k, n_labels)
-
-
-def _blocks(draws: int, rows: int) -> Iterator[slice]:
-    """Yield which draws to take at a time."""
-    step = max(1, _PLACES // max(1, rows))
-    return (slice(start, start + step) for start in range(0, draws, step))
 
 
 def agreement(tables: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:

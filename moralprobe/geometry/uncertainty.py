@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from moralprobe.geometry.arrays import Bools, Floats, Ints
+from moralprobe.geometry.arrays import Bools, Floats, Ints, blocks
 
 _KEYS: Final = 1 << 21  # random numbers at a time
 
@@ -41,9 +41,7 @@ class PermutationKeys:
     def blocks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Yield which draws, and their keys [some draws, n_groups]."""
         rng = np.random.default_rng([self.seed, 2])
-        step = max(1, _KEYS // max(1, self.n_groups))
-        for start in range(0, self.draws, step):
-            some = slice(start, min(start + step, self.draws))
+        for some in blocks(self.draws, _KEYS // max(1, self.n_groups)):
             yield some, rng.random((some.stop - some.start, self.n_groups), np.float32)
 
 
@@ -83,8 +81,8 @@ def permutations(
             by_label = rows[np.argsort(mean[members], kind="stable")]
             moved.append((names[members], rows.ravel(), by_label.astype(dtype)))
     for some, drawn in keys.blocks():
-        for names_of, places, by_label in moved:  # by_label [groups, rows each]
-            by_key = np.argsort(drawn[:, names_of], axis=1)  # [draws, groups]
+        for mine, places, by_label in moved:  # by_label [groups, rows each]
+            by_key = np.argsort(drawn[:, mine], axis=1)  # [draws, groups]
             taken = np.empty((len(drawn), *by_label.shape), dtype)
             np.put_along_axis(taken, by_key[:, :, None], by_label[None], axis=1)
             result[some, places] = taken.reshape(len(drawn), len(places))
