@@ -16,6 +16,7 @@ from moralprobe.analyses.structure import _found_again, structure
 from moralprobe.design import Design, Labelled, TextFacts, make_design
 from moralprobe.geometry import structure as of_structure
 from moralprobe.geometry.confounds import word_overlap, words_of
+from moralprobe.geometry.draws import interval
 from moralprobe.geometry.measure import permutation_p, upper_p
 from moralprobe.geometry.similarity import (
     ModelGeometries,
@@ -343,6 +344,11 @@ def test_what_is_unique_has_the_p_of_its_upper_tail_and_what_correlates_that_of_
         unique, r = found["rsa_unique", name], found["rsa", name]
         assert unique.p == upper_p(unique.value, null.null_unique[:, j])
         assert r.p == permutation_p(r.value, null.null_correlation[:, j])
+        draws = design.draws(
+            null.correlation[:, j], null.null_correlation[:, j], design.likenesses.rows
+        )
+        # Nothing is at zero, wherever strata move the null.
+        assert (r.ci_low, r.ci_high) == interval(draws, -1, 1, null_value=0.0)
     assert any(  # the two differ here, so that one can't stand for the other
         upper_p(found["rsa_unique", name].value, null.null_unique[:, j])
         != permutation_p(found["rsa_unique", name].value, null.null_unique[:, j])

@@ -237,7 +237,7 @@ def test_a_null_that_keeps_what_strata_explain_does_not_say_where_nothing_is() -
         m = summarise("x", "c", Draws(value, value + about, middle + null, 9), unit)
         return m.ci_low, m.ci_high
 
-    for unit, middle in (("AUROC", 0.5), ("squared distance", 0.0)):
+    for unit, middle in (("AUROC", 0.5), ("squared distance", 0.0), ("ARI", 0.0)):
         assert ends(unit, middle) == pytest.approx(ends(unit, 0.7))
     assert ends("rho", 0.0) != pytest.approx(ends("rho", 0.7), abs=1e-3), "any value may be null"
     # A held-out R2 of nothing isn't above zero, but may lie below.

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from moralprobe.analyses import recoverability
+from moralprobe.geometry.draws import Draws
+from moralprobe.geometry.measure import Measure, summarise
 from moralprobe.table import HEADLINES
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -57,7 +59,8 @@ def test_penalties_chosen_again_widen_intervals_and_nothing_else(
     planted: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planted, "ANALYSES", ("recoverability",))
-    plants, ratios = planted.PLANTS["length"], []
+    plants = planted.PLANTS["length"]
+    ratios: dict[str, list[float]] = {}
     for seed in range(4):
         chosen = planted.measured(seed, "audited", plants, DRAWS)
         with monkeypatch.context() as patch:
@@ -68,8 +71,32 @@ def test_penalties_chosen_again_widen_intervals_and_nothing_else(
             ratio = (high - low) / (kept[name][2] - kept[name][1])
             if name.startswith("tag_auroc"):
                 assert ratio == 1
-            ratios.append(ratio)
-    assert min(ratios) > 1 - 1e-12 and max(ratios) > 1.2, "penalties jump in this plant"
+            ratios.setdefault(name.split(" ")[0], []).append(ratio)
+    assert min(map(min, ratios.values())) > 1 - 1e-12
+    for measure in ("r2", "r2_low_rank", "selectivity"):
+        assert max(ratios[measure]) > 1.02, f"penalties jump in this plant: {measure}"
+
+
+def test_nothing_is_less_than_the_control_by_what_the_control_explains(
+    planted: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planted, "ANALYSES", ("recoverability",))
+    told: dict[str, tuple[Draws, float | None]] = {}
+
+    def record(name: str, category: str, draws: Draws, unit: str, **options: float) -> Measure:
+        told[f"{name} {category}"] = draws, options.get("null_value")
+        return summarise(name, category, draws, unit, **options)
+
+    monkeypatch.setattr(recoverability, "summarise", record)
+    explained = []
+    for seed in range(4):
+        planted.measured(seed, "audited", planted.PLANTS["length"], 30)
+        (mean, none), (selective, null_value) = told["r2 mean"], told["selectivity mean"]
+        control = mean.value - selective.value
+        assert none is None
+        assert null_value == pytest.approx(min(0.0, float(mean.null.mean())) - control)
+        explained.append(mean.null.mean())
+    assert min(explained) < 0 < max(explained), "strata keep what length explains"
 
 
 @pytest.mark.parametrize("draws", [0, 1, 2, 30])
