@@ -150,7 +150,8 @@ def twice(folder: Path) -> Path:
 
     from moralprobe import ActivationStore, MoralVectors, Site
     from moralprobe.activations.store import KIND, STATS, tables_of, tensor_name
-    from moralprobe.artifacts import Artifact, write_bytes
+    from moralprobe.artifacts import Artifact
+    from moralprobe.files import write_bytes
 
     store = ActivationStore.open(folder)
     vectors, out = store.vectors(), Path("out/analyses/twice")

@@ -18,6 +18,7 @@ RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]
 PAGES = (
     ROOT / "README.md",
+    ROOT / "docs" / "howto" / "plan.md",
     ROOT / "docs" / "explanation" / "two-modes.md",
     ROOT / "docs" / "explanation" / "statistics.md",
 )
@@ -84,16 +85,39 @@ def layers() -> str:
 
 
 def extraction() -> str:
-    """Say how fast extraction is beside transformers alone."""
-    found = json.loads((RESULTS / "extraction.json").read_text())
-    speed = found["texts_per_second"]
+    """Say how fast extraction is beside what else reads hidden states."""
+    found = json.loads((RESULTS / "extraction-bf16.json").read_text())
+    exact = json.loads((RESULTS / "extraction-fp32.json").read_text())
+    speed, ratios, peak = found["texts_per_second"], found["ratios"], found["peak_gb"]
+    best = found["best_sorted"]
+    size = best.removeprefix("sorted-")
+    read = found["tokens"] / found["tokens_unshared"]
+    others = {
+        "padded ones": "padded-64",
+        "TransformerLens' bridge": "bridge-64",
+    }
+    beside = ", ".join(f"{ratios[key]:.2f} times {name}" for name, key in others.items())
     return (
         f"On {found['machine']['cores']} cores, {found['model']} in {found['dtype']}, all layers "
-        f"and {len(found['poolings'])} poolings: {speed['ours']:.0f} texts a second,\n"
-        f"{found['ratio']:.2f} times what transformers does with length-sorted batches of 64 "
-        f"({speed['rival']:.0f}), at a peak of\n{found['peak_gb']['ours']:.1f} GB of memory "
-        f"({found['peak_gb']['rival']:.1f} GB); {found['texts']:,} texts, medians of "
-        f"{found['repeats']} alternating runs."
+        f"and {len(found['poolings'])} poolings, checked and written:\n"
+        f"**{speed['ours']:.0f} texts a second**, {found['ratio']:.2f} times transformers with "
+        f"length-sorted batches of {size} ({speed[best]:.0f}),\n{beside}; peak memory "
+        f"{peak['ours']:.1f} GB ({peak[best]:.1f} GB).\nTexts begin alike, so {read:.0%} of the "
+        f"tokens are read, at {found['gflops']} GFLOP/s where matrix products alone\nreach "
+        f"{found['peak_gflops']}. In fp32: {exact['texts_per_second']['ours']:.0f} texts a "
+        f"second, {exact['ratio']:.2f} times transformers.\n{found['texts']:,} texts "
+        f"({exact['texts']:,} in fp32), medians of {found['repeats']} alternating runs."
+    )
+
+
+def plan() -> str:
+    """Say how near a calibrated plan comes to a real run."""
+    found = json.loads((RESULTS / "plan.json").read_text())
+    return (
+        f"So planned, {found['texts']:,} texts were to take {found['planned_seconds']:.0f} s on "
+        f"{found['machine']['cores']} cores with {found['model']}, and took\n"
+        f"{found['seconds']:.0f} s; {found['planned_bytes'] / 1e6:,.0f} MB were planned and "
+        f"{found['bytes'] / 1e6:,.0f} MB written (`python benchmarks/plan.py`)."
     )
 
 
@@ -204,14 +228,12 @@ def _plants(found: dict[str, Any]) -> list[str]:
 def wide() -> str:
     """Say what a store as deep and wide as Qwen3-8B's takes."""
     found = json.loads((RESULTS / "wide.json").read_text())
-    lines = [
-        f"A store of {found['layers']} layers, {found['width']:,} wide, of {found['texts']:,}",
-        f"texts ({found['store_gb']:.0f} GB with two poolings) is read a layer at a time: both",
-        f"modes peak at {found['peak_gb']:.1f} GB of memory, at {found['draws']:,} draws.",
-        "The first layer, with all that is made once and the baselines, takes "
-        f"{found['seconds'] / 60:.0f} minutes.",
-    ]
-    return "\n".join(lines)
+    return (
+        f"A store of {found['layers']} layers, {found['width']:,} wide, of {found['texts']:,} texts "
+        f"({found['store_gb']:.0f} GB with two poolings) is read a layer\nat a time: both modes peak "
+        f"at {found['peak_gb']:.1f} GB of memory, at {found['draws']:,} draws. The first layer, with "
+        f"all\nthat is made once and the baselines, takes {found['seconds'] / 60:.0f} minutes."
+    )
 
 
 _PLANTS = ("nothing", "length", "effect", "both")
@@ -230,6 +252,7 @@ def filled(page: str) -> str:
         "extraction": extraction,
         "headline": headline,
         "layers": layers,
+        "plan": plan,
         "planted": planted,
         "wide": wide,
     }

@@ -57,7 +57,8 @@ def make_store() -> None:
 
     from moralprobe import Site, build_vectors
     from moralprobe.activations.store import KIND, STATS, tables_of, tensor_name
-    from moralprobe.artifacts import Artifact, write_bytes
+    from moralprobe.artifacts import Artifact
+    from moralprobe.files import write_bytes
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "wide.tsv"

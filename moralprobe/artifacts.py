@@ -9,11 +9,8 @@ Nothing in a manifest depends on the clock or the machine: the same run writes t
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import os
-import shutil
-import tempfile
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,88 +23,20 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from moralprobe.errors import IntegrityError, StoreError
+from moralprobe.files import (
+    TEMPORARY,
+    cannot_write,
+    canonical_json,
+    hash_file,
+    write_bytes,
+    write_json,
+)
 
 MANIFEST: Final = "manifest.json"
 FORMAT: Final = 1
-_TEMPORARY: Final = ".partial"
+_NAME: Final = re.compile(r"\w[\w.-]*", re.ASCII)
+_LINK: Final = "it is a link, which may lead out of the folder"
 _HEADER_LIMIT: Final = 100 << 20
-_CHUNK: Final = 16 << 20
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path` that becomes `path` when the block ends well.
-
-    Raises:
-        StoreError: the disk is full or the folder can't be written; what stood there before stays.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise _cannot_write(path, IsADirectoryError(errno.EISDIR, "it is a folder"))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def check_writable(folder: Path) -> None:
-    """Refuse a folder that couldn't be made or written to, before hours of work are put into it.
-
-    Raises:
-        StoreError: it, or where it would be, is no folder or can't be written to.
-    """
-    try:
-        with tempfile.TemporaryFile(dir=_existing(folder)):
-            pass
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-
-
-def free_bytes(folder: Path) -> int:
-    """Return the room on the disk where a folder is or would be made, in bytes."""
-    return shutil.disk_usage(_existing(folder)).free
-
-
-def _existing(folder: Path) -> Path:
-    places = (folder.absolute(), *folder.absolute().parents)
-    return next(place for place in places if place.exists())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    with atomic_path(path) as temporary:
-        try:
-            temporary.write_bytes(data)
-        except OSError as error:
-            raise _cannot_write(path, error, len(data)) from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON with sorted keys, whole or not at all."""
-    write_bytes(path, canonical_json(value) + b"\n")
-
-
-def canonical_json(value: Any) -> bytes:
-    """Return the one spelling of a JSON value that hashes are taken of."""
-    return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False).encode()
-
-
-def hash_file(path: Path) -> str:
-    """Return the xxh3_128 of a file's bytes, in hexadecimal."""
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -124,6 +53,37 @@ class Shard:
     n: int
     dtype: str
     shape: tuple[int, ...]
+
+
+def write_shard(
+    folder: Path, name: str, tensors: Mapping[str, NDArray[Any]], *, first: int, last: int
+) -> Shard:
+    """Write a shard of rows first..last, whole or not at all, and return its manifest row.
+
+    Raises:
+        StoreError: it can't be written; earlier shards stay valid.
+    """
+    from safetensors.numpy import save
+
+    contiguous = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
+    hashes = {key: _hash_array(value) for key, value in contiguous.items()}
+    # One string with sorted keys: safetensors would order several metadata entries by chance.
+    data = save(contiguous, metadata={"xxh3_128": json.dumps(hashes, sort_keys=True)})
+    header_bytes = 8 + int.from_bytes(data[:8], "little")
+    example = next(iter(contiguous.values()))
+    write_bytes(folder / name, data)
+    return Shard(
+        name=name,
+        bytes=len(data),
+        xxh3_128=xxhash.xxh3_128_hexdigest(data),
+        header_bytes=header_bytes,
+        header_xxh3_128=xxhash.xxh3_128_hexdigest(data[:header_bytes]),
+        first=first,
+        last=last,
+        n=last - first + 1,
+        dtype=str(example.dtype),
+        shape=tuple(example.shape),
+    )
 
 
 class Artifact:
@@ -151,8 +111,11 @@ class Artifact:
         folder = Path(folder)
         path = folder / MANIFEST
         try:
+            if path.stat().st_size > _HEADER_LIMIT:
+                raise ValueError
             manifest = json.loads(path.read_bytes())
             body, checksum = manifest["body"], manifest["xxh3_128"]
+            digest = xxhash.xxh3_128_hexdigest(canonical_json(body))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise StoreError(
                 f"{folder} holds no {kind}",
@@ -163,9 +126,9 @@ class Artifact:
             raise StoreError(
                 f"can't read {path}", str(error.strerror or error), "check its permissions"
             ) from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise _damaged(path, "it is no manifest") from error
-        if xxhash.xxh3_128_hexdigest(canonical_json(body)) != checksum:
+        if digest != checksum:
             raise _damaged(path, "its checksum doesn't match")
         if body["format"] != FORMAT or body["kind"] != kind:
             raise StoreError(
@@ -173,12 +136,17 @@ class Artifact:
                 f"it is a {body['kind']} of format {body['format']}",
                 "give the folder of another artefact, or use the version that wrote it",
             )
-        shards = {
-            row["name"]: Shard(**{**row, "shape": tuple(row["shape"])}) for row in body["shards"]
-        }
-        for name in shards:
-            if Path(name).name != name:
-                raise _damaged(path, f"shard {name!r} lies outside the folder")
+        try:
+            rows = [Shard(**{**row, "shape": tuple(row["shape"])}) for row in body["shards"]]
+            shards = {row.name: row for row in rows}
+            outside = [name for name in shards if not _NAME.fullmatch(name)]
+            right = all(0 <= s.first <= s.last == s.first + s.n - 1 for s in rows)
+        except (ValueError, TypeError) as error:
+            raise _damaged(path, "its rows describe no shards") from error
+        if outside:
+            raise _damaged(path, f"shard {outside[0]!r} may lie outside the folder")
+        if not right:
+            raise _damaged(path, "its rows describe no shards")
         return cls(folder, kind, body["key"], shards)
 
     @classmethod
@@ -210,49 +178,35 @@ class Artifact:
         return artifact
 
     @staticmethod
-    def lock(folder: Path) -> FileLock:
-        """Return the lock that a writer holds; the system frees it when the process dies."""
+    @contextlib.contextmanager
+    def lock(folder: Path) -> Iterator[None]:
+        """Hold the lock of a writer; the system frees it when the process dies."""
+        lock = FileLock(folder / ".lock")
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
         except OSError as error:
-            raise _cannot_write(folder, error) from error
-        return FileLock(folder / ".lock")
+            raise cannot_write(folder, error) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     # -- writing --------------------------------------------------------------------------------
 
     def add_shard(
         self, name: str, tensors: Mapping[str, NDArray[Any]], *, first: int, last: int
     ) -> Shard:
-        """Write a shard of rows first..last and enter it in the manifest.
-
-        Raises:
-            StoreError: it can't be written; earlier shards stay valid.
-        """
-        from safetensors.numpy import save
-
-        contiguous = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
-        hashes = {key: _hash_array(value) for key, value in contiguous.items()}
-        # One string with sorted keys: safetensors would order several metadata entries by chance.
-        data = save(contiguous, metadata={"xxh3_128": json.dumps(hashes, sort_keys=True)})
-        header_bytes = 8 + int.from_bytes(data[:8], "little")
-        example = next(iter(contiguous.values()))
-        shard = Shard(
-            name=name,
-            bytes=len(data),
-            xxh3_128=xxhash.xxh3_128_hexdigest(data),
-            header_bytes=header_bytes,
-            header_xxh3_128=xxhash.xxh3_128_hexdigest(data[:header_bytes]),
-            first=first,
-            last=last,
-            n=last - first + 1,
-            dtype=str(example.dtype),
-            shape=tuple(example.shape),
-        )
-        write_bytes(self.folder / name, data)
-        self.shards[name] = shard
-        self._headers.pop(name, None)
-        self._write_manifest()
+        """Write a shard of rows first..last and enter it in the manifest; see `write_shard`."""
+        shard = write_shard(self.folder, name, tensors, first=first, last=last)
+        self.enter(shard)
         return shard
+
+    def enter(self, shard: Shard) -> None:
+        """Enter in the manifest a shard that stands in the folder: now it counts."""
+        self.shards[shard.name] = shard
+        self._headers.pop(shard.name, None)
+        self._write_manifest()
 
     def drop_shard(self, name: str) -> None:
         """Take a shard out of the manifest, so that it is made again."""
@@ -262,7 +216,7 @@ class Artifact:
 
     def clean(self) -> list[str]:
         """Remove temporary files that a killed writer left; return their names."""
-        left = sorted(self.folder.glob(f".*{_TEMPORARY}"))
+        left = sorted(self.folder.glob(f".*{TEMPORARY}"))
         for path in left:
             path.unlink(missing_ok=True)
         return [path.name for path in left]
@@ -295,6 +249,8 @@ class Artifact:
             raise _damaged(self.folder / name, str(error)) from error
         if _hash_array(array) != hashes[tensor]:
             raise _damaged(self.folder / name, f"the checksum of tensor {tensor!r} doesn't match")
+        if array.shape[:1] != (shard.n,):
+            raise _damaged(self.folder / name, f"tensor {tensor!r} hasn't {shard.n} rows")
         return array
 
     def _header(self, shard: Shard) -> dict[str, str]:
@@ -303,6 +259,8 @@ class Artifact:
             return self._headers[shard.name]
         path = self.folder / shard.name
         try:
+            if path.is_symlink():
+                raise _damaged(path, _LINK)
             size = path.stat().st_size
             if size != shard.bytes:
                 raise _damaged(path, f"it has {size} bytes, not {shard.bytes}")
@@ -310,11 +268,15 @@ class Artifact:
                 raise _damaged(path, f"a header of {shard.header_bytes} bytes can't be right")
             with path.open("rb") as stream:
                 header = stream.read(shard.header_bytes)
-        except FileNotFoundError as error:
-            raise _damaged(path, "it is missing") from error
+        except OSError as error:
+            missing = isinstance(error, FileNotFoundError)
+            raise _damaged(path, "it is missing" if missing else str(error.strerror)) from error
         if xxhash.xxh3_128_hexdigest(header) != shard.header_xxh3_128:
             raise _damaged(path, "its header's checksum doesn't match")
-        hashes: dict[str, str] = json.loads(json.loads(header[8:])["__metadata__"]["xxh3_128"])
+        try:
+            hashes = dict[str, str](json.loads(json.loads(header[8:])["__metadata__"]["xxh3_128"]))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise _damaged(path, "its header holds no checksums") from error
         self._headers[shard.name] = hashes
         return hashes
 
@@ -323,7 +285,9 @@ class Artifact:
         found: dict[str, str] = {}
         for name, shard in self.shards.items():
             path = self.folder / name
-            if not path.is_file():
+            if path.is_symlink():
+                found[name] = _LINK
+            elif not path.is_file():
                 found[name] = "missing"
             elif path.stat().st_size != shard.bytes:
                 found[name] = f"{path.stat().st_size} bytes instead of {shard.bytes}"
@@ -342,48 +306,14 @@ def _hash_array(array: NDArray[Any]) -> str:
     return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # a folder can't be opened there, and needs no sync
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _damaged(path: Path, why: str) -> IntegrityError:
     return IntegrityError(
         f"{path} is damaged",
         why,
-        "repeat the command that made it: only what is damaged is computed again",
+        "restore it from a copy, or make the folder again: without it nothing says what is right"
+        if path.name == MANIFEST
+        else "repeat the command that made it: only what is damaged is computed again",
     )
-
-
-def _cannot_write(path: Path, error: OSError, size: int | None = None) -> StoreError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        with contextlib.suppress(OSError):
-            free = shutil.disk_usage(path.parent).free
-            needed = f"{size:,} bytes are needed" if size else "more space is needed"
-            return _exit_1(
-                StoreError(
-                    f"no space left for {path}",
-                    f"{needed}, {free:,} are free",
-                    "make room and repeat the command: what is complete is kept",
-                )
-            )
-    return _exit_1(
-        StoreError(
-            f"can't write {path}",
-            str(error.strerror or error),
-            "check the folder, or give another one",
-        )
-    )
-
-
-def _exit_1(error: StoreError) -> StoreError:
-    error.exit_code = 1
-    return error
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") -> Iterator[str]:

@@ -13,8 +13,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from moralprobe.activations.store import ActivationStore
-from moralprobe.artifacts import canonical_json, hash_file
 from moralprobe.errors import UsageError
+from moralprobe.files import canonical_json, hash_file
 
 STATIC: Final = "static embeddings"
 FIRST_INPUT: Final = "first block's input"

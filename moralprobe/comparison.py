@@ -16,9 +16,9 @@ from typing import Any, Final, Literal
 import numpy as np
 import polars as pl
 
-from moralprobe.artifacts import write_bytes, write_json
 from moralprobe.data.prompts import TEMPLATES
 from moralprobe.errors import UsageError
+from moralprobe.files import write_bytes, write_json
 from moralprobe.geometry.arrays import Floats
 from moralprobe.geometry.draws import Draws, combined
 from moralprobe.geometry.measure import Measure, gain, summarise

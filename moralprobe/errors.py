@@ -8,6 +8,7 @@ asked, 1 for work that failed.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 
 class MoralprobeError(Exception):
@@ -26,6 +27,10 @@ class MoralprobeError(Exception):
         self.why = why
         self.instead = instead
         super().__init__(". ".join(part.rstrip(".") for part in (what, why, instead) if part) + ".")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel whole from one process to another."""
+        return type(self), (self.what, self.why, self.instead), self.__dict__
 
 
 class UsageError(MoralprobeError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from moralprobe.artifacts import write_bytes
+from moralprobe.data.findings import Finding, findings, refuse
 from moralprobe.data.sampling import stratified_sample
 from moralprobe.data.schema import (
     FREQUENCY_COLUMNS,
@@ -31,6 +31,7 @@ from moralprobe.data.splits import split_groups, text_groups
 from moralprobe.data.starter import NAME as STARTER
 from moralprobe.data.starter import starter_path
 from moralprobe.errors import DataError
+from moralprobe.files import write_bytes
 from moralprobe.foundations import AXES, AXIS_TAGS, POLES
 from moralprobe.geometry.reliability import Reliability, reliability_of_annotation
 
@@ -91,7 +92,8 @@ class MoralVectors:
     """A table of row-foundation pairs with their moral vectors, and how it came about.
 
     `frame` has the columns `data.schema.VECTOR_COLUMNS`; `meta` is JSON: schema, agreement column,
-    source with its SHA-256, what each rule dropped, the reliability of the annotation, the sample.
+    source with its SHA-256, what each rule dropped, findings, the reliability of the annotation,
+    the sample.
     """
 
     frame: pl.DataFrame
@@ -142,8 +144,11 @@ class MoralVectors:
     def load(cls, path: Path) -> MoralVectors:
         """Read what `save` wrote; anything else raises DataError."""
         try:
-            metadata = pl.read_parquet_metadata(path).get(_METADATA_KEY)
-            frame = pl.read_parquet(path)
+            # Opened here: polars can't open a path that the locale can't spell.
+            with Path(path).open("rb") as stream:
+                metadata = pl.read_parquet_metadata(stream).get(_METADATA_KEY)
+                stream.seek(0)
+                frame = pl.read_parquet(stream)
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(
                 f"can't read {path} as a moral vectors table",
@@ -161,7 +166,11 @@ class MoralVectors:
 
 
 def build_vectors(
-    source: str | Path, *, schema: str = "li2026", agreement: str = "action-agree"
+    source: str | Path,
+    *,
+    schema: str = "li2026",
+    agreement: str = "action-agree",
+    strict: bool = False,
 ) -> MoralVectors:
     """Turn annotated actions into moral vectors.
 
@@ -171,10 +180,12 @@ def build_vectors(
         schema: `li2026` keeps the rows that the paper keeps; `factored` also keeps rows with
             several annotators. Either way the table has both schemas' columns.
         agreement: `action-agree` (the paper's) or `rot-agree`.
+        strict: refuse what is otherwise counted in `meta["findings"]`: texts that stand in several
+            rows or splits, or are judged good and bad.
 
     Raises:
         DataError: an unreadable file, a missing column, an unknown foundation, a value off scale,
-            or no row left.
+            no row left, or a finding where none may be.
         UsageError: an unknown schema or agreement column.
     """
     path = starter_path() if str(source) == STARTER else Path(source)
@@ -186,8 +197,11 @@ def build_vectors(
             or "there is none below the header",
             "check the columns, or use --schema factored to keep repeated annotations",
         )
+    found = findings(rows)
+    if strict:
+        refuse(rows, found)
     frame = _merge(_formula(rows)).select(VECTOR_COLUMNS)
-    return MoralVectors(frame, _meta(rows, str(source)))
+    return MoralVectors(frame, _meta(rows, str(source), found))
 
 
 def _formula(rows: Rows) -> pl.DataFrame:
@@ -256,7 +270,7 @@ def _merge(pairs: pl.DataFrame) -> pl.DataFrame:
     return pairs.join(merged, on="group", how="left", maintain_order="left")
 
 
-def _meta(rows: Rows, source: str) -> dict[str, Any]:
+def _meta(rows: Rows, source: str, found: Sequence[Finding]) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "schema": rows.schema,
@@ -267,6 +281,7 @@ def _meta(rows: Rows, source: str) -> dict[str, Any]:
             "rows": rows.n_source,
         },
         "rules": [asdict(rule) for rule in rows.rules],
+        "findings": [asdict(one) for one in found],
         "reliability": {k: asdict(v) for k, v in annotation_reliability(rows).items()},
         "sample": None,
     }

@@ -12,8 +12,8 @@ import polars as pl
 import xxhash
 
 from moralprobe.activations.store import ActivationStore
-from moralprobe.artifacts import write_bytes, write_json
 from moralprobe.errors import DataError, IntegrityError
+from moralprobe.files import write_bytes, write_json
 from moralprobe.provenance import environment
 from moralprobe.table import BASELINE_COLUMNS, COLUMNS, DRAW_COLUMNS
 

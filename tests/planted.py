@@ -11,7 +11,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from moralprobe.activations.store import KIND, ActivationStore, tables_of
-from moralprobe.artifacts import Artifact, write_bytes
+from moralprobe.artifacts import Artifact
+from moralprobe.files import write_bytes
 from moralprobe.foundations import AXES
 from moralprobe.moral_vectors import MoralVectors
 

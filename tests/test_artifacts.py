@@ -1,18 +1,26 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
+import xxhash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from moralprobe.artifacts import MANIFEST, Artifact, atomic_path, write_bytes
+from moralprobe.artifacts import MANIFEST, Artifact
 from moralprobe.errors import IntegrityError, StoreError
+from moralprobe.files import atomic_path, canonical_json, write_bytes
 
 KEY = {"model": {"id": "m", "weights": "abc"}, "layers": [0, 1]}
 
@@ -184,3 +192,174 @@ def test_manifest_is_plain_json_without_clock_or_machine(tmp_path: Path) -> None
         "dtype",
         "shape",
     }
+
+
+# -- what somebody made to do harm: manifests and shards that match each other ----------------------
+
+
+def rewrite(folder: Path, body: Any) -> None:
+    checksum = xxhash.xxh3_128_hexdigest(canonical_json(body))
+    (folder / MANIFEST).write_bytes(canonical_json({"body": body, "xxh3_128": checksum}))
+
+
+def body_of(folder: Path) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())["body"]
+    return body
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil", "/etc/passwd", "..", ".", "", "sub/shard", "shard-\0", None, 3, ["a"]]
+)
+def test_a_manifest_names_files_of_its_own_folder_only(tmp_path: Path, name: object) -> None:
+    make(tmp_path)
+    body = body_of(tmp_path)
+    body["shards"][1]["name"] = name
+    rewrite(tmp_path, body)
+    with pytest.raises(IntegrityError, match=r"outside the folder|describe no shards"):
+        Artifact.open(tmp_path, "test store")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"first": -4},
+        {"last": 2},
+        {"n": 10**12},
+        {"first": "0"},
+        {"shape": None},
+        {"more": 1},
+        {"shape": 4},
+    ],
+)
+def test_a_manifest_whose_rows_are_nonsense_is_damaged(tmp_path: Path, row: dict[str, Any]) -> None:
+    make(tmp_path)
+    body = body_of(tmp_path)
+    body["shards"][1] |= row
+    rewrite(tmp_path, body)
+    with pytest.raises(IntegrityError, match="describe no shards"):
+        Artifact.open(tmp_path, "test store")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[" * 200_000,
+        b'{"body":' * 200_000,
+        b'{"body": ' + b"[" * 800 + b"]" * 800 + b', "xxh3_128": ""}',
+        b'{"body": "\\ud800", "xxh3_128": ""}',
+        b"",
+        b"\x00" * 100,
+    ],
+    ids=["lists", "objects", "well-formed", "surrogate", "empty", "zeros"],
+)
+def test_a_manifest_that_is_none_however_deep(tmp_path: Path, text: bytes) -> None:
+    make(tmp_path)
+    (tmp_path / MANIFEST).write_bytes(text)
+    with pytest.raises(IntegrityError, match=r"is no manifest|checksum doesn't match"):
+        Artifact.open(tmp_path, "test store")
+
+
+def test_a_manifest_of_gigabytes_is_never_read(tmp_path: Path) -> None:
+    make(tmp_path)
+    with (tmp_path / MANIFEST).open("rb+") as stream:
+        stream.truncate(20 << 30)
+    with memory_of_its_own(), pytest.raises(IntegrityError, match="is no manifest"):
+        Artifact.open(tmp_path, "test store")
+
+
+class memory_of_its_own:  # noqa: N801
+    """Within it an allocation of 1 GB fails, and a second is all that may pass."""
+
+    def __enter__(self) -> None:
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        self.before = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 30), self.before[1]))
+        self.started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        resource.setrlimit(resource.RLIMIT_AS, self.before)
+        assert time.perf_counter() - self.started < 1
+
+
+def tensor(header: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = header["a"]
+    return found
+
+
+def spelled(edit: Callable[[dict[str, Any]], object]) -> Callable[[bytes], bytes]:
+    """A shard whose header says something else of the same data."""
+
+    def change(data: bytes) -> bytes:
+        end = 8 + int.from_bytes(data[:8], "little")
+        header = json.loads(data[8:end])
+        edit(header)
+        text = json.dumps(header).encode()
+        return len(text).to_bytes(8, "little") + text + data[end:]
+
+    return change
+
+
+HOSTILE: dict[str, Callable[[bytes], bytes]] = {
+    "10 GB of header": lambda data: (10 << 30).to_bytes(8, "little") + data[8:],
+    "2^63 bytes of header": lambda data: (1 << 63).to_bytes(8, "little") + data[8:],
+    "no header": lambda data: bytes(len(data)),
+    "overlapping": spelled(lambda h: h["b"].update(data_offsets=[0, 24])),
+    "a hole": spelled(lambda h: tensor(h).update(data_offsets=[1, 49])),
+    "negative offsets": spelled(lambda h: tensor(h).update(data_offsets=[-8, 40])),
+    "backward": spelled(lambda h: tensor(h).update(data_offsets=[72, 24])),
+    "beyond the end": spelled(lambda h: tensor(h).update(data_offsets=[24, 10 << 30])),
+    "a shape that overflows": spelled(lambda h: tensor(h).update(shape=[1 << 62, 8])),
+    "a negative shape": spelled(lambda h: tensor(h).update(shape=[-4, -3])),
+    "other rows": spelled(lambda h: tensor(h).update(shape=[3, 4])),
+    "nothing, very wide": spelled(
+        lambda h: h.update(a={"dtype": "F32", "shape": [0, 1 << 40], "data_offsets": [0, 0]})
+    ),
+    "an unknown dtype": spelled(lambda h: tensor(h).update(dtype="F3")),
+    "no checksums": spelled(lambda h: h.pop("__metadata__")),
+    "checksums that are none": spelled(lambda h: h["__metadata__"].update(xxh3_128="[1, 2]")),
+    "deep checksums": spelled(lambda h: h["__metadata__"].update(xxh3_128="[" * 100_000)),
+    "a deep header": lambda data: (1 << 17).to_bytes(8, "little") + b"[" * (1 << 17),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_shard_that_its_manifest_vouches_for_is_an_error_at_once(
+    tmp_path: Path, kind: str
+) -> None:
+    name = "shard-0.safetensors"
+    artifact = make(tmp_path, shards=1)
+    artifact.read(name, "a")  # what is imported on the way isn't what is measured
+    data = HOSTILE[kind]((tmp_path / name).read_bytes())
+    (tmp_path / name).write_bytes(data)
+    says = 8 + int.from_bytes(data[:8], "little")
+    # As long as what it says, so far as there is something; the rest of the manifest is right.
+    for header_bytes in {min(says, len(data)), says}:
+        shard = replace(
+            artifact.shards[name],
+            bytes=len(data),
+            xxh3_128=xxhash.xxh3_128_hexdigest(data),
+            header_bytes=header_bytes,
+            header_xxh3_128=xxhash.xxh3_128_hexdigest(data[:header_bytes]),
+        )
+        rewrite(tmp_path, {**body_of(tmp_path), "shards": [asdict(shard)]})
+        opened = Artifact.open(tmp_path, "test store")
+        assert opened.problems() == {}, "the manifest vouches for it"
+        with memory_of_its_own(), pytest.raises(IntegrityError, match=r"shard-0.*is damaged"):
+            opened.read(name, "a")
+
+
+def test_a_shard_that_is_a_link_or_no_file_is_refused(tmp_path: Path) -> None:
+    artifact = make(tmp_path / "s")
+    one, two, three = sorted((tmp_path / "s").glob("shard-*"))
+    one.rename(tmp_path / "elsewhere")
+    one.symlink_to(tmp_path / "elsewhere")
+    two.unlink()
+    two.symlink_to("/dev/zero")
+    size = three.stat().st_size
+    three.unlink()
+    three.mkdir()
+    artifact.shards[three.name] = replace(artifact.shards[three.name], bytes=three.stat().st_size)
+    assert set(artifact.problems()) == {one.name, two.name, three.name} and size
+    for path in (one, two, three):
+        with pytest.raises(IntegrityError, match=path.name):
+            artifact.read(path.name, "a")

@@ -222,6 +222,44 @@ def test_groups_never_straddle_splits(tmp_path: Path) -> None:
     )
 
 
+def contradictory(folder: Path) -> Path:
+    return write_table(
+        folder / "t.tsv",
+        [
+            row("lying", judgment=-1, split="train"),
+            row("Lying ", judgment=2, split="test"),
+            row("helping", judgment=1, split="dev"),
+            row("HELPING", judgment=2, split="dev"),
+            row("other", judgment=0, split="test"),
+        ],
+    )
+
+
+def test_texts_that_repeat_or_contradict_each_other_are_counted(tmp_path: Path) -> None:
+    table = build_vectors(contradictory(tmp_path))
+    assert table.meta["findings"] == [
+        {"name": "stand in several rows", "texts": 2, "example": "lying"},
+        {"name": "are judged good and bad", "texts": 1, "example": "lying"},
+        {"name": "stand in several splits of the source", "texts": 1, "example": "lying"},
+    ]
+    assert len(table) == 5
+    assert table.frame.group_by("group").agg(pl.col("split").n_unique())["split"].max() == 1
+    assert build_vectors("starter", strict=True).meta["findings"] == []
+
+
+def test_strict_refuses_them_with_their_number_and_one_of_them(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"2 texts stand in several rows, one is 'lying'; 1 texts are"
+    ) as caught:
+        build_vectors(contradictory(tmp_path), strict=True)
+    assert caught.value.exit_code == 1 and "--strict" in caught.value.instead
+
+
+def test_rows_that_a_rule_drops_contradict_nobody(tmp_path: Path) -> None:
+    rows = [row("lying", judgment=-1, **{"rot-bad": 0}), row("lying", judgment=1, **{"rot-bad": 1})]
+    assert len(build_vectors(write_table(tmp_path / "t.tsv", rows), strict=True)) == 1
+
+
 def test_save_and_load_are_one_and_the_same(tmp_path: Path) -> None:
     table = build_vectors("starter")
     again = MoralVectors.load(table.save(tmp_path / "v.parquet"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -19,6 +20,7 @@ IMPORT_NAMES = {
     "huggingface-hub": "huggingface_hub",
     "ml-dtypes": "ml_dtypes",
     "sentence-transformers": "sentence_transformers",
+    "transformer-lens": "transformer_lens",
 }
 
 
@@ -32,11 +34,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # Extras for users, whose packages the code asks for before it imports them.
-EXTRAS = ("lexicon", "sentence")
+EXTRAS = ("lexicon", "sentence", "ray")
 
 
 def names_of(requirements: list[str]) -> set[str]:
-    names = {requirement.split(">")[0] for requirement in requirements}
+    names = {re.split(r"[\[>]", requirement)[0] for requirement in requirements}
     return {IMPORT_NAMES.get(name, name) for name in names}
 
 

@@ -11,8 +11,17 @@ from typing import Any, Final
 import polars as pl
 import xxhash
 
-from moralprobe.activations.cost import BYTES, PEAK_TFLOPS, UTILISATION, Cost, cost_of
-from moralprobe.activations.store import TextTable
+from moralprobe.activations.cost import (
+    BYTES,
+    PEAK_TFLOPS,
+    UTILISATION,
+    Cost,
+    bytes_per_text,
+    cost_of,
+    width_cost,
+)
+from moralprobe.activations.plan import BATCH_TOKENS, best_plan
+from moralprobe.activations.store import INPUTS, TextTable
 from moralprobe.data.prompts import get_template
 from moralprobe.errors import DataError, UsageError, nearest
 from moralprobe.models.registry import models as registered
@@ -24,7 +33,9 @@ STAND_IN: Final = "smollm2-135m"
 CHARACTERS_PER_TOKEN: Final = 4
 """Where not even the stand-in is installed: a rule of thumb for English."""
 
-Counter = Callable[[Path | None], tuple[list[int], str]]
+Texts = list[list[Any]]
+"""Each text's tokens."""
+Counter = Callable[[Path | None], tuple[Texts, str]]
 
 
 def plan_extraction(
@@ -36,7 +47,8 @@ def plan_extraction(
     template: str = "action-is-morally",
     dtype: str = "bf16",
     max_tokens: int = 128,
-    batch_tokens: int = 1024,
+    batch_tokens: int = BATCH_TOKENS["cuda"],
+    share: bool = True,
     device_tflops: float = UTILISATION * PEAK_TFLOPS,
 ) -> list[Cost]:
     """Return what `extract` would cost with each model: tokens, FLOPs, disk, memory, GPU-hours.
@@ -53,6 +65,7 @@ def plan_extraction(
         dtype: `bf16` or `fp32`.
         max_tokens: longer texts are cut at the end.
         batch_tokens: at most so many tokens in a batch.
+        share: as in `extract`; believed of a model whose config isn't on this machine.
         device_tflops: sustained throughput, in TFLOP/s; 40 % of an H100's dense bf16 peak.
 
     Returns:
@@ -65,6 +78,7 @@ def plan_extraction(
         DataError: a table without a text that can be read.
     """
     from moralprobe.activations.pooling import parse_poolings
+    from moralprobe.models.sharing import folder_says
 
     if dtype not in BYTES:
         raise UsageError(f"unknown dtype {dtype!r}", nearest(dtype, BYTES), "choose one of these")
@@ -86,16 +100,22 @@ def plan_extraction(
     table_bytes = _table_bytes(vectors)
     costs = []
     for shape, kept in zip(shapes, chosen, strict=True):
-        lengths, stand_in = count(shape.folder)
+        tokens, stand_in = count(shape.folder)
+        n_vectors = len(kept) * len(names) + len(INPUTS) * len(of_inputs)
+        plan = best_plan(
+            tokens,
+            width_cost=width_cost(shape),
+            share=share and not folder_says(shape.folder, max(map(len, tokens))),
+            batch_tokens=batch_tokens,
+            bytes_per_text=bytes_per_text(len(kept), n_vectors, shape.d_model, BYTES[dtype]),
+        )
         costs.append(
             cost_of(
                 shape,
-                lengths,
+                plan,
                 layers=kept,
-                n_poolings=len(names),
-                n_input_poolings=len(of_inputs),
+                n_vectors=n_vectors,
                 dtype=dtype,
-                batch_tokens=batch_tokens,
                 table_bytes=table_bytes,
                 device_tflops=device_tflops,
                 tokens_by=stand_in or "its own tokenizer",
@@ -131,30 +151,30 @@ def _layers_of(shape: Shape, layers: str) -> tuple[int, ...]:
 
 
 def _counter(vectors: TextTable, template: str, max_tokens: int) -> Counter:
-    """Return a function of a model's folder: its texts' lengths, and who stood in, if anyone."""
-    counted: dict[str, list[int]] = {}
+    """Return a function of a model's folder: its texts' tokens, and who stood in, if anyone."""
+    counted: dict[str, Texts] = {}
 
-    def by_tokenizer(tokenizer: Any) -> list[int]:
-        from moralprobe.activations.extract import encode_texts, prompt_of
+    def by_tokenizer(tokenizer: Any) -> Texts:
+        from moralprobe.activations.job import encode_texts, prompt_of
 
         # Models of one family share a tokenizer: the texts are counted once.
         key = xxhash.xxh3_128_hexdigest(tokenizer.backend_tokenizer.to_str().encode())
         if key not in counted:
             prompt = prompt_of(template, tokenizer)
             _, encoded = encode_texts(tokenizer, vectors, prompt, max_tokens)
-            counted[key] = [len(text) for text in encoded]
+            counted[key] = [text.ids for text in encoded]
         return counted[key]
 
-    def by_stand_in() -> tuple[list[int], str]:
+    def by_stand_in() -> tuple[Texts, str]:
         folder = local_folder(STAND_IN)
         if folder is not None and (tokenizer := local_tokenizer(folder)) is not None:
             return by_tokenizer(tokenizer), f"~{STAND_IN}"
-        lengths = _by_characters(vectors, template, max_tokens)
-        return lengths, f"~{CHARACTERS_PER_TOKEN} characters a token"
+        tokens = _by_characters(vectors, template, max_tokens)
+        return tokens, f"~{CHARACTERS_PER_TOKEN} characters a token"
 
-    stood_in: list[tuple[list[int], str]] = []
+    stood_in: list[tuple[Texts, str]] = []
 
-    def count(folder: Path | None) -> tuple[list[int], str]:
+    def count(folder: Path | None) -> tuple[Texts, str]:
         if folder is not None and (tokenizer := local_tokenizer(folder)) is not None:
             return by_tokenizer(tokenizer), ""
         if not stood_in:
@@ -164,17 +184,16 @@ def _counter(vectors: TextTable, template: str, max_tokens: int) -> Counter:
     return count
 
 
-def _by_characters(vectors: TextTable, template_name: str, max_tokens: int) -> list[int]:
+def _by_characters(vectors: TextTable, template_name: str, max_tokens: int) -> Texts:
     template = get_template(template_name)
     texts = [text for text in vectors.frame["action"].unique().to_list() if text.strip()]
     if not texts:
         raise DataError(
             "no text can be read", "the table is empty, or its texts are", "check the actions"
         )
-    return [
-        min(max_tokens, math.ceil(len(template.render(text)) / CHARACTERS_PER_TOKEN))
-        for text in texts
-    ]
+    n = CHARACTERS_PER_TOKEN
+    rendered = [template.render(text) for text in texts]
+    return [[text[i : i + n] for i in range(0, len(text), n)][:max_tokens] for text in rendered]
 
 
 def _table_bytes(vectors: TextTable) -> int:

@@ -1,52 +1,101 @@
 """In which order texts are read, and what belongs to one batch and to one shard.
 
-Texts are ordered by their number of tokens and batched with texts of the same length: nothing is
-ever padded, so that a batch of many equals many batches of one.
+Where a model allows it, texts are ordered by their tokens and packed as trees of their common
+beginnings (`models.prefixes`). Elsewhere they are ordered by their number of tokens and batched
+with texts of the same length: nothing is ever padded.
 """
 
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import xxhash
 
+from moralprobe.models.prefixes import cut_blocks
+
 SHARD_BYTES: Final = 96 << 20
+"""About what a shard holds: so much is lost by a kill."""
+BATCH_TOKENS: Final[dict[str, int]] = {"cpu": 2048, "cuda": 4096}
+"""In a batch, by the type of device: enough for its matrix products, and no more memory."""
+TREE_TOKENS: Final = (64, 128, 256, 512)
+"""Sizes of trees that are weighed against each other: a larger one shares more and is filled
+better, and attention's work grows with its square."""
+ATTENTION: Final = 3.0
+"""How many times longer an operation of attention takes than one of a linear layer, about, as its
+products are small: measured on two cores. It only decides between plans."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Positions in the ordered texts: `batches` and `shards` are half-open ranges [start, stop)."""
+    """Positions in the ordered texts: all ranges are half-open, [start, stop).
+
+    `lengths` are the texts' tokens. `batches` are made of `blocks`, the texts of one tree each,
+    with `nodes` tokens, where beginnings are shared; else there are none.
+    """
 
     lengths: tuple[int, ...]
     batches: tuple[tuple[int, int], ...]
     shards: tuple[tuple[int, int], ...]
+    blocks: tuple[tuple[int, int], ...] = ()
+    nodes: tuple[int, ...] = ()
 
     @property
     def n_tokens(self) -> int:
-        """Tokens that the model reads."""
-        return sum(self.lengths)
+        """How many tokens the model reads; what fills a batch up isn't one."""
+        return sum(self.nodes if self.blocks else self.lengths)
 
     def digest(self) -> str:
         """Return the hash that stands in a store's key."""
         return xxhash.xxh3_128_hexdigest(
-            json.dumps([self.lengths, self.batches, self.shards]).encode()
+            json.dumps([self.lengths, self.batches, self.shards, self.blocks]).encode()
         )
 
     def batches_of(self, shard: tuple[int, int]) -> list[tuple[int, int]]:
         """Return the batches that make a shard."""
         return [batch for batch in self.batches if shard[0] <= batch[0] < shard[1]]
 
+    def blocks_of(self, batch: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """Return the blocks that make a batch."""
+        return self.blocks[self._places(batch)]
 
-def make_plan(lengths: Sequence[int], *, batch_tokens: int, bytes_per_text: int) -> Plan:
+    def sequences(self, batch: tuple[int, int]) -> tuple[int, int]:
+        """Return the shape that a model reads a batch in: sequences, and tokens in each."""
+        if self.blocks:
+            nodes = self.nodes[self._places(batch)]
+            return len(nodes), max(nodes)
+        return batch[1] - batch[0], self.lengths[batch[0]]
+
+    def work(self, width_cost: float) -> float:
+        """Return how long it takes, in tokens of a linear layer.
+
+        Args:
+            width_cost: what a token more in every sequence adds to a token's work, by attention.
+        """
+        shapes = (self.sequences(batch) for batch in self.batches)
+        return sum(rows * width * (1 + width * width_cost) for rows, width in shapes)
+
+    def _places(self, batch: tuple[int, int]) -> slice:
+        return slice(bisect_left(self.blocks, batch[:1]), bisect_left(self.blocks, batch[1:]))
+
+
+def make_plan(
+    lengths: Sequence[int],
+    *,
+    batch_tokens: int,
+    bytes_per_text: int,
+    shard_bytes: int | None = None,
+) -> Plan:
     """Cut ordered texts into batches of one length and shards of bounded size.
 
     Args:
         lengths: tokens of each text, ascending.
         batch_tokens: at most so many tokens in a batch (one text at least).
         bytes_per_text: what one text takes in the store.
+        shard_bytes: at most so much in a shard (one batch at least); `SHARD_BYTES`, if not given.
     """
     batches: list[tuple[int, int]] = []
     start = 0
@@ -56,13 +105,70 @@ def make_plan(lengths: Sequence[int], *, batch_tokens: int, bytes_per_text: int)
             start = i
     if len(lengths) > start:
         batches.append((start, len(lengths)))
-    rows = max(1, SHARD_BYTES // max(1, bytes_per_text))
+    shards = _shards(batches, bytes_per_text, shard_bytes)
+    return Plan(tuple(lengths), tuple(batches), shards)
+
+
+def share_beginnings(
+    texts: Sequence[Sequence[Any]],
+    *,
+    tree_tokens: int,
+    batch_tokens: int,
+    bytes_per_text: int,
+    shard_bytes: int | None = None,
+) -> Plan:
+    """Cut texts in lexicographic order of their token ids into trees, batches of them and shards.
+
+    Args:
+        texts: token ids.
+        tree_tokens: at most so many tokens in a tree (one text at least).
+        batch_tokens: at most so many tokens in a batch (one text at least).
+        bytes_per_text: what one text takes in the store.
+        shard_bytes: at most so much in a shard (one batch at least); `SHARD_BYTES`, if not given.
+    """
+    blocks, nodes = cut_blocks(texts, min(tree_tokens, batch_tokens))
+    each = max(1, batch_tokens // tree_tokens)
+    batches = [
+        (some[0][0], some[-1][1])
+        for some in (blocks[at : at + each] for at in range(0, len(blocks), each))
+    ]
+    shards = _shards(batches, bytes_per_text, shard_bytes)
+    return Plan(tuple(map(len, texts)), tuple(batches), shards, tuple(blocks), tuple(nodes))
+
+
+def best_plan(texts: Sequence[list[Any]], *, share: bool, width_cost: float, **sizes: Any) -> Plan:
+    """Return the plan with the least work: trees of one size or another, or batches of one length.
+
+    Args:
+        texts: token ids, in any order. Those of the plan are in lexicographic order if it has
+            blocks, else by length.
+        share: whether the model allows trees.
+        width_cost: as `Plan.work` takes it.
+        **sizes: what `make_plan` and `share_beginnings` have in common.
+    """
+    plans = [make_plan(sorted(map(len, texts)), **sizes)]
+    if share:
+        in_order = sorted(texts)
+        plans += [share_beginnings(in_order, tree_tokens=n, **sizes) for n in TREE_TOKENS]
+    return min(plans, key=lambda plan: plan.work(width_cost))
+
+
+def shard_name(i: int) -> str:
+    """Return the file name of a plan's i-th shard."""
+    return f"shard-{i:05d}.safetensors"
+
+
+def _shards(
+    batches: Sequence[tuple[int, int]], bytes_per_text: int, shard_bytes: int | None
+) -> tuple[tuple[int, int], ...]:
+    size = SHARD_BYTES if shard_bytes is None else shard_bytes
+    rows = max(1, size // max(1, bytes_per_text))
     shards: list[tuple[int, int]] = []
     begin = 0
-    for batch_start, batch_stop in batches:
-        if batch_stop - begin > rows and batch_start > begin:
-            shards.append((begin, batch_start))
-            begin = batch_start
+    for start, stop in batches:
+        if stop - begin > rows and start > begin:
+            shards.append((begin, start))
+            begin = start
     if batches:
         shards.append((begin, batches[-1][1]))
-    return Plan(tuple(lengths), tuple(batches), tuple(shards))
+    return tuple(shards)

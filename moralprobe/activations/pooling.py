@@ -73,27 +73,21 @@ def parse_poolings(text: str) -> tuple[str, ...]:
     return names
 
 
-def pool(
-    hidden: torch.Tensor,
-    norms: torch.Tensor,
-    mask: torch.Tensor,
-    action: torch.Tensor,
-    poolings: tuple[str, ...],
+def weigh(
+    norms: torch.Tensor, mask: torch.Tensor, action: torch.Tensor, poolings: tuple[str, ...]
 ) -> torch.Tensor:
-    """Pool the states of a batch in one matrix product, accumulated in fp32.
+    """Return how each pooling weighs a text's tokens: what is stored are the sums by these weights.
 
     Args:
-        hidden: [batch, tokens, d] fp32 states, finite everywhere (zero at padding).
-        norms: [batch, tokens] their Euclidean norms.
-        mask: [batch, tokens] true where a token of the text stands.
-        action: [batch, tokens] true at the action's own tokens.
+        norms: [texts, tokens] Euclidean norms of the states, fp32.
+        mask: [texts, tokens] true where a token of the text stands.
+        action: [texts, tokens] true at the action's own tokens.
         poolings: names of `POOLINGS`.
 
     Returns:
-        [batch, poolings, d] fp32; all zero where a pooling has no token left.
+        [texts, poolings, tokens] fp32; all zero where a pooling has no token left.
     """
-    weights = torch.stack([POOLINGS[name](norms, mask, action) for name in poolings], dim=1)
-    return torch.bmm(weights, hidden)
+    return torch.stack([POOLINGS[name](norms, mask, action) for name in poolings], dim=1)
 
 
 def first_token(mask: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -11,8 +12,10 @@ import polars as pl
 import xxhash
 from numpy.typing import NDArray
 
-from moralprobe.artifacts import Artifact, canonical_json, hash_file, write_bytes
+from moralprobe.artifacts import Artifact
+from moralprobe.data.ratings import Ratings, holds_ratings
 from moralprobe.errors import IntegrityError, StoreError, UsageError
+from moralprobe.files import canonical_json, hash_file, write_bytes
 from moralprobe.moral_vectors import MoralVectors
 from moralprobe.sites import EMBED, FIRST_INPUT, Site
 
@@ -36,6 +39,15 @@ class TextTable(Protocol):
         """Return the table as a Parquet file."""
 
 
+def load_table(path: Path) -> MoralVectors | Ratings:
+    """Read a table of texts from a Parquet file: moral vectors, or ratings.
+
+    Raises:
+        DataError: a file that is neither.
+    """
+    return Ratings.load(path) if holds_ratings(path) else MoralVectors.load(path)
+
+
 def tensor_name(site: Site, what: str) -> str:
     """Return the name of a shard's tensor: `resid_post.12/mean_unit`."""
     return f"{site}/{what}"
@@ -51,8 +63,9 @@ def tables_of(texts: pl.DataFrame, vectors: TextTable) -> dict[str, bytes]:
 def repair_tables(folder: Path, tables: dict[str, bytes], hashes: dict[str, str]) -> None:
     """Write the tables that are missing from a store or damaged in it."""
     for name, data in tables.items():
-        if not (folder / name).is_file() or hash_file(folder / name) != hashes[name]:
-            write_bytes(folder / name, data)
+        path = folder / name
+        if path.is_symlink() or not path.is_file() or hash_file(path) != hashes[name]:
+            write_bytes(path, data)
 
 
 class ActivationStore:
@@ -85,7 +98,15 @@ class ActivationStore:
             IntegrityError: a manifest or table that isn't what was written.
         """
         store = cls(Artifact.open(Path(folder), KIND))
-        have = sum(shard.n for shard in store._artifact.shards.values())
+        shards = sorted(store._artifact.shards.values(), key=lambda shard: shard.first)
+        have = sum(shard.n for shard in shards)
+        ends = [0, *(shard.last + 1 for shard in shards)]
+        if ends[:-1] != [shard.first for shard in shards] and have >= store.n_readable:
+            raise IntegrityError(
+                f"{folder} is damaged",
+                "its shards hold some texts twice and others not at all",
+                "extract again into a new folder",
+            )
         if have != store.n_readable:
             raise StoreError(
                 f"{folder} is not finished",
@@ -139,19 +160,28 @@ class ActivationStore:
             IntegrityError: bytes that aren't those that were written.
         """
         site = Site.parse(site) if isinstance(site, str) else site
-        held = self._poolings_of(site)
-        if pooling not in held:
-            # What `extract` leaves out, unlike what wasn't asked for.
-            same = pooling in self.poolings and "input_poolings" in self.key
-            raise UsageError(
-                f"the store holds no pooling {pooling!r} of {site}",
-                f"{'every text ends in the same token; ' if same else ''}"
-                f"it holds {', '.join(held) or 'none'}",
-                "extract again with another --pooling",
-            )
+        self._require(site, pooling)
         values = self._gather(site, pooling)
         values[~self.valid(pooling)] = np.nan
         return values
+
+    def blocks(self, pooling: str, layer: int) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Read one layer under one pooling a shard at a time, where `layer` wouldn't fit.
+
+        Yields:
+            Which rows of `texts`, and their vectors, [rows, d_model] fp32; NaN where `valid` is
+            false. The rows ascend; texts that can't be read are in no block.
+
+        Raises:
+            UsageError: a layer or pooling that the store doesn't hold.
+            IntegrityError: bytes that aren't those that were written.
+        """
+        site = Site("resid_post", layer)
+        self._require(site, pooling)
+        valid = self.valid(pooling)
+        for rows, part in self._parts(site, pooling):
+            part[~valid[rows]] = np.nan
+            yield rows, part
 
     def stats(self, layer: int) -> dict[str, NDArray[np.float32]]:
         """Read the sink report of a layer: `STATS`, each [n_texts], NaN where nothing was read."""
@@ -166,13 +196,29 @@ class ActivationStore:
 
     def _gather(self, site: Site, what: str) -> NDArray[np.float32]:
         """Read a tensor from every shard; NaN for texts that aren't in any."""
-        values = np.empty(0, np.float32)
-        for i, (name, shard) in enumerate(self._artifact.shards.items()):
-            part = self._artifact.read(name, tensor_name(site, what))
-            if i == 0:
+        values: NDArray[np.float32] | None = None
+        for rows, part in self._parts(site, what):
+            if values is None:
                 values = np.full((self.texts.height, *part.shape[1:]), np.nan, np.float32)
-            values[shard.first : shard.last + 1] = part.astype(np.float32)
-        return values
+            values[rows] = part
+        return np.empty(0, np.float32) if values is None else values
+
+    def _parts(self, site: Site, what: str) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        for name, shard in sorted(self._artifact.shards.items(), key=lambda item: item[1].first):
+            part = self._artifact.read(name, tensor_name(site, what))
+            yield slice(shard.first, shard.last + 1), part.astype(np.float32)
+
+    def _require(self, site: Site, pooling: str) -> None:
+        held = self._poolings_of(site)
+        if pooling not in held:
+            # What `extract` leaves out, unlike what wasn't asked for.
+            same = pooling in self.poolings and "input_poolings" in self.key
+            raise UsageError(
+                f"the store holds no pooling {pooling!r} of {site}",
+                f"{'every text ends in the same token; ' if same else ''}"
+                f"it holds {', '.join(held) or 'none'}",
+                "extract again with another --pooling",
+            )
 
     def _poolings_of(self, site: Site) -> tuple[str, ...]:
         if site in INPUTS:
@@ -188,7 +234,7 @@ class ActivationStore:
 
     def _table(self, name: str) -> pl.DataFrame:
         self._check_table(name)
-        return pl.read_parquet(self.folder / name)
+        return pl.read_parquet(io.BytesIO((self.folder / name).read_bytes()))
 
     def _check_table(self, name: str) -> None:
         if why := _table_problem(self._artifact, name):
@@ -219,6 +265,8 @@ def verify(folder: Path) -> tuple[dict[str, str], list[str]]:
 
 def _table_problem(artifact: Artifact, name: str) -> str:
     path = artifact.folder / name
+    if path.is_symlink():
+        return "it is a link, which may lead out of the folder"
     if not path.is_file():
         return "missing"
     return "" if hash_file(path) == artifact.key["tables"][name] else "checksum doesn't match"

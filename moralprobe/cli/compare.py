@@ -26,8 +26,8 @@ def compare_command(
 
     Example: moralprobe compare study-base study-instruct --out comparison
     """
-    from moralprobe.artifacts import check_writable
     from moralprobe.comparison import compare
+    from moralprobe.files import check_writable
     from moralprobe.models.about import read_about
     from moralprobe.report.comparison import answers, caveats, write_comparison
     from moralprobe.study import Study

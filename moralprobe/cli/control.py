@@ -51,11 +51,11 @@ def control_command(
     Example: moralprobe control smollm2-135m ratings.csv --scale 1:7 --out control
     """
     from moralprobe.activations.store import ActivationStore
-    from moralprobe.artifacts import write_bytes
     from moralprobe.cli.extract import extract_command
     from moralprobe.control import options_of, probe_control
     from moralprobe.data.prompts import get_template
     from moralprobe.data.ratings import load_ratings
+    from moralprobe.files import write_bytes
     from moralprobe.options import parse_modes
     from moralprobe.report.control import beside_sentences, control_findings
     from moralprobe.study import Study, finished

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from moralprobe.cli.console import notice, say, say_json, steps
+from moralprobe.errors import UsageError, nearest
 
 
 def extract_command(
@@ -27,9 +29,21 @@ def extract_command(
         str, typer.Option(help="The text around the action: stripped, chat, ...")
     ] = "action-is-morally",
     dtype: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
-    batch_tokens: Annotated[int, typer.Option(help="Tokens in a batch.")] = 1024,
+    batch_tokens: Annotated[
+        int | None, typer.Option(help="Tokens in a batch; what suits the device if not given.")
+    ] = None,
+    share: Annotated[
+        bool, typer.Option(help="Read what texts have in common at their beginning once.")
+    ] = True,
     max_tokens: Annotated[int, typer.Option(help="Longer texts are cut and flagged.")] = 128,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, spread.")] = "auto",
+    devices: Annotated[
+        str | None, typer.Option(help="Several, a process each: cuda:0,cuda:1.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes on --device, each with the model.")] = 1,
+    engine: Annotated[
+        str, typer.Option(help="loop, or ray: --workers actors on Ray Data.")
+    ] = "loop",
     revision: Annotated[str | None, typer.Option(help="Commit or tag on the hub.")] = None,
     layers_path: Annotated[
         str | None, typer.Option(help="Dotted path of the decoder blocks, if not found.")
@@ -46,27 +60,29 @@ def extract_command(
     Example: moralprobe extract smollm2-135m starter.parquet --out store
     """
     from moralprobe.activations.extract import Progress, extract
+    from moralprobe.activations.job import Options
     from moralprobe.activations.pooling import parse_poolings
+    from moralprobe.activations.store import load_table
     from moralprobe.data.prompts import get_template
-    from moralprobe.data.ratings import Ratings, holds_ratings
-    from moralprobe.moral_vectors import MoralVectors
 
-    table = Ratings.load(vectors) if holds_ratings(vectors) else MoralVectors.load(vectors)
-    parse_poolings(pooling)  # a slip of the pen shouldn't wait for a large model
+    first, *beside = _places(devices.split(",") if devices else [device], workers, engine)
+    table = load_table(vectors)
+    poolings = parse_poolings(pooling)  # a slip of the pen shouldn't wait for a large model
     get_template(template)
+    origin: dict[str, Any] = {
+        "source": model,
+        "dtype": dtype,
+        "revision": revision,
+        "layers_path": layers_path,
+        "untrained": untrained,
+    }
+    asked = Options(layers, poolings, template, max_tokens, batch_tokens, share)
     if not quiet:
         notice(f"loading {model}")
     from moralprobe.models.load import load_model
 
-    loaded = load_model(
-        model,
-        dtype=dtype,
-        device=device,
-        revision=revision,
-        layers_path=layers_path,
-        untrained=untrained,
-    )
-    with steps(f"reading texts with {loaded.name}", quiet=quiet) as step:
+    loaded = None if engine == "ray" else load_model(**origin, device=first)
+    with steps(f"reading texts with {loaded.name if loaded else model}", quiet=quiet) as step:
         started = time.monotonic()
 
         def progress(p: Progress) -> None:
@@ -74,20 +90,26 @@ def extract_command(
                 step(p.texts, p.total, "texts: all were read before")
                 return
             rate = (p.texts - p.kept) / max(time.monotonic() - started, 1e-3)
-            step(p.texts, p.total, f"texts, {rate:.0f}/s, {p.bytes / 1e6:,.0f} MB written")
+            written = f", {p.bytes / 1e6:,.0f} MB written" if p.bytes else ""
+            step(p.texts, p.total, f"texts, {rate:.0f}/s{written}")
 
-        store = extract(
-            loaded,
-            table,
-            out,
-            layers=layers,
-            poolings=pooling,
-            template=template,
-            max_tokens=max_tokens,
-            batch_tokens=batch_tokens,
-            progress=progress,
-            say=notice,
-        )
+        if loaded is not None:
+            store = extract(
+                loaded, table, out, **asdict(asked), beside=beside, progress=progress, say=notice
+            )
+        else:
+            from moralprobe.activations.cluster import extract_on_ray
+
+            store = extract_on_ray(
+                origin,
+                table,
+                out,
+                asked,
+                device=first,
+                actors=workers,
+                progress=progress,
+                say=notice,
+            )
     left_out = store.texts.height - store.n_readable
     say(
         f"{out}: {store.n_readable:,} texts, {len(store.layers)} "
@@ -98,6 +120,27 @@ def extract_command(
         say(f"{left_out:,} texts are empty or of one token: kept in the table, masked")
     if truncated := int(store.texts["truncated"].sum()):
         say(f"{truncated:,} texts were cut at {max_tokens} tokens")
+
+
+def _places(devices: list[str], workers: int, engine: str) -> list[str]:
+    """Return a device for every process; the first is this one's."""
+    if engine not in ("loop", "ray"):
+        raise UsageError(f"unknown engine {engine!r}", nearest(engine, ("loop", "ray")), "")
+    if workers < 1 or (workers > 1 and len(devices) > 1):
+        raise UsageError(
+            "--devices and --workers don't go together" if workers > 1 else "no process is left",
+            f"--devices {','.join(devices)}, --workers {workers}",
+            "name a device for every process, or say how many share one",
+        )
+    if engine == "ray":
+        if len(devices) > 1:
+            raise UsageError(
+                "Ray gives actors their devices",
+                f"--devices {','.join(devices)}",
+                "write --device cuda and --workers for the number of GPUs",
+            )
+        return ["cpu" if devices == ["auto"] else devices[0]]
+    return devices * workers
 
 
 def verify_command(

@@ -11,6 +11,7 @@ import typer
 
 from moralprobe import __version__
 from moralprobe.cli import (
+    bench,
     compare,
     control,
     data,
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(vectors.app, name="vectors")
 app.command("plan")(plan.plan_command)
+app.command("bench")(bench.bench_command)
 app.command("extract")(extract.extract_command)
 app.command("verify")(extract.verify_command)
 app.command("probe")(probe.probe_command)

@@ -29,7 +29,8 @@ def plan_command(
         "action-is-morally"
     ),
     dtype: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
-    batch_tokens: Annotated[int, typer.Option(help="Tokens in a batch.")] = 1024,
+    batch_tokens: Annotated[int, typer.Option(help="Tokens in a batch.")] = 4096,
+    share: Annotated[bool, typer.Option(help="Common beginnings are read once.")] = True,
     max_tokens: Annotated[int, typer.Option(help="Longer texts are cut and flagged.")] = 128,
     device_tflops: Annotated[
         float | None, typer.Option(help="Sustained TFLOP/s; 40 % of an H100's bf16 peak if not.")
@@ -45,11 +46,10 @@ def plan_command(
     """
     from moralprobe.activations.cost import PEAK_TFLOPS, UTILISATION
     from moralprobe.activations.forecast import plan_extraction
-    from moralprobe.artifacts import free_bytes
-    from moralprobe.data.ratings import Ratings, holds_ratings
-    from moralprobe.moral_vectors import MoralVectors
+    from moralprobe.activations.store import load_table
+    from moralprobe.files import free_bytes
 
-    table = Ratings.load(vectors) if holds_ratings(vectors) else MoralVectors.load(vectors)
+    table = load_table(vectors)
     assumed = UTILISATION * PEAK_TFLOPS
     tflops = assumed if device_tflops is None else device_tflops
     costs = plan_extraction(
@@ -61,12 +61,13 @@ def plan_command(
         dtype=dtype,
         max_tokens=max_tokens,
         batch_tokens=batch_tokens,
+        share=share,
         device_tflops=tflops,
     )
     source = (
         f"{UTILISATION:.0%} of the dense bf16 peak of an H100, {PEAK_TFLOPS:g} TFLOP/s"
         if device_tflops is None
-        else "as given"
+        else "as given; moralprobe bench measures it"
     )
     texts, free = table.frame["action"].n_unique(), free_bytes(out)
     if as_json:
@@ -85,7 +86,9 @@ def plan_command(
     say(f"\nGPU-hours: arithmetic alone, at {tflops:g} TFLOP/s ({source}).")
     say("memory: the weights, and about the states of one batch; GPUs: of 80 GB, to hold it.")
     say(
-        "tokens: batches are of one length, so that none is padding.",
+        "tokens: what texts have in common at their beginning is read once, where a model allows."
+        if share
+        else "tokens: batches are of one length, so that none is padding."
     )
     if any(cost.estimated for cost in costs):
         say("~: counted by another tokenizer, since the model's own isn't on this machine.")
@@ -132,7 +135,7 @@ def _show_room(out: Path, needed: int, free: int) -> None:
 
 
 def _hours(hours: float) -> str:
-    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.3g}"
 
 
 def _size(n: float) -> str:

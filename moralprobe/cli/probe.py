@@ -49,7 +49,7 @@ def probe_command(
     Example: moralprobe probe store --out study
     """
     from moralprobe.activations.store import ActivationStore
-    from moralprobe.artifacts import check_writable
+    from moralprobe.files import check_writable
     from moralprobe.probing import options_of, probe
     from moralprobe.report.page import write_report
     from moralprobe.study import finished

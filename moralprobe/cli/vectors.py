@@ -28,6 +28,9 @@ def build(
     agreement: Annotated[
         str, typer.Option(help="Column with the agreement: action-agree or rot-agree.")
     ] = "action-agree",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse texts that repeat or contradict each other.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
 ) -> None:
     """Build moral vectors from annotated actions.
@@ -38,7 +41,7 @@ def build(
     """
     from moralprobe.moral_vectors import build_vectors
 
-    vectors = build_vectors(source, schema=schema, agreement=agreement)
+    vectors = build_vectors(source, schema=schema, agreement=agreement, strict=strict)
     vectors.save(out)
     if as_json:
         say_json({"out": out, "pairs": len(vectors), **vectors.meta})
@@ -83,6 +86,8 @@ def _show_rules(vectors: MoralVectors) -> None:
         done = "not applicable" if rule["dropped"] is None else f"dropped {rule['dropped']:,}"
         say(f"  {rule['name']:<24} {done:<16} {rule['note']}")
     say(f"  kept {kept:,} rows, {vectors.frame['group'].n_unique():,} distinct texts (normalised)")
+    for found in vectors.meta["findings"]:
+        say(f"  {found['texts']:,} texts {found['name']}")
     if not vectors.meta["reliability"]:
         say("  noise ceiling: none, every row has one annotator")
     for name, found in vectors.meta["reliability"].items():

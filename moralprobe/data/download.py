@@ -23,8 +23,8 @@ from typing import Any, BinaryIO, Final
 import platformdirs
 from filelock import FileLock
 
-from moralprobe.artifacts import atomic_path, write_json
 from moralprobe.errors import DataError, DownloadError, StoreError, UsageError, nearest
+from moralprobe.files import atomic_path, write_json
 
 PAUSES: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
 """Seconds before each further attempt after a connection broke."""

@@ -75,8 +75,11 @@ class Ratings:
         """Read what `to_bytes` gave; anything else raises DataError."""
         instead = "make a store of ratings with: moralprobe control MODEL TABLE --out STUDY"
         try:
-            metadata = pl.read_parquet_metadata(path).get(_METADATA_KEY)
-            frame = pl.read_parquet(path)
+            # Opened here: polars can't open a path that the locale can't spell.
+            with Path(path).open("rb") as stream:
+                metadata = pl.read_parquet_metadata(stream).get(_METADATA_KEY)
+                stream.seek(0)
+                frame = pl.read_parquet(stream)
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(
                 f"can't read {path} as a table of ratings", str(error).splitlines()[0], instead
@@ -89,7 +92,8 @@ class Ratings:
 def holds_ratings(path: Path) -> bool:
     """Return whether a file is a table that `Ratings.load` reads."""
     try:
-        return _METADATA_KEY in pl.read_parquet_metadata(path)
+        with path.open("rb") as stream:
+            return _METADATA_KEY in pl.read_parquet_metadata(stream)
     except (pl.exceptions.PolarsError, OSError):
         return False
 

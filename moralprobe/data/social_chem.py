@@ -96,18 +96,37 @@ def read_columns(path: Path, known: Collection[str]) -> pl.DataFrame:
     first_line = head.split(b"\n", 1)[0]
     separator = max("\t,;", key=lambda mark: first_line.count(mark.encode()))
     try:
-        names = pl.read_csv(path, separator=separator, infer_schema=False, n_rows=0).columns
+        # Opened here: polars can't open a path that the locale can't spell.
+        with path.open("rb") as stream:
+            names = pl.read_csv(stream, separator=separator, infer_schema=False, n_rows=0).columns
         _refuse_repeated(path, names)
         wanted = [name for name in names if name in known]
         if not wanted:
             return pl.DataFrame({name: [] for name in names})
-        return pl.read_csv(path, separator=separator, infer_schema=False, columns=wanted)
+        with path.open("rb") as stream:
+            return pl.read_csv(stream, separator=separator, infer_schema=False, columns=wanted)
     except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
+        _refuse_not_utf8(path)
         raise DataError(
             f"can't read {path} as a table",
             str(error).splitlines()[0],
             "it must be UTF-8, tab or comma separated, with a header row and doubled quotes",
         ) from error
+
+
+def _refuse_not_utf8(path: Path) -> None:
+    """Name the first line whose bytes are no text, which the reader of tables doesn't."""
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                found = line[error.start : error.end].hex(" ")
+                raise DataError(
+                    f"can't read {path}: line {number}, byte {error.start + 1} is not UTF-8",
+                    f"it reads {found} ({error.reason}); the header is line 1",
+                    "save the table as UTF-8, or correct the line",
+                ) from error
 
 
 def _refuse_repeated(path: Path, names: list[str]) -> None:

@@ -11,7 +11,15 @@ import torch
 
 from moralprobe.models.layers import Decoder
 from moralprobe.models.taps import OnHidden, run_taps
-from moralprobe.models.tokens import Batch, Encoded, PaddingSide, chat_frame, collate, encode
+from moralprobe.models.tokens import (
+    Batch,
+    Encoded,
+    PaddingSide,
+    chat_frame,
+    collate,
+    collate_trees,
+    encode,
+)
 from moralprobe.sites import Site
 
 
@@ -20,7 +28,8 @@ class CausalModel:
     """A transformers model ready to be read.
 
     `identity` names what the weights, the config and the tokenizer are (see `models.load`); two
-    models with equal identities give equal hidden states in the same dtype.
+    models with equal identities give equal hidden states in the same dtype. `origin` are the
+    arguments of `load_model` by which another process loads it; a live model has none.
     """
 
     name: str
@@ -28,6 +37,7 @@ class CausalModel:
     tokenizer: Any
     decoder: Decoder
     identity: dict[str, Any] = field(repr=False)
+    origin: dict[str, Any] | None = field(default=None, repr=False)
 
     @property
     def n_layers(self) -> int:
@@ -81,6 +91,10 @@ class CausalModel:
     def collate(self, encoded: Sequence[Encoded], *, side: PaddingSide = "right") -> Batch:
         """Stack token sequences on the model's device."""
         return collate(encoded, pad_id=self.pad_id, side=side, device=self.device)
+
+    def collate_trees(self, blocks: Sequence[Sequence[Encoded]]) -> Batch:
+        """Stack sorted texts as trees on the model's device; see `models.tokens.collate_trees`."""
+        return collate_trees(blocks, pad_id=self.pad_id, dtype=self.dtype, device=self.device)
 
     def run_taps(self, batch: Batch, sites: Sequence[Site], on_hidden: OnHidden) -> None:
         """Hand over the states at each site asked for; see `models.taps.run_taps`."""

@@ -10,22 +10,20 @@ from typing import Any, Final, Literal
 import torch
 import xxhash
 
-from moralprobe.artifacts import canonical_json, hash_file
 from moralprobe.errors import ModelError, UsageError, nearest
+from moralprobe.files import canonical_json, hash_file
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.layers import find_decoder
 from moralprobe.models.packaged import PACKAGED, packaged_folder
 from moralprobe.models.quiet import quiet_transformers
 from moralprobe.models.registry import models as registered
+from moralprobe.models.safety import WEIGHTS, missing_weights, refuse_unsafe
 
 Dtype = Literal["bf16", "fp32"]
 DTYPES: Final[dict[str, torch.dtype]] = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
-# Keys by which a config makes transformers run code that came with the files.
-_EXECUTABLE: Final = ("auto_map", "_attn_implementation_internal", "_attn_implementation_autoset")
 _WANTED: Final = ("*.json", "*.jinja", "*.model", "*.txt")
-_WEIGHTS: Final = "*.safetensors"
-_UNSAFE: Final = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.npz")
+SPREAD: Final = "spread"
 UNTRAINED_SEED: Final = 0
 """Of the weights that an untrained twin is drawn with."""
 # What a config says of its history rather than of the network.
@@ -52,7 +50,9 @@ def load_model(
             transformers model (then `tokenizer` is needed and `dtype`, `device` are its own).
         tokenizer: the tokenizer of a live model.
         dtype: `bf16` or `fp32`. fp16 isn't offered: attention sinks overflow it.
-        device: `auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1` or `mps`.
+        device: `auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1` or `mps`; `spread` puts
+            the layers on all GPUs of this machine, one after another, for a model that no single
+            one holds.
         revision: a commit, branch or tag on the hub.
         layers_path: dotted path of the list of decoder blocks, where it isn't found.
         untrained: load the twin instead, named "<id> (untrained)"; the weights aren't read, and on
@@ -72,23 +72,43 @@ def load_model(
         return _live(source, tokenizer, layers_path)
     if dtype not in DTYPES:
         raise UsageError(f"unknown dtype {dtype!r}", nearest(dtype, DTYPES), "choose one of these")
-    place = choose_device(device)
+    place = None if device == SPREAD else choose_device(device)
+    if place is None and untrained:
+        raise UsageError(
+            "an untrained twin is drawn on one device",
+            f"asked for is {device!r}",
+            "name the device",
+        )
     name, folder, commit = _locate(str(source), revision, weights=not untrained)
     refuse_unsafe(folder, weights=not untrained)
-    model, loaded_tokenizer = _from_folder(folder, DTYPES[dtype], untrained)
+    options: dict[str, Any] = {"dtype": DTYPES[dtype]}
+    if place is None:
+        options["device_map"] = "auto"
+    elif place.type == "cpu" and dtype == "bf16":
+        # The fused kernel takes nearly twice as long there for sequences this short.
+        options["attn_implementation"] = "eager"
+    model, loaded_tokenizer = _from_folder(folder, options, untrained)
     if untrained:
         name = f"{name} (untrained)"
         weights = {f"drawn with seed {UNTRAINED_SEED}": _hash_state(model)}
     else:
         weights = _hash_weights(folder)
-    model = model.to(place).eval()
+    model = (model if place is None else model.to(place)).eval()
     identity = {
         "id": name,
         "revision": commit,
         "weights": weights,
         **_identity(model, loaded_tokenizer),
     }
-    return CausalModel(name, model, loaded_tokenizer, find_decoder(model, layers_path), identity)
+    origin = {
+        "source": str(source),
+        "dtype": dtype,
+        "revision": commit or revision,
+        "layers_path": layers_path,
+        "untrained": untrained,
+    }
+    decoder = find_decoder(model, layers_path)
+    return CausalModel(name, model, loaded_tokenizer, decoder, identity, origin)
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -103,7 +123,7 @@ def choose_device(name: str = "auto") -> torch.device:
         raise UsageError(
             f"unknown device {name!r}",
             "it is none that a model can be read on",
-            "write auto, cpu, cuda, cuda:1 or mps",
+            "write auto, cpu, cuda, cuda:1, mps or spread",
         )
     there = {
         "cpu": 1,
@@ -165,7 +185,7 @@ def _from_hub(source: str, revision: str | None, *, weights: bool) -> tuple[str,
             huggingface_hub.snapshot_download(source, revision=revision, allow_patterns="*.json")
         )
         refuse_unsafe(small, weights=False)
-        wanted = [*_WANTED, _WEIGHTS] if weights else list(_WANTED)
+        wanted = [*_WANTED, WEIGHTS] if weights else list(_WANTED)
         folder = Path(
             huggingface_hub.snapshot_download(source, revision=revision, allow_patterns=wanted)
         )
@@ -175,56 +195,16 @@ def _from_hub(source: str, revision: str | None, *, weights: bool) -> tuple[str,
             str(error).strip().splitlines()[0],
             f"check the name and the network, or fetch it elsewhere with: hf download {source}",
         ) from error
+    if weights and (absent := missing_weights(folder)):
+        raise ModelError(
+            f"the copy of {source!r} in the hub's cache is not whole",
+            f"{absent[0]} isn't in it",
+            f"fetch it where there is a network: hf download {source}",
+        )
     return source, folder, folder.name
 
 
-def refuse_unsafe(folder: Path, *, weights: bool = True) -> None:
-    """Refuse a model's folder whose config brings code, or whose weights could run some.
-
-    Args:
-        folder: with `config.json`.
-        weights: whether safetensors weights must be there.
-
-    Raises:
-        ModelError: named by file and key.
-    """
-    for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
-        path = folder / name
-        if not path.is_file():
-            if name == "config.json":
-                raise ModelError(f"{folder} holds no model", "there is no config.json", "check it")
-            continue
-        try:
-            config = json.loads(path.read_bytes())
-            if not isinstance(config, dict):
-                raise ValueError("it holds no object")
-        except ValueError as error:
-            raise ModelError(f"{path} is no JSON", str(error), "fetch the model again") from error
-        for key in _EXECUTABLE:
-            if _contains_key(config, key):
-                raise ModelError(
-                    f"{folder.name} would have to run code of its own",
-                    f"{name} has {key!r}",
-                    "use a model that transformers knows; foreign code is never trusted here",
-                )
-    if weights and not list(folder.glob(_WEIGHTS)):
-        unsafe = sorted(p.name for pattern in _UNSAFE for p in folder.glob(pattern))
-        raise ModelError(
-            f"{folder} holds no safetensors weights",
-            f"it holds {', '.join(unsafe)}, and loading these can run code"
-            if unsafe
-            else "no weight file",
-            "convert them once with transformers' save_pretrained, on a machine you trust them on",
-        )
-
-
-def _contains_key(value: Any, key: str) -> bool:
-    if isinstance(value, dict):
-        return key in value or any(_contains_key(v, key) for v in value.values())
-    return isinstance(value, list) and any(_contains_key(v, key) for v in value)
-
-
-def _from_folder(folder: Path, dtype: torch.dtype, untrained: bool) -> tuple[Any, Any]:
+def _from_folder(folder: Path, chosen: dict[str, Any], untrained: bool) -> tuple[Any, Any]:
     """Return model and tokenizer, with the weights that lie there or with fresh ones."""
     import transformers
     from huggingface_hub.errors import StrictDataclassError
@@ -236,9 +216,9 @@ def _from_folder(folder: Path, dtype: torch.dtype, untrained: bool) -> tuple[Any
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
             try:
-                model = make(transformers.AutoModelForCausalLM, folder, dtype, options)
+                model = make(transformers.AutoModelForCausalLM, folder, chosen, options)
             except ValueError:  # a multimodal model without a text-only class
-                model = make(transformers.AutoModelForImageTextToText, folder, dtype, options)
+                model = make(transformers.AutoModelForImageTextToText, folder, chosen, options)
         except (
             OSError,
             ValueError,
@@ -255,22 +235,36 @@ def _from_folder(folder: Path, dtype: torch.dtype, untrained: bool) -> tuple[Any
     return model, tokenizer
 
 
-def _pretrained(kind: Any, folder: Path, dtype: torch.dtype, options: dict[str, Any]) -> Any:
+def _pretrained(kind: Any, folder: Path, chosen: dict[str, Any], options: dict[str, Any]) -> Any:
     model, info = kind.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+        folder, use_safetensors=True, output_loading_info=True, **chosen, **options
     )
+    if "device_map" in chosen:
+        _refuse_offloaded(folder, getattr(model, "hf_device_map", {}))
     _refuse_missing(folder, model, info["missing_keys"])
     return model
 
 
-def _fresh(kind: Any, folder: Path, dtype: torch.dtype, options: dict[str, Any]) -> Any:
+def _refuse_offloaded(folder: Path, places: dict[str, Any]) -> None:
+    """Refuse a model whose weights would travel from disk or host for every batch."""
+    where = {str(place) for place in places.values()}
+    away = where & ({"disk", "cpu"} if torch.cuda.is_available() else {"disk"})
+    if away:
+        raise ModelError(
+            f"{folder.name} doesn't fit into the memory of this machine's devices",
+            f"some of its layers would lie on {' and '.join(sorted(away))}",
+            "use more or larger GPUs; moralprobe plan says how many",
+        )
+
+
+def _fresh(kind: Any, folder: Path, chosen: dict[str, Any], options: dict[str, Any]) -> Any:
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(folder, **options)
     # In the dtype asked for, as a checkpoint is read: buffers keep the precision that they need.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(UNTRAINED_SEED)
-        return kind.from_config(config, dtype=dtype, trust_remote_code=False)
+        return kind.from_config(config, trust_remote_code=False, **chosen)
 
 
 def _refuse_missing(folder: Path, model: Any, missing: Iterable[str]) -> None:
@@ -296,7 +290,7 @@ def _hash_state(model: torch.nn.Module) -> str:
 
 def _hash_weights(folder: Path) -> dict[str, str]:
     hashes = {}
-    for path in sorted(folder.glob(_WEIGHTS)):
+    for path in sorted(folder.glob(WEIGHTS)):
         # On the hub's cache a weight file is a link to a blob that is named by its SHA-256.
         target = path.resolve().name
         is_blob = path.is_symlink() and len(target) == 64

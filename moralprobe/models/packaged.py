@@ -17,8 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from moralprobe.artifacts import hash_file, write_json
 from moralprobe.errors import ModelError
+from moralprobe.files import hash_file, write_json
 
 _FORMAT: Final = 1
 _MANIFEST: Final = "moralprobe.json"

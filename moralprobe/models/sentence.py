@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moralprobe.errors import ModelError, UsageError
-from moralprobe.models.load import choose_device, refuse_unsafe
+from moralprobe.models.load import choose_device
 from moralprobe.models.quiet import quiet_transformers
+from moralprobe.models.safety import refuse_unsafe
 
 # Of sentence-transformers' modules, those that name no class in their files.
 _MODULES: Final = ("Transformer", "Pooling", "Normalize")

@@ -14,6 +14,9 @@ from moralprobe.models.registry import models as registered
 if TYPE_CHECKING:
     from torch import nn
 
+    from moralprobe.models.causal import CausalModel
+    from moralprobe.models.layers import Decoder
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -127,8 +130,8 @@ def _local_shape(name: str, folder: Path) -> Shape:
     from huggingface_hub.errors import StrictDataclassError
 
     from moralprobe.models.layers import find_decoder
-    from moralprobe.models.load import refuse_unsafe
     from moralprobe.models.quiet import quiet_transformers
+    from moralprobe.models.safety import refuse_unsafe
 
     refuse_unsafe(folder, weights=False)
     with quiet_transformers(), torch.device("meta"):
@@ -144,8 +147,16 @@ def _local_shape(name: str, folder: Path) -> Shape:
                 str(error).strip().splitlines()[0],
                 "check that the folder holds the config of a causal language model",
             ) from error
-    decoder = find_decoder(model)
-    text = config.get_text_config()
+    return _shape(name, model, find_decoder(model), folder)
+
+
+def shape_of(model: CausalModel) -> Shape:
+    """Return the sizes of a model that is loaded."""
+    return _shape(model.name, model.model, model.decoder, None)
+
+
+def _shape(name: str, model: Any, decoder: Decoder, folder: Path | None) -> Shape:
+    text = model.config.get_text_config()
     n_heads = int(text.num_attention_heads)
     return Shape(
         id=name,

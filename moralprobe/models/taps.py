@@ -8,7 +8,8 @@ The off-by-one of the field has its home here. transformers' `hidden_states[L + 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -42,11 +43,41 @@ def run_taps(decoder: Decoder, batch: Batch, sites: Sequence[Site], on_hidden: O
     Raises:
         ModelError: a tap that didn't fire exactly once, or didn't give [batch, tokens, d_model].
     """
+    handles: list[RemovableHandle] = []
+    with handing_over(decoder.d_model, batch, sites, on_hidden) as read:
+        try:
+            for site in sites:
+                handles.append(_hook(decoder, site, read))
+            with torch.inference_mode():
+                decoder.module(**_inputs_of(batch))
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+@contextmanager
+def handing_over(
+    d_model: int, batch: Batch, sites: Sequence[Site], on_hidden: OnHidden
+) -> Iterator[Callable[[Site, object], None]]:
+    """Yield what is to be called with each site's states; after the last it leaves the block.
+
+    Args:
+        d_model: width of the residual stream.
+        batch: what the states are of.
+        sites: those asked for, each once.
+        on_hidden: called with the site and its states, once they are seen to be some.
+
+    Yields:
+        A function of a site and what passes there.
+
+    Raises:
+        ModelError: a tap that didn't fire exactly once, or didn't give [batch, tokens, d_model].
+    """
     fired: list[Site] = []
 
     def read(site: Site, states: object) -> None:
         width = states.shape[-1:] if site == EMBED and isinstance(states, torch.Tensor) else ()
-        expected = (*batch.ids.shape, *(width or (decoder.d_model,)))
+        expected = (*batch.ids.shape, *(width or (d_model,)))
         if not isinstance(states, torch.Tensor) or tuple(states.shape) != expected:
             raise ModelError(
                 f"{site} gave no hidden states",
@@ -58,17 +89,8 @@ def run_taps(decoder: Decoder, batch: Batch, sites: Sequence[Site], on_hidden: O
         if len(fired) == len(sites):
             raise _Stop
 
-    handles: list[RemovableHandle] = []
-    try:
-        for site in sites:
-            handles.append(_hook(decoder, site, read))
-        with torch.inference_mode():
-            decoder.module(**_inputs_of(batch))
-    except _Stop:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
+    with suppress(_Stop):
+        yield read
     if Counter(fired) != Counter(sites):
         missed = [str(site) for site in sites if fired.count(site) != 1]
         raise ModelError(
@@ -97,7 +119,11 @@ def _hook(decoder: Decoder, site: Site, read: Callable[[Site, object], None]) ->
 
 def _inputs_of(batch: Batch) -> dict[str, object]:
     inputs: dict[str, object] = {"input_ids": batch.ids, "use_cache": False}
-    if batch.padded:
+    if batch.tree is not None:
+        # A mask of four dimensions is taken as it is.
+        inputs["attention_mask"] = batch.tree.attention
+        inputs["position_ids"] = batch.tree.positions
+    elif batch.padded:
         # Without padding a causal model needs neither, and takes its fastest attention path.
         mask = batch.mask.long()
         inputs["attention_mask"] = mask

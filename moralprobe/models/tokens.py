@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Final, Literal
 
+import numpy as np
 import torch
 
 from moralprobe.errors import ModelError
+from moralprobe.models.prefixes import ancestors, grow
 
 PaddingSide = Literal["left", "right"]
 
@@ -40,16 +42,82 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Token sequences as tensors: `ids`, `mask` and `action` are [batch, tokens].
+class Tree:
+    """Where a batch's tokens stand when its texts share their beginnings (`models.prefixes`).
 
-    `padded` says whether any sequence is shorter than the tensor.
+    `positions` [blocks, nodes] of each token in its texts; `attention` [blocks, 1, nodes, nodes] is
+    added to attention scores. `nodes` [texts, tokens] are each text's nodes in its own block, any
+    where its `mask` is false; `block` [texts] is that block and `row` [texts] its place there.
+    """
+
+    positions: torch.Tensor
+    attention: torch.Tensor
+    nodes: torch.Tensor
+    block: torch.Tensor
+    row: torch.Tensor
+    rows: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Texts as tensors: `mask` and `action` are [texts, tokens], and so is `ids` without a `tree`.
+
+    With one, `ids` are [blocks, nodes]. `padded` says whether any sequence in `ids` is shorter than
+    the tensor, and needs a mask.
     """
 
     ids: torch.Tensor
     mask: torch.Tensor
     action: torch.Tensor
     padded: bool
+    tree: Tree | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device; itself, where it is there."""
+        if self.ids.device == device:
+            return self
+        moved: Batch = _moved(self, device)
+        return moved
+
+    def of_texts(self, values: torch.Tensor) -> torch.Tensor:
+        """Return what belongs to each text's tokens, [texts, tokens, ...], of what `ids` have."""
+        return values if self.tree is None else values[self.tree.block[:, None], self.tree.nodes]
+
+    def sums(self, weights: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """Add up each text's states by several sets of weights, each in one matrix product a row.
+
+        Args:
+            weights: [texts, sets, tokens], zero where `mask` is false.
+            states: what `ids` have, [rows of ids, tokens or nodes, d], of the weights' dtype and
+                finite everywhere.
+
+        Returns:
+            [texts, sets, d].
+        """
+        tree = self.tree
+        if tree is None:
+            return torch.bmm(weights, states)
+        sets = weights.shape[1]
+        blocks, nodes = self.ids.shape
+        # A state that several texts share is multiplied where it stands, never copied.
+        of_nodes = weights.new_zeros(blocks, tree.rows, sets, nodes)
+        at = (tree.block * tree.rows + tree.row)[:, None] * sets + torch.arange(
+            sets, device=weights.device
+        )
+        flat = at[:, :, None] * nodes + tree.nodes[:, None]
+        of_nodes.view(-1).scatter_add_(0, flat.flatten(), weights.flatten())
+        added = torch.bmm(of_nodes.view(blocks, tree.rows * sets, nodes), states)
+        return added.view(blocks, tree.rows, sets, -1)[tree.block, tree.row]
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """Return a dataclass of tensors on another device."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    moved = {f.name: _moved(getattr(value, f.name), device) for f in fields(value)}
+    return replace(value, **moved)
 
 
 def chat_frame(tokenizer: Any) -> tuple[str, str]:
@@ -119,7 +187,7 @@ def encode(
         )
     if not texts:
         return []
-    fields = tokenizer(
+    found = tokenizer(
         list(texts),
         add_special_tokens=add_special_tokens,
         padding=False,
@@ -133,7 +201,7 @@ def encode(
     spelled_out = frozenset(tokenizer.all_special_ids)
     return [
         _one(ids, offsets, special, span, max_tokens, spelled_out)
-        for ids, offsets, special, span in zip(*(fields[c] for c in columns), spans, strict=True)
+        for ids, offsets, special, span in zip(*(found[c] for c in columns), spans, strict=True)
     ]
 
 
@@ -177,4 +245,56 @@ def collate(
         mask=stack([[True] * len(text) for text in encoded], False),
         action=stack([text.action for text in encoded], False),
         padded=any(len(text) != longest for text in encoded),
+    )
+
+
+def collate_trees(
+    blocks: Sequence[Sequence[Encoded]], *, pad_id: int, dtype: torch.dtype, device: torch.device
+) -> Batch:
+    """Stack runs of sorted texts as trees; what fills up the smaller ones sees itself only.
+
+    Args:
+        blocks: the texts of each run, in lexicographic order of their ids.
+        pad_id: a token id to fill up with.
+        dtype: of the mask that is added to attention scores.
+        device: where the model reads.
+    """
+    trees = [grow([text.ids for text in block]) for block in blocks]
+    texts = [text for block in blocks for text in block]
+    nodes = max(len(tree.ids) for tree in trees)
+    longest = max(len(text) for text in texts)
+    ids = np.full((len(trees), nodes), pad_id)
+    positions = np.zeros((len(trees), nodes), np.int64)
+    sees = np.zeros((len(trees), nodes, nodes), np.bool_)
+    sees[:, np.arange(nodes), np.arange(nodes)] = True
+    at = np.zeros((len(texts), longest), np.int64)
+    mask = np.zeros((len(texts), longest), np.bool_)
+    action = np.zeros((len(texts), longest), np.bool_)
+    for b, tree in enumerate(trees):
+        n = len(tree.ids)
+        ids[b, :n], positions[b, :n] = tree.ids, tree.depth
+        sees[b, :n, :n] = ancestors(tree)
+    for t, (text, path) in enumerate(
+        zip(texts, (path for tree in trees for path in tree.paths), strict=True)
+    ):
+        at[t, : len(path)] = path
+        mask[t, : len(path)] = True
+        action[t, : len(path)] = text.action
+    sizes = [len(block) for block in blocks]
+    allowed = torch.from_numpy(sees).to(device)
+    attention = torch.zeros(allowed.shape, dtype=dtype, device=device)
+    attention.masked_fill_(~allowed, torch.finfo(dtype).min)
+    return Batch(
+        ids=torch.from_numpy(ids).to(device),
+        mask=torch.from_numpy(mask).to(device),
+        action=torch.from_numpy(action).to(device),
+        padded=False,
+        tree=Tree(
+            positions=torch.from_numpy(positions).to(device),
+            attention=attention[:, None],
+            nodes=torch.from_numpy(at).to(device),
+            block=torch.tensor([b for b, n in enumerate(sizes) for _ in range(n)], device=device),
+            row=torch.tensor([r for n in sizes for r in range(n)], device=device),
+            rows=max(sizes),
+        ),
     )

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import polars as pl
 
-from moralprobe.artifacts import write_bytes
 from moralprobe.comparison import STATISTICS, Comparison, Kind, Statistic
+from moralprobe.files import write_bytes
 from moralprobe.report.figures import ACCENT, INK, NULL, SECOND, STYLE
 from moralprobe.report.page import render
 from moralprobe.report.verdicts import QUESTIONS

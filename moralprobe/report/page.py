@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from moralprobe.artifacts import write_bytes
+from moralprobe.files import write_bytes
 from moralprobe.report.figures import draw_figures
 from moralprobe.report.verdicts import RULE, held_against, questions_of, verdicts
 from moralprobe.report.words import (

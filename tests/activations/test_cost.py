@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -13,9 +14,16 @@ from moralprobe.activations import forecast
 from moralprobe.activations.cost import activation_bytes, forward_flops
 from moralprobe.activations.extract import extract
 from moralprobe.activations.forecast import parse_models, plan_extraction
-from moralprobe.activations.plan import make_plan
+from moralprobe.activations.plan import (
+    TREE_TOKENS,
+    Plan,
+    best_plan,
+    make_plan,
+    share_beginnings,
+)
 from moralprobe.errors import DataError
 from moralprobe.models.load import load_model
+from moralprobe.models.prefixes import cut_blocks
 from moralprobe.models.registry import models
 from moralprobe.models.shape import Shape, model_shape
 from moralprobe.models.tiny import save_tiny
@@ -30,12 +38,27 @@ def shape_of(**sizes: object) -> Shape:
     return Shape(**{**usual, "n_heads": 2, "head_dim": 8, "folder": None, **sizes})
 
 
+def plan_of(lengths: list[int]) -> Plan:
+    return make_plan(lengths, batch_tokens=100, bytes_per_text=1)
+
+
 def test_operations_by_hand() -> None:
     # Texts of 3 and 5 tokens; blocks 0 and 1 run, since nothing runs after the last one asked for.
     linear = 2 * (10 + 20) * (3 + 5)
     attention = 2 * 4 * 2 * 8 * (3**2 + 5**2)
-    assert forward_flops(shape_of(), [3, 5], [1]) == linear + attention
-    assert forward_flops(shape_of(), [3, 5], [0, 1]) == linear + attention
+    plan = plan_of([3, 5])
+    assert forward_flops(shape_of(), plan, [1]) == linear + attention
+    assert forward_flops(shape_of(), plan, [0, 1]) == linear + attention
+
+
+def test_operations_of_trees_by_hand() -> None:
+    """Of 3 + 2 and of 4 nodes: what fills the second up to five is read too, and isn't a token."""
+    texts = [[1, 2, 3], [1, 4, 5], [2, 2, 2, 2]]
+    plan = Plan((3, 3, 4), ((0, 3),), ((0, 3),), ((0, 2), (2, 3)), (5, 4))
+    assert cut_blocks(texts, 5) == ([(0, 2), (2, 3)], [5, 4])
+    assert plan.n_tokens == 9 and plan.sequences((0, 3)) == (2, 5)
+    linear = 2 * (10 + 20) * 2 * 5
+    assert forward_flops(shape_of(), plan, [1]) == linear + 2 * 4 * 2 * 8 * 2 * 5**2
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "qwen3_moe", "gpt_oss", "gpt2"])
@@ -54,7 +77,8 @@ def test_operations_are_those_that_torch_counts(family: str, tmp_path: Path) -> 
         with FlopCounterMode(display=False) as counter:
             sites = [Site("resid_post", layer) for layer in layers]
             model.run_taps(batch, sites, lambda site, hidden: None)
-        planned = forward_flops(model_shape(str(folder)), [len(e) for e in encoded], layers)
+        plan = plan_of([len(text) for text in encoded])
+        planned = forward_flops(model_shape(str(folder)), plan, layers)
         assert planned == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
@@ -74,7 +98,9 @@ def test_disk_and_tokens_are_those_of_the_store(
     store = extract(model, vectors, tmp_path / "s", layers=layers, poolings=poolings, max_tokens=40)
     written = sum(path.stat().st_size for path in (tmp_path / "s").iterdir())
     assert cost.disk_bytes == pytest.approx(written, rel=0.02)
-    assert cost.tokens == store.texts["n_tokens"].sum() and not cost.estimated
+    (whole,) = plan_extraction(str(folder), vectors, share=False, max_tokens=40)
+    assert whole.tokens == store.texts["n_tokens"].sum() and not cost.estimated
+    assert cost.tokens <= whole.tokens
     assert (cost.texts, cost.layers) == (store.n_readable, len(store.layers))
     weights = sum(p.numel() * p.element_size() for p in model.model.parameters())
     assert cost.weights_bytes == weights
@@ -134,9 +160,9 @@ def test_the_papers_models_are_all_planned_in_their_order() -> None:
 
 def test_without_any_tokenizer_characters_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = build_vectors("starter")
-    (counted,) = plan_extraction("smollm2-135m", vectors)
+    (counted,) = plan_extraction("smollm2-135m", vectors, share=False)
     monkeypatch.setattr(forecast, "local_folder", lambda source: None)
-    (cost,) = plan_extraction("Qwen/Qwen3-8B", vectors)
+    (cost,) = plan_extraction("Qwen/Qwen3-8B", vectors, share=False)
     assert cost.estimated and cost.tokens_by == "~4 characters a token"
     assert cost.tokens == pytest.approx(counted.tokens, rel=0.25)
     blank = MoralVectors(vectors.frame.with_columns(action=pl.lit(" ")), vectors.meta)
@@ -161,5 +187,46 @@ def test_tapping_is_what_is_counted_not_the_head(tmp_path: Path) -> None:
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model.model(input_ids=ids, use_cache=False)
     head = 2 * ids.numel() * 32 * 260
-    planned = forward_flops(model_shape(str(folder)), [ids.numel()], [2])
+    planned = forward_flops(model_shape(str(folder)), plan_of([ids.numel()]), [2])
     assert planned == pytest.approx(counter.get_total_flops() - head, rel=0.03)
+
+
+def test_a_wide_model_reads_common_beginnings_once() -> None:
+    """Of one this wide attention is a small part, so that trees pay, even of few texts."""
+    vectors = build_vectors("starter")
+    (shared,) = plan_extraction("Qwen/Qwen3-8B", vectors)
+    (alone,) = plan_extraction("Qwen/Qwen3-8B", vectors, share=False)
+    assert 0.6 * alone.tokens < shared.tokens < 0.95 * alone.tokens
+    assert shared.flops < alone.flops
+    assert shared.disk_bytes == pytest.approx(alone.disk_bytes, rel=1e-3)
+
+
+def test_the_plan_with_the_least_work_is_taken() -> None:
+    """Counted naively: every sequence is as long as the longest of its batch."""
+    rng = np.random.default_rng(0)
+    texts = [[1, 2, *rng.integers(0, 3, rng.integers(1, 9)).tolist()] for _ in range(300)]
+    sizes = {"batch_tokens": 512, "bytes_per_text": 10}
+    in_order = sorted(texts)
+    found = {}
+    for width_cost in (0.0, 0.003, 1.0):
+        plan = best_plan(texts, share=True, width_cost=width_cost, **sizes)
+        plans = [make_plan(sorted(map(len, texts)), **sizes)] + [
+            share_beginnings(in_order, tree_tokens=n, **sizes) for n in TREE_TOKENS
+        ]
+        naive = []
+        for one in plans:
+            total = 0.0
+            for a, b in one.batches:
+                trees = one.blocks_of((a, b))
+                nodes = [
+                    len({tuple(t[:k]) for t in in_order[c:d] for k in range(1, len(t) + 1)})
+                    for c, d in trees
+                ]
+                rows, width = (len(nodes), max(nodes)) if trees else (b - a, one.lengths[a])
+                total += rows * width * (1 + width * width_cost)
+            naive.append(total)
+            assert one.work(width_cost) == pytest.approx(total)
+        assert plan == plans[int(np.argmin(naive))]
+        found[width_cost] = bool(plan.blocks)
+        assert not best_plan(texts, share=False, width_cost=width_cost, **sizes).blocks
+    assert found == {0.0: True, 0.003: True, 1.0: False}

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 import torch
 
+from moralprobe.activations import extract as extracting
 from moralprobe.activations import plan
 from moralprobe.activations.extract import Progress, extract
 from moralprobe.activations.plan import make_plan
@@ -77,15 +78,20 @@ def assert_equals_transformers(model: CausalModel, store: ActivationStore, some:
             assert close < 1e-4, (row["text"], pooling, site, close)
 
 
+@pytest.mark.usefixtures("shared")
+@pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize(
     ("family", "bos"),
     [("llama", True), ("gpt2", False), ("gemma2", True), ("gemma3_text", True), ("opt", True)],
 )
 def test_stored_states_equal_transformers_one_text_at_a_time(
-    tmp_path: Path, family: str, bos: bool
+    tmp_path: Path, family: str, bos: bool, share: bool
 ) -> None:
     model = tiny(family, bos=bos)
-    store = extract(model, starter(80), tmp_path / "s", poolings=POOLINGS)
+    store = extract(model, starter(80), tmp_path / "s", poolings=POOLINGS, share=share)
+    # The windows of these two are shorter than the texts.
+    trees = share and family not in ("gemma2", "gemma3_text")
+    assert store.key["batches"].startswith("trees" if trees else "texts of one length")
     assert_equals_transformers(model, store, 25)
 
 
@@ -111,22 +117,40 @@ def test_batches_change_nothing(tmp_path: Path) -> None:
     one = extract(tiny(), starter(60), tmp_path / "one", batch_tokens=1)
     many = extract(tiny(), starter(60), tmp_path / "many", batch_tokens=100_000)
     other = everything(many)
+    place = [many.texts["text"].to_list().index(text) for text in one.texts["text"]]
     for name, values in everything(one).items():
-        np.testing.assert_allclose(values, other[name], rtol=1e-4, atol=1e-5, err_msg=str(name))
+        np.testing.assert_allclose(
+            values, other[name][place], rtol=1e-4, atol=1e-5, err_msg=str(name)
+        )
 
 
-def test_each_text_is_read_once_and_the_vectors_travel_along(tmp_path: Path) -> None:
-    vectors = starter(120)
-    assert vectors.frame["action"].n_unique() < vectors.frame.height
-    model, read = tiny(), 0
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trees wherever the model allows them: for models this small they wouldn't pay."""
+    monkeypatch.setattr(plan.Plan, "work", lambda self, width_cost: 0 if self.blocks else 1)
 
-    def count(_module: object, args: tuple, kwargs: dict) -> None:
+
+@pytest.mark.usefixtures("shared")
+@pytest.mark.parametrize("share", [True, False])
+def test_each_token_is_read_once_and_the_vectors_travel_along(tmp_path: Path, share: bool) -> None:
+    vectors = starter()
+    vectors = MoralVectors(pl.concat([vectors.frame, vectors.frame.head(9)]), vectors.meta)
+    model = tiny()
+    read = 0
+
+    def count(_module: object, _args: tuple, kwargs: dict) -> None:
         nonlocal read
-        read += kwargs["input_ids"].shape[0]
+        read += kwargs["input_ids"].numel()
 
     model.decoder.module.register_forward_pre_hook(count, with_kwargs=True)
-    store = extract(model, vectors, tmp_path / "s")
-    assert read == vectors.frame["action"].n_unique() == store.texts.height
+    # Cut short, texts have more in common.
+    store = extract(model, vectors, tmp_path / "s", share=share, max_tokens=8)
+    assert store.texts.height == vectors.frame["action"].n_unique()
+    texts = [model.tokenizer(text)["input_ids"][:8] for text in store.texts["text"]]
+    alone = sum(map(len, texts))
+    # Some tokens more are read by the trial, where a tree begins, and to fill smaller trees up.
+    distinct = len({tuple(ids[:k]) for ids in texts for k in range(1, len(ids) + 1)})
+    assert distinct < read < 0.9 * alone if share else read == alone
     assert store.vectors().frame.equals(vectors.frame)
 
 
@@ -354,6 +378,7 @@ def test_a_layer_that_never_varies_is_a_tap_that_did_not_fire(
 @pytest.fixture
 def several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(plan, "SHARD_BYTES", 25_000)
+    monkeypatch.setitem(plan.BATCH_TOKENS, "cpu", 256)
     extract(tiny(), starter(80), tmp_path / "s")
     assert len(list((tmp_path / "s").glob("shard-*"))) >= 4
     return tmp_path / "s"
@@ -430,6 +455,7 @@ def test_a_full_disk_keeps_what_is_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "SHARD_BYTES", 25_000)
+    monkeypatch.setitem(plan.BATCH_TOKENS, "cpu", 256)
     extract(tiny(), starter(80), tmp_path / "whole")
     real = Path.write_bytes
 
@@ -455,3 +481,18 @@ def test_a_full_disk_keeps_what_is_complete(
     monkeypatch.setattr(Path, "write_bytes", real)
     extract(tiny(), starter(80), tmp_path / "s")
     assert contents(tmp_path / "s") == contents(tmp_path / "whole")
+
+
+def test_no_room_is_known_before_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted for what is missing: a store that is whole needs none."""
+    out = tmp_path / "s"
+    extract(tiny(), starter(80), tmp_path / "whole")
+    size = sum(path.stat().st_size for path in (tmp_path / "whole").iterdir())
+    monkeypatch.setattr(extracting, "free_bytes", lambda folder: int(0.9 * size))
+    with pytest.raises(StoreError, match=r"no room.*about [\d,]+ bytes are needed") as caught:
+        extract(tiny(), starter(80), out)
+    assert caught.value.exit_code == 2 and not list(out.glob("shard-*"))
+    monkeypatch.setattr(extracting, "free_bytes", lambda folder: int(1.1 * size))
+    extract(tiny(), starter(80), out)
+    monkeypatch.setattr(extracting, "free_bytes", lambda folder: 0)
+    extract(tiny(), starter(80), out)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from moralprobe.activations import plan
 from moralprobe.activations.store import ActivationStore, verify
 from moralprobe.models.tiny import save_tiny
 from tests.activations.test_extract import contents, starter, tiny
@@ -36,8 +35,14 @@ def extract_slowly(folder: Path, pause: float = 0.0) -> None:
     from moralprobe.activations.extract import extract
 
     torch.set_num_threads(1)
-    plan.SHARD_BYTES = 12_000
-    extract(tiny(), starter(60), folder, progress=lambda _: time.sleep(pause))
+    extract(
+        tiny(),
+        starter(60),
+        folder,
+        batch_tokens=128,
+        shard_bytes=12_000,
+        progress=lambda _: time.sleep(pause),
+    )
 
 
 @pytest.fixture(scope="module")

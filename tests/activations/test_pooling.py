@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from moralprobe.activations.pooling import POOLINGS, parse_poolings, pool, sink_report
+from moralprobe.activations.pooling import POOLINGS, parse_poolings, sink_report, weigh
 from moralprobe.errors import UsageError
 from moralprobe.models.tokens import Encoded, collate
 
@@ -50,7 +50,7 @@ def test_every_pooling_equals_its_definition_under_either_padding(side: str) -> 
     texts, encoded, batch, hidden = batch_of([6, 9, 4, 9], side)
     norms = torch.linalg.vector_norm(hidden, dim=-1)
     names = tuple(POOLINGS)
-    got = pool(hidden, norms, batch.mask, batch.action, names)
+    got = batch.sums(weigh(norms, batch.mask, batch.action, names), hidden)
     for i, states in enumerate(texts):
         for k, name in enumerate(names):
             expected = naive(states, encoded[i].action, name)

@@ -17,7 +17,7 @@ from moralprobe.models.causal import CausalModel
 from moralprobe.models.load import load_model
 from moralprobe.models.tiny import tiny_model, tiny_tokenizer
 from moralprobe.moral_vectors import build_vectors
-from tests.activations.test_extract import starter, tiny, with_actions
+from tests.activations.test_extract import contents, starter, tiny, with_actions
 
 CHATML = (
     "{{ bos_token }}{% for message in messages %}[{{ message['role'] }}] "
@@ -180,3 +180,33 @@ def test_a_template_whose_words_change_is_another_store(
     monkeypatch.setitem(TEMPLATES, "people-judge", other)
     with pytest.raises(StoreError, match=r"prompt\.before.*Most folks"):
         extract(tiny(), starter(20), tmp_path / "s", template="people-judge", layers="0")
+
+
+# -- F10: where a tokenizer would pad -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_the_side_that_a_tokenizer_pads_on_changes_nothing(tmp_path: Path, share: bool) -> None:
+    """Texts of many lengths, and the last token of each is the text's own on either side."""
+    found = {}
+    for side in ("left", "right"):
+        tokenizer = tiny_tokenizer()
+        tokenizer.padding_side = side
+        model = load_model(tiny_model("llama"), tokenizer=tokenizer)
+        out = tmp_path / side
+        store = extract(model, starter(40), out, layers="1", template="action", share=share)
+        assert store.texts["n_tokens"].n_unique() > 5
+        found[side] = contents(out)
+        for i in range(0, 40, 7):
+            text = store.texts["text"][i]
+            ids = torch.tensor([tokenizer(text)["input_ids"]])
+            with torch.inference_mode():
+                states = model.model(ids, output_hidden_states=True).hidden_states[2][0, -1]
+            np.testing.assert_allclose(store.layer("last", 1)[i], states, rtol=1e-4, atol=1e-5)
+    assert found["left"] == found["right"]
+
+
+def test_a_tokenizer_that_puts_another_token_in_front_is_another_store(tmp_path: Path) -> None:
+    extract(tiny(bos=True), starter(20), tmp_path / "s", layers="1")
+    with pytest.raises(StoreError, match=r"model\.tokenizer.*token0_is_content"):
+        extract(tiny(bos=False), starter(20), tmp_path / "s", layers="1")

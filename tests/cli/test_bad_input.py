@@ -94,6 +94,15 @@ def test_a_table_with_the_wrong_columns_or_values(text: str, words: list[str]) -
     assert not Path("v.parquet").exists()
 
 
+def test_strict_leaves_with_one_where_texts_contradict_each_other() -> None:
+    Path("twice.tsv").write_text(HEADER + "x y\tcare-harm\t1\t4\nX y\tcare-harm\t-1\t4\n")
+    build = ("vectors", "build", "twice.tsv", "--out", "v.parquet")
+    refused(moralprobe(*build, "--strict"), "judged good and bad", "one is 'x y'", code=1)
+    assert not Path("v.parquet").exists()
+    said = moralprobe(*build)
+    assert said.code == 0 and "1 texts are judged good and bad" in said.out
+
+
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 import moralprobe as package
-from moralprobe import artifacts, doctor
+from moralprobe import doctor, files
 from moralprobe.activations import extract as extraction
 from moralprobe.models.packaged import PACKAGED
 from moralprobe.models.registry import RegisteredModel
@@ -213,13 +213,13 @@ def test_plan_shows_what_each_model_costs_and_what_that_assumes(made: Path) -> N
         assert sentence in said.out
     faster = json.loads(moralprobe(*command, "--json", "--device-tflops", "791.2").out)
     assert faster["total"]["gpu_hours"] == pytest.approx(found["total"]["gpu_hours"] / 2)
-    assert faster["assumed"]["from"] == "as given"
+    assert faster["assumed"]["from"] == "as given; moralprobe bench measures it"
 
 
 def test_plan_says_when_the_disk_is_too_small_and_starts_nothing(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(artifacts, "free_bytes", lambda folder: 1_000_000)
+    monkeypatch.setattr(files, "free_bytes", lambda folder: 1_000_000)
     command = ("plan", made / "vectors.parquet", "--models", "paper", "--out", "deep/stores")
     said = moralprobe(*command)
     assert said.code == 0 and not Path("deep").exists()

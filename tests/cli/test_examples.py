@@ -20,6 +20,7 @@ ORDER = (
     "models",
     "vectors build",
     "vectors sample",
+    "bench",
     "plan",
     "extract",
     "verify",
@@ -33,6 +34,7 @@ ORDER = (
 # ELSEWHERE are run below or in docs/howto/compare.md: one needs studies of two models, one would fetch
 # from the network, one does all of the others again.
 SMALLER: dict[str, list[str]] = {
+    "bench": ["--seconds", "1"],
     "extract": ["--layers", "1", "--pooling", "mean,mean_unit", "--quiet"],
     "probe": ["--draws", "100", "--quiet"],
     "control": ["--draws", "100", "--layers", "1", "--quiet"],

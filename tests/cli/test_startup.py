@@ -13,6 +13,7 @@ HEAVY = {
     "torch",
     "numpy",
     "polars",
+    "transformer_lens",
     "transformers",
     "matplotlib",
     "scipy",

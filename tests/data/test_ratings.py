@@ -158,6 +158,19 @@ def test_files_and_folders_that_are_refused(tmp_path: Path) -> None:
         load_ratings(tmp_path)
 
 
+@pytest.mark.parametrize("item", ["a\0b", "\u202eabc\u2066", "=1+1", "x" * 1_000_000, "\U0001f600"])
+def test_unusual_items_are_kept_verbatim(tmp_path: Path, item: str) -> None:
+    found = load_ratings(written(tmp_path, BIRDS + f"{item},bird,3\n"), scale="1:7")
+    assert found.frame["action"].to_list() == ["robin", "hawk", "penguin", "bat", item]
+
+
+@pytest.mark.parametrize("item", [b"caf\xe9", b"\xed\xb0\x80"])
+def test_an_item_that_is_no_text_is_named_by_its_line(tmp_path: Path, item: bytes) -> None:
+    (tmp_path / "r.csv").write_bytes(BIRDS.encode() + item + b",bird,3\n")
+    with pytest.raises(DataError, match=r"r\.csv: line 6, byte \d is not UTF-8"):
+        load_ratings(tmp_path / "r.csv", scale="1:7")
+
+
 def test_rosch_is_the_right_way_up() -> None:
     found = load_ratings(shared_file("rosch1975", "rosch1975_ratings.csv"), scale="1:7")
     assert len(found) == 565 and found.frame["category"].n_unique() == 10

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from moralprobe.data.social_chem import load_rows
 from moralprobe.errors import DataError
+from tests.sources import SOURCES
 
 HEADER = "action\trot-moral-foundations\taction-moral-judgment\taction-agree\n"
 
@@ -74,3 +76,51 @@ def test_rows_are_numbered_by_the_source(tmp_path: Path) -> None:
     rows = load(tmp_path / "t.tsv", HEADER + "a\t\t1\t4\nb\tcare-harm\t1\t4\n")
     assert rows.kept["row"].to_list() == [1] and rows.n_source == 2
     assert len(rows.sha256) == 64
+
+
+# -- F13, F15: texts that are unusual, and texts that are none ---------------------------------------
+
+ODD = {
+    "NUL": "a\0b",
+    "bidi": "abc \u202edef\u2066 \u200f",
+    "line separators": "a\u0085b\u2028c\x0cd",
+    "byte order mark": "\ufeffa",
+    "beyond the plane": "\U0001f600\u0301",
+    "1 MB": "words " * 180_000 + "end",
+    "formula": "=1+1",
+    "call": "@SUM(A1:A9)",
+    "plus": "+1",
+    "minus": "-x|calc",
+    "tab inside": "=cmd|' /C calc'!A0",
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_unusual_texts_are_kept_verbatim(tmp_path: Path, kind: str) -> None:
+    rows = [f"{text}\tcare-harm\t1\t4\n" for text in ("first", ODD[kind], "last")]
+    kept = load(tmp_path / "t.tsv", HEADER + "".join(rows)).kept["action"].to_list()
+    assert kept == ["first", ODD[kind], "last"]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (b"caf\xe9", "byte 4 is not UTF-8.*reads e9"),
+        (b"a \xed\xa0\x80 b", "byte 3 is not UTF-8.*reads ed"),
+        (b"\xff\xfea\0", "byte 1 is not UTF-8.*reads ff"),
+        (b"words " * 200_000 + b"\xc3", "byte 1200001 is not UTF-8"),
+    ],
+    ids=["latin-1", "lone surrogate", "UTF-16", "at the end of 1 MB"],
+)
+def test_a_text_that_is_none_is_named_by_its_line(tmp_path: Path, text: bytes, found: str) -> None:
+    after = b"\tcare-harm\t1\t4\n"
+    with pytest.raises(DataError, match=rf"t\.tsv: line 3, {found}"):
+        load(tmp_path / "t.tsv", HEADER.encode() + b"first" + after + text + after + b"x" + after)
+    rest = load(tmp_path / "t.tsv", HEADER.encode() + b"first" + after + b"x" + after)
+    assert rest.kept["action"].to_list() == ["first", "x"]
+
+
+def test_nothing_is_exported_for_a_spreadsheet() -> None:
+    """So that no cell has to be made harmless; whoever adds such an export does that too."""
+    exports = re.compile(r"write_csv|to_csv|write_excel|to_excel|csv\.writer|DictWriter")
+    assert [path.name for path in SOURCES if exports.search(path.read_text("utf-8"))] == []

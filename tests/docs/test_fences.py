@@ -38,7 +38,10 @@ NOT_RUN = {
     "README.md: it needs a model of yours and the dataset",
     "docs/howto/baselines.md: it needs a model from the network",
     "docs/howto/own-data.md: it fetches the archive from the network",
+    "docs/howto/many-machines.md: Ray takes long to start; tests/activations/test_cluster.py runs it",
+    "docs/howto/many-machines.md: it needs two GPUs",
     "docs/howto/own-model.md: it fetches a model from the network",
+    "docs/howto/own-model.md: it needs several GPUs",
     "docs/howto/positive-control.md: it needs a dataset that isn't part of the package",
     "docs/reference/models.md: it fetches the package from the network",
 }

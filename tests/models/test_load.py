@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import resource
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from moralprobe.errors import ModelError, UsageError
+from moralprobe.models import load as loading
 from moralprobe.models.available import available_models
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.load import choose_device, load_model
@@ -84,6 +88,119 @@ def test_a_config_that_brings_code_is_refused_and_nothing_of_it_runs(
     for module in ("modeling", "evil"):
         (folder / f"{module}.py").write_text("raise SystemExit('code of the model ran')")
     with pytest.raises(ModelError, match=r"code of its own.*never trusted"):
+        load_model(folder)
+
+
+# -- hostile and damaged files ---------------------------------------------------------------------
+
+
+def spoil_header_entry(folder: Path, change: Callable[[list[dict[str, Any]]], object]) -> None:
+    """Let the header of the weights say something else of the same data."""
+    path = folder / "model.safetensors"
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    change([header[name] for name in sorted(header) if name != "__metadata__"])
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
+
+
+HOSTILE: dict[str, Callable[[list[dict[str, Any]]], object]] = {
+    "overlapping": lambda h: h[1].update(data_offsets=h[0]["data_offsets"]),
+    "negative": lambda h: h[0].update(data_offsets=[-8, 8]),
+    "beyond the end": lambda h: h[0].update(data_offsets=[0, 10 << 30]),
+    "overflowing": lambda h: h[0].update(shape=[1 << 62, 8]),
+    "empty and wide": lambda h: h[0].update(shape=[0, 1 << 50], data_offsets=[0, 0]),
+}
+
+
+@pytest.mark.parametrize("kind", [*HOSTILE, "10 GB of header", "2^63 bytes of header"])
+def test_hostile_weights_are_an_error_at_once_and_take_no_memory(folder: Path, kind: str) -> None:
+    load_model(folder)  # what is imported on the way isn't what is measured
+    if kind in HOSTILE:
+        spoil_header_entry(folder, HOSTILE[kind])
+    else:
+        length = 10 << 30 if "10" in kind else 1 << 63
+        (folder / "model.safetensors").write_bytes(length.to_bytes(8, "little") + b"{}" * 500)
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 30), before[1]))
+    started = time.perf_counter()
+    try:
+        with pytest.raises(ModelError, match="can't load"):
+            load_model(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert time.perf_counter() - started < 1
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "tokenizer.json"])
+@pytest.mark.parametrize("depth", [60, 900, 200_000])
+def test_a_config_that_nests_deeply_is_an_error(folder: Path, name: str, depth: int) -> None:
+    text = (folder / name).read_text().rstrip().removesuffix("}")
+    (folder / name).write_text(f'{text}, "x": {"[" * depth}{"]" * depth}}}')
+    if name == "tokenizer.json" and depth < 1000:
+        return  # it is another program's to read, and it can
+    with pytest.raises(ModelError, match=r"nests more than|recursion|can't load"):
+        load_model(folder)
+
+
+def test_a_config_of_gigabytes_is_never_read(folder: Path) -> None:
+    with (folder / "config.json").open("rb+") as stream:
+        stream.truncate(20 << 30)
+    with pytest.raises(ModelError, match=r"is no JSON.*21,474,836,480 bytes"):
+        load_model(folder)
+
+
+def into_two_files(folder: Path) -> dict[str, str]:
+    """Cut the weights in two, with an index; return what it says."""
+    tensors = load_file(folder / "model.safetensors")
+    names = sorted(tensors)
+    weight_map: dict[str, str] = {}
+    for k, part in enumerate((names[::2], names[1::2])):
+        file = f"model-0000{k + 1}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in part}, folder / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(part, file)
+    (folder / "model.safetensors").unlink()
+    index_to(folder, weight_map)
+    return weight_map
+
+
+def index_to(folder: Path, weight_map: Any) -> None:
+    text = json.dumps({"metadata": {}, "weight_map": weight_map})
+    (folder / "model.safetensors.index.json").write_text(text)
+
+
+@pytest.mark.parametrize("place", ["../elsewhere/{}", "{absolute}", "sub/{}", "..", "evil.bin"])
+def test_an_index_that_leads_out_of_the_folder_is_refused(folder: Path, place: str) -> None:
+    weight_map = into_two_files(folder)
+    file = weight_map["lm_head.weight"]
+    for other in ("sub", "../elsewhere"):
+        (folder / other).mkdir()
+        shutil.copy(folder / file, folder / other)
+    load_model(folder)
+    absolute = str((folder / "../elsewhere" / file).resolve())
+    outside = place.format(file, absolute=absolute)
+    index_to(folder, weight_map | {"lm_head.weight": outside})
+    with pytest.raises(
+        ModelError, match=r"index\.json doesn't name this folder's weights"
+    ) as caught:
+        load_model(folder)
+    assert repr(outside) in caught.value.why
+
+
+@pytest.mark.parametrize("weight_map", [None, [], "x", {"a": None}])
+def test_an_index_that_is_none_is_an_error(folder: Path, weight_map: Any) -> None:
+    into_two_files(folder)
+    index_to(folder, weight_map)
+    with pytest.raises(ModelError, match=r"index\.json|lacks weight files"):
+        load_model(folder)
+
+
+def test_a_weight_file_that_the_index_names_and_the_folder_lacks_is_named(folder: Path) -> None:
+    weight_map = into_two_files(folder)
+    (folder / weight_map["lm_head.weight"]).unlink()
+    with pytest.raises(ModelError, match=r"lacks weight files.*first: model-0000\d-of-00002"):
         load_model(folder)
 
 
@@ -354,6 +471,7 @@ def hub(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_model_in_the_hubs_cache_is_read_without_the_network(hub: Path, saved: Path) -> None:
     model = load_model("owner/tiny", dtype="fp32")
+    assert model.origin is not None and model.origin["revision"] == COMMIT
     torch.testing.assert_close(
         states(model), states(load_model(saved, dtype="fp32")), rtol=0, atol=0
     )
@@ -361,7 +479,7 @@ def test_a_model_in_the_hubs_cache_is_read_without_the_network(hub: Path, saved:
     assert model.identity["id"] == "owner/tiny"
     assert model.identity["revision"] == COMMIT, "the branch became the commit"
     assert model.identity["weights"] == {"model.safetensors": sha}
-    assert load_model("owner/tiny", revision=COMMIT).identity == model.identity
+    assert load_model("owner/tiny", dtype="fp32", revision=COMMIT).identity == model.identity
     assert [row["id"] for row in available_models()["cached"]] == ["owner/tiny"]
 
 
@@ -395,6 +513,20 @@ def test_what_the_cache_lacks_is_refused_offline_with_the_way_to_fetch_it(hub: P
         load_model("owner/tiny", revision="v2")
 
 
+def test_weights_that_the_cache_lacks_are_named_with_the_way_to_fetch_them(hub: Path) -> None:
+    """As a transfer leaves it that broke off: the small files are there."""
+    (hub / "models--owner--tiny" / "snapshots" / COMMIT / "model.safetensors").unlink()
+    with pytest.raises(
+        ModelError, match=r"'owner/tiny'.*not whole.*model\.safetensors isn't in"
+    ) as e:
+        load_model("owner/tiny")
+    assert "hf download owner/tiny" in e.value.instead
+    snapshot = hub / "models--owner--tiny" / "snapshots" / COMMIT
+    index_to(snapshot, {"lm_head.weight": "model-00001-of-00002.safetensors"})
+    with pytest.raises(ModelError, match=r"not whole.*model-00001-of-00002\.safetensors isn't in"):
+        load_model("owner/tiny")
+
+
 def test_foreign_code_on_the_hub_is_refused_before_weights_travel(
     hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -411,3 +543,22 @@ def test_foreign_code_on_the_hub_is_refused_before_weights_travel(
     with pytest.raises(ModelError, match="code of its own"):
         load_model("owner/tiny")
     assert asked == ["*.json"]
+
+
+def test_a_spread_model_gives_the_states_of_one_device(saved: Path) -> None:
+    """On a machine without GPUs all layers come to lie on the CPU; the way there is the same."""
+    spread = load_model(saved, dtype="fp32", device="spread")
+    torch.testing.assert_close(
+        states(spread), states(load_model(saved, dtype="fp32", device="cpu")), rtol=0, atol=0
+    )
+
+
+def test_a_model_that_the_devices_do_not_hold_is_refused(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="twin is drawn on one device"):
+        load_model(saved, device="spread", untrained=True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ModelError, match=r"doesn't fit.*on cpu and disk"):
+        loading._refuse_offloaded(saved, {"model.layers.0": 0, "a": "cpu", "b": "disk"})
+    loading._refuse_offloaded(saved, {"model.layers.0": 0, "model.layers.1": 1})

@@ -1,0 +1,102 @@
+"""Whether a model's texts may share their beginnings: asked of its config, then of its states."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from moralprobe.models.causal import CausalModel
+from moralprobe.models.prefixes import cut_blocks
+from moralprobe.models.tokens import Batch, Encoded
+from moralprobe.sites import Site
+
+_TREE: Final = 64  # tokens in the tree that is tried
+_ALONE: Final = 4  # of its texts that are read alone
+_NEAR: Final = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.15}
+"""How far a token's state may lie from the same text's read alone, as a share of its norm. Rounding
+takes a fifth of it in SmolLM2's last layer; a token that sees a wrong one moves by its own size."""
+
+
+def why_not(model: CausalModel, texts: Sequence[Encoded], layer: int) -> str:
+    """Return why beginnings can't be shared, or nothing.
+
+    Sharing needs attention that sees all tokens before one and no other, positions that are handed
+    over, and a mask that is taken as it is. A config that speaks against it is believed; one that
+    doesn't is tried on a few of the texts.
+
+    Args:
+        model: which would read.
+        texts: in lexicographic order of their ids.
+        layer: the last that is read.
+    """
+    if why := _model_says(model, max(map(len, texts))):
+        return why
+    start, stop = max(cut_blocks([text.ids for text in texts], _TREE)[0], key=_most_texts)
+    tree = list(texts[start:stop])
+    together = _states(model, model.collate_trees([tree]), layer)
+    for i in range(0, len(tree), -(-len(tree) // _ALONE)):
+        alone = _states(model, model.collate(tree[i : i + 1]), layer)[0]
+        moved = together[i, : len(alone)] - alone
+        share = (moved.norm(dim=-1) / alone.norm(dim=-1)).max()
+        if not bool(share <= _NEAR[model.dtype]):
+            return f"states move by {float(share):.0%} of their norm in layer {layer}"
+    return ""
+
+
+def _most_texts(block: tuple[int, int]) -> int:
+    return block[1] - block[0]
+
+
+def _states(model: CausalModel, batch: Batch, layer: int) -> torch.Tensor:
+    found: list[torch.Tensor] = []
+    model.run_taps(
+        batch,
+        [Site("resid_post", layer)],
+        lambda _, hidden: found.append(batch.of_texts(hidden).float()),
+    )
+    return found[0]
+
+
+def _model_says(model: CausalModel, longest: int) -> str:
+    config = model.model.config.get_text_config()
+    if why := config_says(config, longest):
+        return why
+    if config._attn_implementation not in ("sdpa", "eager"):
+        return f"its attention, {config._attn_implementation}, takes no mask"
+    if model.dtype not in _NEAR:
+        return f"nothing is known of rounding in {model.dtype}"
+    taken = inspect.signature(model.decoder.module.forward).parameters
+    if missing := {"attention_mask", "position_ids"} - taken.keys():
+        return f"it takes no {' and no '.join(sorted(missing))}"
+    return ""
+
+
+def config_says(config: Any, longest: int) -> str:
+    """Return what in the config of a text model forbids it, or nothing.
+
+    Args:
+        config: of transformers.
+        longest: tokens of the longest text.
+    """
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if others := sorted(k for k in kinds if not k.endswith("attention") or "linear" in k):
+        return f"layers of {', '.join(others)} carry a state from token to token"
+    for name in ("sliding_window", "attention_chunk_size"):
+        window = getattr(config, name, None)
+        if window and window < longest:
+            return f"its {name} of {window} is shorter than the longest text, of {longest} tokens"
+    return ""
+
+
+def folder_says(folder: Path | None, longest: int) -> str:
+    """Return what `config_says` of the config in a folder; of a model that isn't here, nothing."""
+    if folder is None:
+        return ""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    return config_says(config.get_text_config(), longest)

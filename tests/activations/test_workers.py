@@ -1,0 +1,125 @@
+"""Several processes make the store that one makes, and outlive each other."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from moralprobe.activations.extract import Progress, extract
+from moralprobe.activations.store import verify
+from moralprobe.errors import NumericError, StoreError, UsageError
+from moralprobe.models.causal import CausalModel
+from moralprobe.models.load import load_model
+from moralprobe.models.tiny import save_tiny
+from tests.activations.test_extract import contents, starter, tiny
+
+OPTIONS: dict[str, Any] = {
+    "batch_tokens": 256,
+    "shard_bytes": 10_000,
+    "poolings": ("mean", "mean_unit"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Any:
+    """So that a product is added up in the same order, however many processes share the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> CausalModel:
+    return load_model(save_tiny("llama", tmp_path / "model"), dtype="fp32", device="cpu")
+
+
+@pytest.fixture
+def right(model: CausalModel, tmp_path: Path) -> dict[str, bytes]:
+    """The store that one process makes."""
+    extract(model, starter(200), tmp_path / "one", **OPTIONS)
+    found = contents(tmp_path / "one")
+    assert len(found) > 12
+    return found
+
+
+def children() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
+
+
+def test_two_processes_make_the_store_of_one(
+    model: CausalModel, right: dict[str, bytes], tmp_path: Path
+) -> None:
+    seen: list[Progress] = []
+    worked = [False]
+
+    def progress(p: Progress) -> None:
+        seen.append(p)
+        worked[0] |= any(child.cpu_times().user > 0 for child in children())
+
+    extract(model, starter(200), tmp_path / "two", **OPTIONS, beside=["cpu"], progress=progress)
+    assert contents(tmp_path / "two") == right
+    assert worked[0] and not children()
+    assert seen[-1].texts == seen[-1].total == sum(1 for _ in starter(200).frame["action"].unique())
+
+
+def test_a_process_that_is_killed_costs_nothing_but_its_time(
+    model: CausalModel, right: dict[str, bytes], tmp_path: Path
+) -> None:
+    killed: list[int] = []
+
+    def kill(p: Progress) -> None:
+        if not killed and p.texts > 0:
+            for child in children():
+                os.kill(child.pid, signal.SIGKILL)
+                killed.append(child.pid)
+
+    seen: list[Progress] = []
+    said: list[str] = []
+    extract(
+        model,
+        starter(200),
+        tmp_path / "s",
+        **OPTIONS,
+        beside=["cpu"],
+        progress=lambda p: (kill(p), seen.append(p)),
+        say=said.append,
+    )
+    assert [line for line in said if "ended before its time" in line]
+    assert killed and verify(tmp_path / "s") == ({}, [])
+    assert contents(tmp_path / "s") == right
+    assert seen[-1].texts == seen[-1].total
+
+
+def test_what_a_process_meets_is_told(model: CausalModel, tmp_path: Path) -> None:
+    """The other process loads other weights from the same folder: its store would be another."""
+    save_tiny("llama", tmp_path / "model", seed=1)
+    with pytest.raises(StoreError, match="give another store"):
+        extract(model, starter(200), tmp_path / "s", **OPTIONS, beside=["cpu"])
+    assert not children()
+
+
+def test_a_live_model_and_another_type_of_device_are_refused(
+    model: CausalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="live model"):
+        extract(tiny(), starter(20), tmp_path / "live", beside=["cpu"])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UsageError, match="one type of device"):
+        extract(model, starter(20), tmp_path / "s", beside=["cuda:0"])
+    with pytest.raises(UsageError, match="isn't there"):
+        extract(model, starter(20), tmp_path / "s", beside=["cuda:3"])
+
+
+def test_an_error_here_ends_the_others(model: CausalModel, tmp_path: Path) -> None:
+    with torch.no_grad():
+        model.decoder.layers[0].self_attn.q_proj.weight.fill_(torch.nan)
+    with pytest.raises(NumericError, match="NaN"):
+        extract(model, starter(200), tmp_path / "s", **OPTIONS, beside=["cpu"])
+    assert not children()
