@@ -228,11 +228,12 @@ def _plants(found: dict[str, Any]) -> list[str]:
 def wide() -> str:
     """Say what a store as deep and wide as Qwen3-8B's takes."""
     found = json.loads((RESULTS / "wide.json").read_text())
+    size = f"{found['layers']} layers, {found['width']:,} wide, of {found['texts']:,} texts"
     return (
-        f"A store of {found['layers']} layers, {found['width']:,} wide, of {found['texts']:,} texts "
-        f"({found['store_gb']:.0f} GB with two poolings) is read a layer\nat a time: both modes peak "
-        f"at {found['peak_gb']:.1f} GB of memory, at {found['draws']:,} draws. The first layer, with "
-        f"all\nthat is made once and the baselines, takes {found['seconds'] / 60:.0f} minutes."
+        f"A store of {size} ({found['store_gb']:.0f} GB with two poolings) is read a layer\n"
+        f"at a time: both modes peak at {found['peak_gb']:.1f} GB of memory, at "
+        f"{found['draws']:,} draws. The first layer, with all\n"
+        f"that is made once and the baselines, takes {found['seconds'] / 60:.0f} minutes."
     )
 
 
