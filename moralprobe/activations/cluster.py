@@ -16,7 +16,7 @@ from typing import Any
 from moralprobe.activations.extract import Progress, begun, missing
 from moralprobe.activations.job import Options, Outline, make_job
 from moralprobe.activations.store import ActivationStore, TextTable
-from moralprobe.activations.workers import Reader
+from moralprobe.activations.workers import Begun, Reader
 from moralprobe.artifacts import Shard
 from moralprobe.errors import MoralprobeError, UsageError
 from moralprobe.models.load import load_model
@@ -87,7 +87,7 @@ def extract_on_ray(
                 numbers = [{"number": i} for i in pending]
                 read = ray.data.from_items(numbers, override_num_blocks=len(numbers)).map_batches(
                     _Actor,
-                    fn_constructor_args=(origin, device, str(out), options, outline.key),
+                    fn_constructor_args=(Begun(origin, out, options, outline.key), device),
                     batch_size=1,
                     compute=ray.data.ActorPoolStrategy(size=min(actors, len(numbers))),
                     **needs,
@@ -107,15 +107,8 @@ def extract_on_ray(
 class _Actor:
     """A reader as Ray Data wants it: a batch of numbers in, a batch of manifest rows out."""
 
-    def __init__(
-        self,
-        origin: dict[str, Any],
-        device: str,
-        folder: str,
-        options: Options,
-        key: dict[str, Any],
-    ) -> None:
-        self._reader = Reader(origin, device, Path(folder), options, key)
+    def __init__(self, begun: Begun, device: str) -> None:
+        self._reader = Reader(begun, device)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         rows = [self._reader.read(int(number)) for number in batch["number"]]

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -32,34 +33,34 @@ from moralprobe.models.load import choose_device, load_model
 Step = Callable[[int], None]
 
 
-class Reader:
-    """A model, loaded once, that reads any shard of a store which was begun elsewhere.
+@dataclass(frozen=True)
+class Begun:
+    """A store that was begun, as another process is told of it.
 
-    Args:
-        origin: arguments of `load_model`, without the device.
-        device: where it reads.
-        folder: the store's, with its table in it.
-        options: those that the store was begun with.
-        key: what the store was begun with.
+    `origin` are the arguments of `load_model` without the device, `folder` the store's, with its
+    table in it; `options` and `key` are what it was begun with.
+    """
+
+    origin: dict[str, Any]
+    folder: Path
+    options: Options
+    key: dict[str, Any]
+
+
+class Reader:
+    """A model, loaded once on a device, that reads any shard of a store which was begun elsewhere.
 
     Raises:
         StoreError: here the same arguments give another store: other weights, other versions.
     """
 
-    def __init__(
-        self,
-        origin: dict[str, Any],
-        device: str,
-        folder: Path,
-        options: Options,
-        key: dict[str, Any],
-    ) -> None:
-        model = load_model(**origin, device=device)
-        self._folder = folder
-        self._job = make_job(model, load_table(folder / VECTORS), options)
-        if canonical_json(self._job.outline.key) != canonical_json(key):
+    def __init__(self, begun: Begun, device: str) -> None:
+        model = load_model(**begun.origin, device=device)
+        self._folder = begun.folder
+        self._job = make_job(model, load_table(begun.folder / VECTORS), begun.options)
+        if canonical_json(self._job.outline.key) != canonical_json(begun.key):
             raise StoreError(
-                f"{folder} can't be read for by another process",
+                f"{begun.folder} can't be read for by another process",
                 "there the same model and options give another store",
                 "check that weights and packages are the same everywhere",
             )
@@ -114,8 +115,8 @@ def read_beside(
         stack.enter_context(_threads(threads))
         # Left last: the processes end before it, and with them what its threads wait for.
         pool = stack.enter_context(ThreadPoolExecutor(len(devices)))
-        begin = (threads, model.origin, artifact.folder, options, job.outline.key)
-        lines = [(name, stack.enter_context(_process(name, *begin))) for name in devices]
+        begun = Begun(model.origin, artifact.folder, options, job.outline.key)
+        lines = [(name, stack.enter_context(_process(begun, name, threads))) for name in devices]
         told: list[Future[None]] = [
             pool.submit(_tell, *one, todo, enter, count, say) for one in lines
         ]
@@ -181,20 +182,12 @@ def _raise_first(told: Sequence[Future[None]]) -> None:
             one.result()
 
 
-def _work(
-    line: Connection,
-    threads: int,
-    origin: dict[str, Any],
-    device: str,
-    folder: Path,
-    options: Options,
-    key: dict[str, Any],
-) -> None:
+def _work(line: Connection, begun: Begun, device: str, threads: int) -> None:
     """Be one of the further processes, until the line closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one that was started answers for all
     try:
         with _threads(threads):
-            reader = Reader(origin, device, folder, options, key)
+            reader = Reader(begun, device)
             line.send(None)
             while True:
                 line.send(reader.read(line.recv(), line.send))
@@ -205,14 +198,12 @@ def _work(
 
 
 @contextmanager
-def _process(device: str, threads: int, *begin: Any) -> Iterator[Connection]:
+def _process(begun: Begun, device: str, threads: int) -> Iterator[Connection]:
     """Start a process that reads on a device, and give the line to it."""
     # Not forked: CUDA can't be used in a fork, and threads don't survive one.
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    origin, folder, options, key = begin
-    arguments = (there, threads, origin, device, folder, options, key)
-    process = context.Process(target=_work, args=arguments, daemon=True)
+    process = context.Process(target=_work, args=(there, begun, device, threads), daemon=True)
     process.start()
     there.close()  # so that its death ends the line
     try:
