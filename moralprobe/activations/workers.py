@@ -101,6 +101,7 @@ def read_beside(
         )
     todo = deque(pending)
     entering = threading.Lock()
+    over = threading.Event()
 
     def enter(shard: Shard) -> None:
         with entering:
@@ -110,6 +111,14 @@ def read_beside(
         with entering:
             step(texts)
 
+    def died(device: str, number: int | None, counted: int) -> None:
+        if over.is_set():
+            return
+        say(f"a process on {device} ended before its time: what it was reading is read again")
+        if number is not None:
+            count(-counted)
+            todo.append(number)
+
     threads = max(1, torch.get_num_threads() // (len(devices) + 1))
     with ExitStack() as stack:
         stack.enter_context(_threads(threads))
@@ -117,8 +126,9 @@ def read_beside(
         pool = stack.enter_context(ThreadPoolExecutor(len(devices)))
         begun = Begun(model.origin, artifact.folder, options, job.outline.key)
         lines = [(name, stack.enter_context(_process(begun, name, threads))) for name in devices]
+        stack.callback(over.set)
         told: list[Future[None]] = [
-            pool.submit(_tell, *one, todo, enter, count, say) for one in lines
+            pool.submit(_tell, *one, todo, enter, count, died) for one in lines
         ]
         while todo or not all(one.done() for one in told):
             _raise_first(told)
@@ -148,9 +158,9 @@ def _tell(
     todo: deque[int],
     enter: Callable[[Shard], None],
     count: Step,
-    say: Callable[[str], None],
+    died: Callable[[str, int | None, int], None],
 ) -> None:
-    """Give one process shards until none is left; when it dies, put back what it was reading."""
+    """Give one process shards until none is left, or it dies."""
     number: int | None = None
     counted = 0
     try:
@@ -163,10 +173,7 @@ def _tell(
                 count(said)
             enter(said)
     except (EOFError, OSError):
-        say(f"a process on {device} ended before its time: what it was reading is read again")
-        if number is not None:
-            count(-counted)
-            todo.append(number)
+        died(device, number, counted)
 
 
 def _answer(line: Connection) -> Any:

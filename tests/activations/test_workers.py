@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import psutil
 import pytest
 import torch
 
+from moralprobe.activations import workers
 from moralprobe.activations.extract import Progress, extract
 from moralprobe.activations.store import verify
 from moralprobe.errors import NumericError, StoreError, UsageError
@@ -53,29 +57,52 @@ def children() -> list[psutil.Process]:
     return [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
 
 
+def let_the_other_read(monkeypatch: pytest.MonkeyPatch, while_: Callable[[int], bool]) -> None:
+    """Here nothing is read while that holds of the number of shards left: the other one reads."""
+    take = workers._next
+
+    def waiting(todo: deque[int]) -> int | None:
+        here = threading.current_thread() is threading.main_thread()
+        return None if here and while_(len(todo)) else take(todo)
+
+    monkeypatch.setattr(workers, "_next", waiting)
+
+
 def test_two_processes_make_the_store_of_one(
-    model: CausalModel, right: dict[str, bytes], tmp_path: Path
+    model: CausalModel,
+    right: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    half = len(right) // 2
+    let_the_other_read(monkeypatch, lambda left: left > half)
     seen: list[Progress] = []
-    worked = [False]
-
-    def progress(p: Progress) -> None:
-        seen.append(p)
-        worked[0] |= any(child.cpu_times().user > 0 for child in children())
-
-    extract(model, starter(200), tmp_path / "two", **OPTIONS, beside=["cpu"], progress=progress)
+    said: list[str] = []
+    extract(
+        model,
+        starter(200),
+        tmp_path / "two",
+        **OPTIONS,
+        beside=["cpu"],
+        progress=seen.append,
+        say=said.append,
+    )
     assert contents(tmp_path / "two") == right
-    assert worked[0] and not children()
-    assert seen[-1].texts == seen[-1].total == sum(1 for _ in starter(200).frame["action"].unique())
+    assert not children() and not said
+    assert seen[-1].texts == seen[-1].total == starter(200).frame["action"].n_unique()
 
 
 def test_a_process_that_is_killed_costs_nothing_but_its_time(
-    model: CausalModel, right: dict[str, bytes], tmp_path: Path
+    model: CausalModel,
+    right: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     killed: list[int] = []
+    let_the_other_read(monkeypatch, lambda left: not killed)
 
     def kill(p: Progress) -> None:
-        if not killed and p.texts > 0:
+        if not killed and p.texts > 0:  # in the middle of a shard of its own
             for child in children():
                 os.kill(child.pid, signal.SIGKILL)
                 killed.append(child.pid)
