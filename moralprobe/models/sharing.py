@@ -14,11 +14,11 @@ from moralprobe.models.prefixes import cut_blocks
 from moralprobe.models.tokens import Batch, Encoded
 from moralprobe.sites import Site
 
-_TREE: Final = 64  # tokens in the tree that is tried
+_TREE: Final = 64  # tokens in the tree that is tried; more, where texts are longer
 _ALONE: Final = 4  # of its texts that are read alone
 _NEAR: Final = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.15}
-"""How far a token's state may lie from the same text's read alone, as a share of its norm. Rounding
-takes a fifth of it in SmolLM2's last layer; a token that sees a wrong one moves by its own size."""
+"""How far a token's state may lie from the same text's read alone, as a share of its norm: rounding
+takes less, and a token that sees a wrong one moves by about its own size."""
 
 
 def why_not(model: CausalModel, texts: Sequence[Encoded], layer: int) -> str:
@@ -33,9 +33,12 @@ def why_not(model: CausalModel, texts: Sequence[Encoded], layer: int) -> str:
         texts: in lexicographic order of their ids.
         layer: the last that is read.
     """
-    if why := _model_says(model, max(map(len, texts))):
+    longest = max(map(len, texts))
+    if why := _model_says(model, longest):
         return why
-    start, stop = max(cut_blocks([text.ids for text in texts], _TREE)[0], key=_most_texts)
+    # Two of the longest have room in it: a tree of one text would show nothing.
+    nodes = max(_TREE, 2 * longest)
+    start, stop = max(cut_blocks([text.ids for text in texts], nodes)[0], key=_most_texts)
     tree = list(texts[start:stop])
     together = _states(model, model.collate_trees([tree]), layer)
     for i in range(0, len(tree), -(-len(tree) // _ALONE)):

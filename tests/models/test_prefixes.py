@@ -133,6 +133,24 @@ def test_a_model_whose_states_move_is_found_out() -> None:
         model = tiny("llama")
         model.decoder.module.register_forward_pre_hook(change, with_kwargs=True)
         assert "states move by" in why_not(model, encoded_by(model), model.n_layers - 1)
+        # Texts so long that a small tree holds one of them only.
+        words = ["a" * 70, "b" * 90, "c" * 80]
+        texts = model.encode(words, [(0, len(word)) for word in words], max_tokens=128)
+        assert "states move by" in why_not(model, texts, model.n_layers - 1)
+
+
+def test_rounding_is_no_reason_and_a_wrong_token_is() -> None:
+    """Real weights in both dtypes: the bound stands between what the two make."""
+    for dtype in ("bf16", "fp32"):
+        model = load_model("smollm2-135m", dtype=dtype, device="cpu")
+        encoded = encoded_by(model)
+        assert why_not(model, encoded, model.n_layers - 1) == ""
+        handle = model.decoder.module.register_forward_pre_hook(
+            lambda _module, _args, kwargs: ((), {**kwargs, "attention_mask": None}),
+            with_kwargs=True,
+        )
+        assert "states move by" in why_not(model, encoded, model.n_layers - 1)
+        handle.remove()
 
 
 def test_a_model_that_takes_no_positions_is_left_alone() -> None:
