@@ -18,7 +18,7 @@ from moralprobe.activations.plan import shard_name
 from moralprobe.activations.pooling import DEFAULT_POOLINGS
 from moralprobe.activations.reading import read_shard
 from moralprobe.activations.store import KIND, ActivationStore, TextTable, repair_tables
-from moralprobe.activations.workers import read_beside
+from moralprobe.activations.workers import Begun, origin_on, read_beside
 from moralprobe.artifacts import Artifact
 from moralprobe.errors import StoreError
 from moralprobe.files import free_bytes
@@ -83,6 +83,7 @@ def extract(
     """
     names = tuple(poolings.split(",") if isinstance(poolings, str) else poolings)
     options = Options(layers, names, template, max_tokens, batch_tokens, share, shard_bytes)
+    origin = origin_on(model, beside) if beside else None
     job = make_job(model, vectors, options, say)
     with begun(Path(out), job.outline, say) as artifact:
         pending = missing(artifact, job.outline)
@@ -96,10 +97,11 @@ def extract(
                 progress(Progress(done, job.outline.n_texts, kept, written))
 
         step(0)
-        if beside:
-            read_beside(job, options, artifact, pending, beside, step, say)
-        else:
+        if origin is None:
             _read(job, artifact, pending, step)
+        else:
+            there = Begun(origin, artifact.folder, options, job.outline.key)
+            read_beside(job, there, artifact, pending, beside, step, say)
     return ActivationStore.open(out)
 
 

@@ -28,6 +28,7 @@ from moralprobe.activations.store import VECTORS, load_table
 from moralprobe.artifacts import Artifact, Shard, write_shard
 from moralprobe.errors import MoralprobeError, StoreError, UsageError
 from moralprobe.files import canonical_json
+from moralprobe.models.causal import CausalModel
 from moralprobe.models.load import choose_device, load_model
 
 Step = Callable[[int], None]
@@ -70,22 +71,12 @@ class Reader:
         return _read_and_write(self._job, self._folder, number, step)
 
 
-def read_beside(
-    job: Job,
-    options: Options,
-    artifact: Artifact,
-    pending: Sequence[int],
-    devices: Sequence[str],
-    step: Step,
-    say: Callable[[str], None],
-) -> None:
-    """Read a store's missing shards here and in a process for each further device.
+def origin_on(model: CausalModel, devices: Sequence[str]) -> dict[str, Any]:
+    """Return by what other processes load a model on further devices.
 
     Raises:
-        UsageError: a live model, or another type of device than the model's.
-        MoralprobeError: what a process met; what is complete is kept.
+        UsageError: a live model, an unknown device, or another type than the model's.
     """
-    model = job.model
     if model.origin is None:
         raise UsageError(
             "a live model can't be read by several processes",
@@ -99,6 +90,32 @@ def read_beside(
             f"the model is on {model.device.type}, asked for is {', '.join(sorted(others))} too",
             "their rounding differs: use devices of one type",
         )
+    return model.origin
+
+
+def read_beside(
+    job: Job,
+    begun: Begun,
+    artifact: Artifact,
+    pending: Sequence[int],
+    devices: Sequence[str],
+    step: Step,
+    say: Callable[[str], None],
+) -> None:
+    """Read a store's missing shards here and in a process for each further device.
+
+    Args:
+        job: what is read.
+        begun: the store, as the others are told of it.
+        artifact: the store, which this process holds.
+        pending: numbers of the shards to read.
+        devices: which `origin_on` lets pass.
+        step: called with the number of texts after every batch, here or there.
+        say: called with what a user should know.
+
+    Raises:
+        MoralprobeError: what a process met; what is complete is kept.
+    """
     todo = deque(pending)
     entering = threading.Lock()
     over = threading.Event()
@@ -124,7 +141,6 @@ def read_beside(
         stack.enter_context(_threads(threads))
         # Left last: the processes end before it, and with them what its threads wait for.
         pool = stack.enter_context(ThreadPoolExecutor(len(devices)))
-        begun = Begun(model.origin, artifact.folder, options, job.outline.key)
         lines = [(name, stack.enter_context(_process(begun, name, threads))) for name in devices]
         stack.callback(over.set)
         told: list[Future[None]] = [

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from moralprobe.cli.console import notice, say, say_json, steps
 from moralprobe.errors import UsageError, nearest
+
+ENGINES: Final = ("loop", "ray")
 
 
 def extract_command(
@@ -124,23 +126,34 @@ def extract_command(
 
 def _places(devices: list[str], workers: int, engine: str) -> list[str]:
     """Return a device for every process; the first is this one's."""
-    if engine not in ("loop", "ray"):
-        raise UsageError(f"unknown engine {engine!r}", nearest(engine, ("loop", "ray")), "")
-    if workers < 1 or (workers > 1 and len(devices) > 1):
+    asked = f"--devices {','.join(devices)}, --workers {workers}"
+    if engine not in ENGINES:
         raise UsageError(
-            "--devices and --workers don't go together" if workers > 1 else "no process is left",
-            f"--devices {','.join(devices)}, --workers {workers}",
+            f"unknown engine {engine!r}", nearest(engine, ENGINES), "write --engine loop or ray"
+        )
+    if workers < 1:
+        raise UsageError("no process is left to read", asked, "write --workers 1 or more")
+    if workers > 1 and len(devices) > 1:
+        raise UsageError(
+            "--devices and --workers don't go together",
+            asked,
             "name a device for every process, or say how many share one",
         )
-    if engine == "ray":
-        if len(devices) > 1:
-            raise UsageError(
-                "Ray gives actors their devices",
-                f"--devices {','.join(devices)}",
-                "write --device cuda and --workers for the number of GPUs",
-            )
-        return ["cpu" if devices == ["auto"] else devices[0]]
-    return devices * workers
+    if "spread" in devices and (len(devices) > 1 or workers > 1 or engine == "ray"):
+        raise UsageError(
+            "a model that is spread takes all devices",
+            f"{asked}, --engine {engine}",
+            "write --device spread alone: one process reads",
+        )
+    if engine == "loop":
+        return devices * workers
+    if len(devices) > 1:
+        raise UsageError(
+            "Ray gives actors their devices",
+            asked,
+            "write --device cuda, and --workers for the number of GPUs",
+        )
+    return ["cpu" if devices == ["auto"] else devices[0]]
 
 
 def verify_command(

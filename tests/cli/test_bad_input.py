@@ -159,6 +159,9 @@ def test_an_unknown_model(made: Path) -> None:
         ("--template", "chat", ["no chat template", "another --template"]),
         ("--dtype", "fp16", ["unknown dtype 'fp16'", "bf16"]),
         ("--device", "gpu", ["unknown device 'gpu'", "cuda:1"]),
+        ("--devices", "cpu,gpu", ["unknown device 'gpu'"]),
+        ("--workers", "0", ["no process is left", "--workers 0"]),
+        ("--engine", "rya", ["unknown engine 'rya'", "did you mean ray", "loop or ray"]),
         ("--layers-path", "model.blocks", [r"no list of modules at", r"model\.layers"]),
         ("--batch-tokens", "0", ["must be positive", "batch_tokens=0"]),
         ("--max-tokens", "-1", ["must be positive", "max_tokens=-1"]),
@@ -169,6 +172,23 @@ def test_an_unknown_option_of_extract(
     made: Path, option: str, value: str, words: list[str]
 ) -> None:
     refused(moralprobe(*extract(made), "--out", "s", option, value), *words)
+    assert not Path("s").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--devices cpu,cpu --workers 2", ["don't go together", "cpu,cpu, --workers 2"]),
+        ("--device spread --workers 2", ["takes all devices", "spread alone"]),
+        ("--device spread --engine ray", ["takes all devices", "--engine ray"]),
+        ("--devices cuda:0,cuda:1 --engine ray", ["Ray gives actors their devices"]),
+    ],
+)
+def test_processes_that_can_t_be_had_are_refused_before_a_model_is_loaded(
+    made: Path, options: str, words: list[str]
+) -> None:
+    command = ("extract", "no-such-model", made / "vectors.parquet", "--out", "s")
+    refused(moralprobe(*command, *options.split()), *words)
     assert not Path("s").exists()
 
 
