@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = (
     ROOT / "README.md",
     ROOT / "docs" / "howto" / "plan.md",
+    ROOT / "docs" / "explanation" / "design.md",
     ROOT / "docs" / "explanation" / "two-modes.md",
     ROOT / "docs" / "explanation" / "statistics.md",
 )
@@ -118,6 +119,22 @@ def plan() -> str:
         f"{found['machine']['cores']} cores with {found['model']}, and took\n"
         f"{found['seconds']:.0f} s; {found['planned_bytes'] / 1e6:,.0f} MB were planned and "
         f"{found['bytes'] / 1e6:,.0f} MB written (`python benchmarks/plan.py`)."
+    )
+
+
+def attention() -> str:
+    """Say what attention over trees of two sizes takes."""
+    found = json.loads((RESULTS / "attention.json").read_text())
+    rows = {row["length"]: row for row in found["bf16"]["rows"]}
+    slower = [row["slower"] for kind in ("bf16", "fp32") for row in found[kind]["rows"][1:]]
+    small, large = rows[128], rows[256]
+    return (
+        f"Of {found['tokens']:,} tokens at the widths of SmolLM2-135M, in bf16 on "
+        f"{found['machine']['cores']} cores, fused attention takes {small['fused_ms']:.1f} ms\n"
+        f"in sequences of 128 and {large['fused_ms']:.1f} in sequences of 256, plain products "
+        f"{small['plain_ms']:.1f} and {large['plain_ms']:.1f}, a block's linear layers\n"
+        f"{found['bf16']['linear_ms']:.1f}. From 64 tokens on an operation of attention takes "
+        f"{min(slower):.1f} to {max(slower):.1f} times as long as one of a linear layer."
     )
 
 
@@ -249,6 +266,7 @@ def filled(page: str) -> str:
     """Return the page with every marked block made anew; an unknown name raises KeyError."""
     blocks = {
         "analyses": analyses,
+        "attention": attention,
         "confound": confound,
         "extraction": extraction,
         "headline": headline,

@@ -26,7 +26,7 @@ TREE_TOKENS: Final = (64, 128, 256, 512)
 better, and attention's work grows with its square."""
 ATTENTION: Final = 3.0
 """How many times longer an operation of attention takes than one of a linear layer, about, as its
-products are small: measured on two cores. It only decides between plans."""
+products are small (benchmarks/attention.py). It only decides between plans."""
 
 
 @dataclass(frozen=True)
