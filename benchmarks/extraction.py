@@ -260,6 +260,8 @@ def main() -> None:
         summary = alternate(options)
         command += f" --dtype {options.dtype} --repeats {options.repeats}"
         command += f" --texts {options.texts}" if options.texts else ""
+        if options.others != ",".join(OTHERS):
+            command += f" --others {options.others}"
         print(write(f"extraction-{options.dtype}", command, summary))
     print(json.dumps({k: v for k, v in summary.items() if k != "runs"}, indent=1))
 

@@ -123,18 +123,15 @@ def plan() -> str:
 
 
 def attention() -> str:
-    """Say what attention over trees of two sizes takes."""
+    """Say how much slower attention's operations are."""
     found = json.loads((RESULTS / "attention.json").read_text())
-    rows = {row["length"]: row for row in found["bf16"]["rows"]}
-    slower = [row["slower"] for kind in ("bf16", "fp32") for row in found[kind]["rows"][1:]]
-    small, large = rows[128], rows[256]
+    slower = [row["slower"] for kind in ("bf16", "fp32") for row in found[kind]["rows"]]
+    lengths = [row["length"] for row in found["bf16"]["rows"]]
     return (
-        f"Of {found['tokens']:,} tokens at the widths of SmolLM2-135M, in bf16 on "
-        f"{found['machine']['cores']} cores, fused attention takes {small['fused_ms']:.1f} ms\n"
-        f"in sequences of 128 and {large['fused_ms']:.1f} in sequences of 256, plain products "
-        f"{small['plain_ms']:.1f} and {large['plain_ms']:.1f}, a block's linear layers\n"
-        f"{found['bf16']['linear_ms']:.1f}. From 64 tokens on an operation of attention takes "
-        f"{min(slower):.1f} to {max(slower):.1f} times as long as one of a linear layer."
+        "An operation of attention counts as three of a linear layer there: on "
+        f"{found['machine']['cores']} cores, at the widths of\nSmolLM2-135M and in sequences of "
+        f"{lengths[0]} to {lengths[-1]} tokens, it takes {min(slower):.1f} to {max(slower):.1f} "
+        "times as long."
     )
 
 

@@ -84,9 +84,6 @@ def load_model(
     options: dict[str, Any] = {"dtype": DTYPES[dtype]}
     if place is None:
         options["device_map"] = "auto"
-    elif place.type == "cpu" and dtype == "bf16":
-        # The fused kernel takes longer there up to 128 tokens (benchmarks/attention.py).
-        options["attn_implementation"] = "eager"
     model, loaded_tokenizer = _from_folder(folder, options, untrained)
     if untrained:
         name = f"{name} (untrained)"
