@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from moralprobe.activations import calibrate
 from moralprobe.activations.calibrate import measure_rate
 from moralprobe.activations.cost import forward_flops
-from moralprobe.activations.extract import extract
+from moralprobe.activations.extract import Progress, extract
 from moralprobe.activations.forecast import plan_extraction
 from moralprobe.activations.job import Options, make_job
 from moralprobe.models.load import load_model
@@ -36,6 +38,34 @@ def test_a_rate_is_operations_over_time(tmp_path: Path) -> None:
     flops = forward_flops(shape_of(model), job.plan, range(model.n_layers))
     assert rate.tflops * 1e12 * rate.seconds == pytest.approx(flops * rate.texts / len(job.encoded))
     assert (rate.model, rate.dtype, rate.device) == ("m", "float32", model.device.type)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "texts", "took"), [(100.0, 700 - 100, 1 + 2 + 4 + 8), (2.5, 400 - 100, 1 + 2)]
+)
+def test_the_first_batch_warms_up_and_isn_t_counted(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    texts: int,
+    took: float,
+) -> None:
+    """By a clock of its own: after 100 texts 1, 2 and 4 seconds, then 8 to write the last shard."""
+    now = 0.0
+
+    def fake(*_args: object, progress: Callable[[Progress], None], **_options: object) -> None:
+        nonlocal now
+        for step, read in ((0, 0), (50, 100), (1, 200), (2, 400), (4, 700)):
+            now += step
+            progress(Progress(read, 800, 0, 0))
+        now += 8
+
+    monkeypatch.setattr(calibrate, "extract", fake)
+    monkeypatch.setattr(calibrate.time, "perf_counter", lambda: now)
+    model = load_model(save_tiny("llama", tmp_path / "m"), dtype="fp32")
+    rate = measure_rate(model, seconds=seconds)
+    assert (rate.texts, rate.seconds) == (texts, took)
+    assert rate.texts_per_second == texts / took
 
 
 @pytest.mark.slow
