@@ -15,6 +15,7 @@ from moralprobe.models.prefixes import ancestors, grow
 PaddingSide = Literal["left", "right"]
 
 _HOLE: Final = "moralprobe-message"
+_AT_ONCE: Final = 2048  # texts that are tokenized together
 # Some chat templates print today's date: a store must not depend on the day that it was made.
 _FIXED_DATE: Final = (
     "{% macro strftime_now(format) %}"
@@ -24,7 +25,7 @@ _FIXED_DATE: Final = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Encoded:
     """One text as tokens.
 
@@ -185,24 +186,27 @@ def encode(
             f"{type(tokenizer).__name__} is not a fast tokenizer",
             "load the model with its tokenizer.json",
         )
-    if not texts:
-        return []
-    found = tokenizer(
-        list(texts),
-        add_special_tokens=add_special_tokens,
-        padding=False,
-        truncation=False,
-        return_attention_mask=False,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-        verbose=False,
-    )
-    columns = ("input_ids", "offset_mapping", "special_tokens_mask")
     spelled_out = frozenset(tokenizer.all_special_ids)
-    return [
-        _one(ids, offsets, special, span, max_tokens, spelled_out)
-        for ids, offsets, special, span in zip(*(found[c] for c in columns), spans, strict=True)
-    ]
+    columns = ("input_ids", "offset_mapping", "special_tokens_mask")
+    same: dict[int, int] = {}
+    encoded: list[Encoded] = []
+    # Some at a time: what the tokenizer says of a token takes many times the room of its id.
+    for at in range(0, len(texts), _AT_ONCE):
+        found = tokenizer(
+            list(texts[at : at + _AT_ONCE]),
+            add_special_tokens=add_special_tokens,
+            padding=False,
+            truncation=False,
+            return_attention_mask=False,
+            return_offsets_mapping=True,
+            return_special_tokens_mask=True,
+            verbose=False,
+        )
+        rows = zip(*(found[c] for c in columns), spans[at : at + _AT_ONCE], strict=True)
+        for ids, offsets, special, span in rows:
+            shared_ids = [same.setdefault(i, i) for i in ids]
+            encoded.append(_one(shared_ids, offsets, special, span, max_tokens, spelled_out))
+    return encoded
 
 
 def _one(
