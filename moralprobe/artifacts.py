@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +19,7 @@ from typing import Any, Final
 import ml_dtypes  # noqa: F401 (teaches numpy the name bfloat16)
 import numpy as np
 import xxhash
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from moralprobe.errors import IntegrityError, StoreError
@@ -179,12 +179,21 @@ class Artifact:
 
     @staticmethod
     @contextlib.contextmanager
-    def lock(folder: Path) -> Iterator[None]:
-        """Hold the lock of a writer; the system frees it when the process dies."""
+    def lock(folder: Path, say: Callable[[str], None] = lambda message: None) -> Iterator[None]:
+        """Hold the lock of a writer; the system frees it when the process dies.
+
+        Args:
+            folder: that is written.
+            say: called with what a user should know: that another process is waited for.
+        """
         lock = FileLock(folder / ".lock")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                say(f"another process is writing {folder}: waiting until it ends")
+                lock.acquire()
         except OSError as error:
             raise cannot_write(folder, error) from error
         try:

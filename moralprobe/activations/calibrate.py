@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from moralprobe.activations.cost import forward_flops
 from moralprobe.activations.extract import Progress, extract
@@ -40,12 +42,15 @@ def measure_rate(model: CausalModel, *, seconds: float = 20.0) -> Rate:
 
     Args:
         model: from `load_model`.
-        seconds: about how long; at least two batches are read.
+        seconds: about how long; at least two batches are read, and the set once at most.
     """
     vectors = build_vectors("starter")
+    job = make_job(model, vectors, Options())
     marks: list[tuple[float, int]] = []
 
     def progress(p: Progress) -> None:
+        if model.device.type == "cuda":  # else it would be the time of what was asked for
+            torch.cuda.synchronize(model.device)
         marks.append((time.perf_counter(), p.texts))
         # The first batch warms up and isn't counted.
         if len(marks) > 3 and marks[-1][0] - marks[1][0] > seconds:
@@ -58,8 +63,9 @@ def measure_rate(model: CausalModel, *, seconds: float = 20.0) -> Rate:
         except _EnoughError:
             pass
     (begin, before), (end, after) = marks[1], marks[-1]
-    job = make_job(model, vectors, Options())
-    flops = forward_flops(shape_of(model), job.plan, range(model.n_layers))
+    timed = tuple(batch for batch in job.plan.batches if before <= batch[0] < after)
+    read_plan = replace(job.plan, batches=timed)
+    flops = forward_flops(shape_of(model), read_plan, range(model.n_layers))
     read, took = after - before, end - begin
     return Rate(
         model=model.name,
@@ -68,5 +74,5 @@ def measure_rate(model: CausalModel, *, seconds: float = 20.0) -> Rate:
         texts=read,
         seconds=took,
         texts_per_second=read / took,
-        tflops=flops * read / len(job.encoded) / took / 1e12,
+        tflops=flops / took / 1e12,
     )

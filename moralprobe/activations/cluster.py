@@ -7,7 +7,6 @@ under one path, and returns the manifest's row. This file alone imports Ray.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +19,7 @@ from moralprobe.activations.workers import Begun, Reader
 from moralprobe.artifacts import Shard
 from moralprobe.errors import MoralprobeError, UsageError
 from moralprobe.models.load import load_model
+from moralprobe.models.packaged import PACKAGED
 
 
 def extract_on_ray(
@@ -60,15 +60,14 @@ def extract_on_ray(
             "write cpu, or cuda for one GPU an actor",
         )
     ray = _ray()
-    if Path(origin["source"]).is_dir():  # an actor stands in another folder
-        origin = {**origin, "source": str(Path(origin["source"]).absolute())}
-    # An actor's threads are its cores; without this Ray would give all actors of a laptop one.
-    cores = max(1, (os.cpu_count() or 1) // actors) if device == "cpu" else 1
-    needs = {"num_cpus": cores, "num_gpus": int(device == "cuda")}
+    source = origin["source"]
+    if source not in PACKAGED and Path(source).is_dir():  # an actor stands in another folder
+        origin = {**origin, "source": str(Path(source).absolute())}
     mine = not ray.is_initialized()
     if mine:
         ray.init(address=address, log_to_driver=False, configure_logging=False)
     try:
+        needs = _needs(ray, device, actors)
         begin = ray.remote(_begin).options(**needs)
         outline = _get(ray, begin.remote(origin, device, vectors, options))
         out = Path(out).absolute()
@@ -102,6 +101,32 @@ def extract_on_ray(
         if mine:
             ray.shutdown()
     return ActivationStore.open(out)
+
+
+def _needs(ray: Any, device: str, actors: int) -> dict[str, int]:
+    """Return what an actor is given: its threads are its cores, a machine's shared among its own.
+
+    Raises:
+        UsageError: no machine of the cluster has it; Ray would wait for one for ever.
+    """
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if device == "cuda":
+        if not any(machine.get("GPU", 0) >= 1 for machine in machines):
+            raise UsageError(
+                "no machine of this Ray cluster has a GPU",
+                f"{len(machines)} are there, and {device} was asked for",
+                "write --device cpu, or start Ray where the GPUs are",
+            )
+        return {"num_cpus": 1, "num_gpus": 1}
+    most = max(int(machine.get("CPU", 0)) for machine in machines)
+    if most < 1:
+        raise UsageError(
+            "no machine of this Ray cluster has a CPU to read with",
+            f"{len(machines)} are there",
+            "start Ray with --num-cpus",
+        )
+    # Without this Ray would give all actors of a laptop one core.
+    return {"num_cpus": max(1, most * len(machines) // max(actors, len(machines))), "num_gpus": 0}
 
 
 class _Actor:

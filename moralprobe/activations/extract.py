@@ -68,7 +68,8 @@ def extract(
         batch_tokens: tokens in a batch; what suits the device, if not given.
         share: read what texts have in common at their beginning once, where the model allows it;
             else what is read together is of equal length, never padded.
-        shard_bytes: about what one shard holds, and a kill loses; 96 MiB, if not given.
+        shard_bytes: about what one shard holds, and a kill loses; 96 MiB, if not given. It holds
+            one batch at least, which of a large model is more.
         beside: devices of further processes that load the same model and read shards too, of the
             model's own type: `("cuda:1",)`, or `("cpu",)` where cores are many.
         progress: called at the start and after every batch.
@@ -112,12 +113,14 @@ def begun(out: Path, outline: Outline, say: Callable[[str], None]) -> Iterator[A
     Raises:
         StoreError: the folder belongs to another run, can't be written to, or has no room.
     """
-    with Artifact.lock(out):
+    with Artifact.lock(out, say):
         artifact = Artifact.create(out, KIND, outline.key)
         repair_tables(out, outline.tables, artifact.key["tables"])
         artifact.clean()
         for name in artifact.foreign():
             say(f"{out / name} isn't part of this store and is ignored")
+        if artifact.shards:
+            say(f"checking every byte of {len(artifact.shards)} shards that are there")
         for name, what in artifact.problems().items():
             say(f"{name}: {what}; it is computed again")
             artifact.drop_shard(name)
@@ -130,6 +133,7 @@ def begun(out: Path, outline: Outline, say: Callable[[str], None]) -> Iterator[A
                 "read fewer layers or poolings, or give an --out on another disk",
             )
         yield artifact
+        artifact.clean()  # a reader that was killed may have left the file that it was writing
 
 
 def missing(artifact: Artifact, outline: Outline) -> list[int]:

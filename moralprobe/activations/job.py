@@ -132,6 +132,7 @@ def make_job(
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": model.device.type,
         "torch": torch.__version__,
+        "polars": importlib.metadata.version("polars"),  # writes its name into the tables
         "transformers": importlib.metadata.version("transformers"),
         "template": template.name,
         "prompt": {k: v for k, v in asdict(template).items() if k != "name"},

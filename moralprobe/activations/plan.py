@@ -18,7 +18,7 @@ import xxhash
 from moralprobe.models.prefixes import cut_blocks
 
 SHARD_BYTES: Final = 96 << 20
-"""About what a shard holds: so much is lost by a kill."""
+"""About what a shard holds, and one batch at least: so much is lost by a kill."""
 BATCH_TOKENS: Final[dict[str, int]] = {"cpu": 2048, "cuda": 4096}
 """In a batch, by the type of device: enough for its matrix products, and no more memory."""
 TREE_TOKENS: Final = (64, 128, 256, 512)
@@ -127,11 +127,13 @@ def share_beginnings(
         shard_bytes: at most so much in a shard (one batch at least); `SHARD_BYTES`, if not given.
     """
     blocks, nodes = cut_blocks(texts, min(tree_tokens, batch_tokens))
-    each = max(1, batch_tokens // tree_tokens)
-    batches = [
-        (some[0][0], some[-1][1])
-        for some in (blocks[at : at + each] for at in range(0, len(blocks), each))
-    ]
+    batches: list[tuple[int, int]] = []
+    first = 0
+    for i in range(1, len(blocks) + 1):
+        # All trees of a batch take the room of its largest.
+        if i == len(blocks) or (i - first + 1) * max(nodes[first : i + 1]) > batch_tokens:
+            batches.append((blocks[first][0], blocks[i - 1][1]))
+            first = i
     shards = _shards(batches, bytes_per_text, shard_bytes)
     return Plan(tuple(map(len, texts)), tuple(batches), shards, tuple(blocks), tuple(nodes))
 

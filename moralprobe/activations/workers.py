@@ -26,7 +26,7 @@ from moralprobe.activations.plan import shard_name
 from moralprobe.activations.reading import read_shard
 from moralprobe.activations.store import VECTORS, load_table
 from moralprobe.artifacts import Artifact, Shard, write_shard
-from moralprobe.errors import MoralprobeError, StoreError, UsageError
+from moralprobe.errors import ModelError, MoralprobeError, StoreError, UsageError
 from moralprobe.files import canonical_json
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.load import choose_device, load_model
@@ -218,6 +218,16 @@ def _work(line: Connection, begun: Begun, device: str, threads: int) -> None:
         return
     except MoralprobeError as error:
         line.send(error)
+    except (RuntimeError, OSError) as error:  # no room on its device, for one
+        line.send(_lost(device, error))
+
+
+def _lost(device: str, error: BaseException) -> ModelError:
+    return ModelError(
+        f"the process on {device} can't read",
+        f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
+        "leave that device out, or read in one process: what is complete is kept",
+    )
 
 
 @contextmanager

@@ -81,8 +81,10 @@ def extract_command(
     asked = Options(layers, poolings, template, max_tokens, batch_tokens, share)
     if not quiet:
         notice(f"loading {model}")
-    from moralprobe.models.load import load_model
+    from moralprobe.models.load import choose_device, load_model
 
+    for name in beside:
+        choose_device(name)  # before a large model is loaded for the first
     loaded = None if engine == "ray" else load_model(**origin, device=first)
     with steps(f"reading texts with {loaded.name if loaded else model}", quiet=quiet) as step:
         started = time.monotonic()

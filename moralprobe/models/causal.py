@@ -94,7 +94,7 @@ class CausalModel:
 
     def collate_trees(self, blocks: Sequence[Sequence[Encoded]]) -> Batch:
         """Stack sorted texts as trees on the model's device; see `models.tokens.collate_trees`."""
-        return collate_trees(blocks, pad_id=self.pad_id, dtype=self.dtype, device=self.device)
+        return collate_trees(blocks, dtype=self.dtype, device=self.device)
 
     def run_taps(self, batch: Batch, sites: Sequence[Site], on_hidden: OnHidden) -> None:
         """Hand over the states at each site asked for; see `models.taps.run_taps`."""

@@ -217,6 +217,7 @@ def _from_folder(folder: Path, chosen: dict[str, Any], untrained: bool) -> tuple
             except ValueError:  # a multimodal model without a text-only class
                 model = make(transformers.AutoModelForImageTextToText, folder, chosen, options)
         except (
+            ImportError,  # a config that needs a library for its attention or its quantisation
             OSError,
             ValueError,
             KeyError,

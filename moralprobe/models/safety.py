@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,8 @@ _INDEX: Final = "model.safetensors.index.json"
 _UNSAFE: Final = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.npz")
 # Keys by which a config makes transformers run code that came with the files.
 _EXECUTABLE: Final = ("auto_map", "_attn_implementation_internal", "_attn_implementation_autoset")
+# Keys by which it chooses a kernel, which transformers may fetch.
+_KERNELS: Final = ("_attn_implementation", "attn_implementation", "_experts_implementation")
 _JSON_BYTES: Final = 64 << 20
 _JSON_DEPTH: Final = 50
 
@@ -34,13 +37,17 @@ def refuse_unsafe(folder: Path, *, weights: bool = True) -> None:
                 raise ModelError(f"{folder} holds no model", "there is no config.json", "check it")
             continue
         config = _read_object(path)
-        for key in _EXECUTABLE:
-            if _contains_key(config, key):
-                raise ModelError(
-                    f"{folder.name} would have to run code of its own",
-                    f"{name} has {key!r}",
-                    "use a model that transformers knows; foreign code is never trusted here",
-                )
+        brought = [f"{key!r}" for key in _EXECUTABLE for _ in _values_of(config, key)]
+        # A kernel on the hub is named by its repository, owner/name.
+        brought += [
+            f"{k!r}: {v!r}" for k in _KERNELS for v in _values_of(config, k) if "/" in str(v)
+        ]
+        if brought:
+            raise ModelError(
+                f"{folder.name} would have to run code of its own",
+                f"{name} has {brought[0]}",
+                "use a model that transformers knows; foreign code is never trusted here",
+            )
     if not weights:
         return
     if not list(folder.glob(WEIGHTS)):
@@ -111,7 +118,12 @@ def _deeper(value: Any, levels: int) -> bool:
     )
 
 
-def _contains_key(value: Any, key: str) -> bool:
+def _values_of(value: Any, key: str) -> Iterator[Any]:
+    """Yield what stands under a key, wherever it is."""
     if isinstance(value, dict):
-        return key in value or any(_contains_key(v, key) for v in value.values())
-    return isinstance(value, list) and any(_contains_key(v, key) for v in value)
+        if key in value:
+            yield value[key]
+        value = list(value.values())
+    if isinstance(value, list):
+        for inner in value:
+            yield from _values_of(inner, key)

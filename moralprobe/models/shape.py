@@ -157,14 +157,14 @@ def shape_of(model: CausalModel) -> Shape:
 
 def _shape(name: str, model: Any, decoder: Decoder, folder: Path | None) -> Shape:
     text = model.config.get_text_config()
-    n_heads = int(text.num_attention_heads)
+    n_heads = int(getattr(text, "num_attention_heads", None) or 0)  # some have no attention
     return Shape(
         id=name,
         parameters=sum(p.numel() for p in model.parameters()),
         block_parameters=tuple(active_parameters(block, text) for block in decoder.layers),
         d_model=decoder.d_model,
         n_heads=n_heads,
-        head_dim=int(getattr(text, "head_dim", None) or decoder.d_model // n_heads),
+        head_dim=int(getattr(text, "head_dim", None) or decoder.d_model // max(1, n_heads)),
         folder=folder,
     )
 

@@ -14,8 +14,11 @@ from moralprobe.models.prefixes import cut_blocks
 from moralprobe.models.tokens import Batch, Encoded
 from moralprobe.sites import Site
 
-_TREE: Final = 64  # tokens in the tree that is tried; more, where texts are longer
+TRIED: Final = 512
+"""Tokens in the tree that is tried, more where texts are longer: no tree that is read later may be
+larger, as a window that counts nodes instead of positions cuts nothing from a small one."""
 _ALONE: Final = 4  # of its texts that are read alone
+_WINDOWS: Final = ("sliding_window", "window_size", "attention_chunk_size")
 _NEAR: Final = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.15}
 """How far a token's state may lie from the same text's read alone, as a share of its norm: rounding
 takes less, and a token that sees a wrong one moves by about its own size."""
@@ -37,11 +40,14 @@ def why_not(model: CausalModel, texts: Sequence[Encoded], layer: int) -> str:
     if why := _model_says(model, longest):
         return why
     # Two of the longest have room in it: a tree of one text would show nothing.
-    nodes = max(_TREE, 2 * longest)
+    nodes = max(TRIED, 2 * longest)
     start, stop = max(cut_blocks([text.ids for text in texts], nodes)[0], key=_most_texts)
     tree = list(texts[start:stop])
-    together = _states(model, model.collate_trees([tree]), layer)
-    for i in range(0, len(tree), -(-len(tree) // _ALONE)):
+    try:
+        together = _states(model, model.collate_trees([tree]), layer)
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        return f"it can't read a tree: {str(error).strip().splitlines()[0]}"
+    for i in sorted({(len(tree) - 1) * n // (_ALONE - 1) for n in range(_ALONE)}):
         alone = _states(model, model.collate(tree[i : i + 1]), layer)[0]
         moved = together[i, : len(alone)] - alone
         share = (moved.norm(dim=-1) / alone.norm(dim=-1)).max()
@@ -88,9 +94,9 @@ def config_says(config: Any, longest: int) -> str:
     kinds = set(getattr(config, "layer_types", None) or ())
     if others := sorted(k for k in kinds if not k.endswith("attention") or "linear" in k):
         return f"layers of {', '.join(others)} carry a state from token to token"
-    for name in ("sliding_window", "attention_chunk_size"):
+    for name in _WINDOWS:
         window = getattr(config, name, None)
-        if window and window < longest:
+        if isinstance(window, int) and 0 < window < longest:
             return f"its {name} of {window} is shorter than the longest text, of {longest} tokens"
     return ""
 

@@ -253,13 +253,15 @@ def collate(
 
 
 def collate_trees(
-    blocks: Sequence[Sequence[Encoded]], *, pad_id: int, dtype: torch.dtype, device: torch.device
+    blocks: Sequence[Sequence[Encoded]], *, dtype: torch.dtype, device: torch.device
 ) -> Batch:
-    """Stack runs of sorted texts as trees; what fills up the smaller ones sees itself only.
+    """Stack runs of sorted texts as trees.
+
+    What fills up the smaller ones is their first token again, which sees itself only: a padding id
+    may be none that the model has.
 
     Args:
         blocks: the texts of each run, in lexicographic order of their ids.
-        pad_id: a token id to fill up with.
         dtype: of the mask that is added to attention scores.
         device: where the model reads.
     """
@@ -267,7 +269,7 @@ def collate_trees(
     texts = [text for block in blocks for text in block]
     nodes = max(len(tree.ids) for tree in trees)
     longest = max(len(text) for text in texts)
-    ids = np.full((len(trees), nodes), pad_id)
+    ids = np.zeros((len(trees), nodes), np.int64)
     positions = np.zeros((len(trees), nodes), np.int64)
     sees = np.zeros((len(trees), nodes, nodes), np.bool_)
     sees[:, np.arange(nodes), np.arange(nodes)] = True
@@ -276,7 +278,7 @@ def collate_trees(
     action = np.zeros((len(texts), longest), np.bool_)
     for b, tree in enumerate(trees):
         n = len(tree.ids)
-        ids[b, :n], positions[b, :n] = tree.ids, tree.depth
+        ids[b, :n], ids[b, n:], positions[b, :n] = tree.ids, tree.ids[0], tree.depth
         sees[b, :n, :n] = ancestors(tree)
     for t, (text, path) in enumerate(
         zip(texts, (path for tree in trees for path in tree.paths), strict=True)

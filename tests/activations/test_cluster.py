@@ -93,6 +93,14 @@ def test_what_an_actor_meets_is_told_in_its_own_words(
         extract_on_ray(origin, starter(20), tmp_path / "s", Options(layers="0"))
 
 
+def test_what_no_machine_of_the_cluster_has_is_refused_instead_of_waited_for(
+    origin: dict[str, object], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="has a GPU"):
+        extract_on_ray(origin, starter(20), tmp_path / "s", OPTIONS, device="cuda")
+    assert not (tmp_path / "s").exists()
+
+
 def test_devices_and_a_missing_ray_are_refused(
     origin: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

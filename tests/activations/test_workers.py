@@ -101,8 +101,11 @@ def test_a_process_that_is_killed_costs_nothing_but_its_time(
     killed: list[int] = []
     let_the_other_read(monkeypatch, lambda left: not killed)
 
+    left = tmp_path / "s" / ".shard-00001.safetensors.12345.partial"
+
     def kill(p: Progress) -> None:
         if not killed and p.texts > 0:  # in the middle of a shard of its own
+            left.write_bytes(b"what it was writing")
             for child in children():
                 os.kill(child.pid, signal.SIGKILL)
                 killed.append(child.pid)
@@ -119,7 +122,7 @@ def test_a_process_that_is_killed_costs_nothing_but_its_time(
         say=said.append,
     )
     assert [line for line in said if "ended before its time" in line]
-    assert killed and verify(tmp_path / "s") == ({}, [])
+    assert killed and verify(tmp_path / "s") == ({}, []) and not left.exists()
     assert contents(tmp_path / "s") == right
     assert seen[-1].texts == seen[-1].total
 

@@ -79,6 +79,8 @@ def test_a_folder_without_any_weights_says_so(folder: Path) -> None:
         {"auto_map": {"AutoModelForCausalLM": "modeling.Evil"}},
         {"text_config": {"deep": [{"auto_map": {"AutoConfig": "evil.Config"}}]}},
         {"_attn_implementation_internal": "someone/kernel"},
+        {"attn_implementation": "someone/kernel"},
+        {"text_config": {"_attn_implementation": "someone/kernel"}},
     ],
 )
 def test_a_config_that_brings_code_is_refused_and_nothing_of_it_runs(

@@ -10,10 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moralprobe.activations.plan import TREE_TOKENS
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.load import load_model
 from moralprobe.models.prefixes import ancestors, cut_blocks, grow
-from moralprobe.models.sharing import why_not
+from moralprobe.models.sharing import TRIED, why_not
 from moralprobe.models.tiny import FAMILIES, tiny_model, tiny_tokenizer
 from moralprobe.models.tokens import Batch, Encoded
 from moralprobe.sites import Site
@@ -107,6 +108,7 @@ def test_texts_in_trees_have_the_states_of_texts_alone(family: str) -> None:
     [
         ("mistral", "sliding_window", 8, "sliding_window of 8 is shorter than the longest text"),
         ("llama4_text", "attention_chunk_size", 8, "attention_chunk_size of 8 is shorter"),
+        ("llama", "window_size", 8, "window_size of 8 is shorter"),
         ("qwen3", "layer_types", ["linear_attention"], "linear_attention carry a state"),
         ("llama", "_attn_implementation", "flash_attention_2", "takes no mask"),
     ],
@@ -137,6 +139,62 @@ def test_a_model_whose_states_move_is_found_out() -> None:
         words = ["a" * 70, "b" * 90, "c" * 80]
         texts = model.encode(words, [(0, len(word)) for word in words], max_tokens=128)
         assert "states move by" in why_not(model, texts, model.n_layers - 1)
+
+
+def other(kind: str, **sizes: object) -> CausalModel:
+    """A random model of a family that isn't among the tiny ones."""
+    import transformers
+
+    config = transformers.AutoConfig.for_model(kind, vocab_size=260, **sizes)
+    torch.manual_seed(0)
+    network = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.2)
+    return load_model(network, tokenizer=tiny_tokenizer(bos=True))
+
+
+def test_a_window_that_counts_nodes_instead_of_positions_is_found_out() -> None:
+    """GPT-Neo's local attention: longer than any text, shorter than the trees that are read."""
+    model = other(
+        "gpt_neo",
+        hidden_size=32,
+        num_layers=2,
+        num_heads=4,
+        attention_types=[[["global", "local"], 1]],
+        window_size=100,
+        max_position_embeddings=512,
+    )
+    words = sorted(f"it is often said that {a} and {b}" for a in "abcdefgh" for b in "stealing")
+    texts = sorted(
+        model.encode(words, [(0, len(word)) for word in words], max_tokens=128),
+        key=lambda text: text.ids,
+    )
+    assert max(map(len, texts)) < 100 < len(grow([text.ids for text in texts]).ids)
+    assert "states move by" in why_not(model, texts, model.n_layers - 1)
+
+
+def test_no_tree_is_larger_than_the_one_that_is_tried() -> None:
+    assert max(TREE_TOKENS) <= TRIED
+
+
+def test_a_model_that_fails_on_a_tree_reads_texts_alone() -> None:
+    """Falcon with ALiBi takes positions, and then a mask of two dimensions only."""
+    model = other("falcon", hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=True)
+    assert "can't read a tree" in why_not(model, encoded_by(model), 1)
+
+
+def test_what_fills_a_tree_up_are_tokens_that_the_texts_have() -> None:
+    """A padding id may lie outside of the embeddings, where a tokenizer was given a new token."""
+    model = tiny("llama")
+    model.tokenizer.pad_token = "<eos>"
+    encoded = encoded_by(model)
+    batch = model.collate_trees([encoded[:6], encoded[6:]])
+    assert set(batch.ids.flatten().tolist()) <= {i for text in encoded for i in text.ids}
+    # Behind the shorter tree stands its first token again.
+    assert batch.ids[1, -1] == encoded[6].ids[0]
+    assert int(batch.tree.attention[1, 0, -1].eq(0).sum()) == 1
 
 
 def test_rounding_is_no_reason_and_a_wrong_token_is() -> None:
