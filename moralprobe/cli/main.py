@@ -21,6 +21,7 @@ from moralprobe.cli import (
     models,
     plan,
     probe,
+    sae,
     vectors,
 )
 from moralprobe.cli.console import notice, say
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(vectors.app, name="vectors")
+app.add_typer(sae.app, name="sae")
 app.command("plan")(plan.plan_command)
 app.command("bench")(bench.bench_command)
 app.command("extract")(extract.extract_command)

@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "moral_vectors": GROUND | {"data", "geometry"},
     "models": GROUND,
     "activations": GROUND | {"data", "moral_vectors", "models"},
+    "sae": GROUND | {"data", "geometry", "moral_vectors", "models", "activations"},
     "design": {"errors", "foundations", "geometry", "moral_vectors"},
     "analyses": {"errors", "foundations", "geometry", "design"},
     "table": GROUND | {"geometry", "activations", "design"},
@@ -55,6 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "moral_vectors",
         "models",
         "activations",
+        "sae",
         "options",
         "study",
         "probing",
@@ -70,9 +72,10 @@ MAY_IMPORT: dict[str, set[str]] = {
 FRONT_DOOR = "__init__"
 # Who may import a heavy or a wordy neighbour: a part, or one module of it.
 ONLY_IN: dict[str, set[str]] = {
-    "torch": {"models", "activations", "doctor"},
+    "torch": {"models", "activations", "sae", "doctor"},
     "transformers": {"models"},
     "transformer_lens": {"models.lens"},
+    "sae_lens": {"sae"},
     "tokenizers": {"models"},
     "huggingface_hub": {"models"},
     "sklearn": {"geometry"},

@@ -1,0 +1,1 @@
+"""Sparse autoencoders: trained, judged, and searched for moral features."""

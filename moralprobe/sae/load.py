@@ -1,0 +1,271 @@
+"""Autoencoders from a folder or a public release, and whether they belong to a model and layer."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from moralprobe.errors import (
+    IntegrityError,
+    ModelError,
+    NumericError,
+    StoreError,
+    UsageError,
+    nearest,
+)
+from moralprobe.files import hash_file
+from moralprobe.models.causal import CausalModel
+from moralprobe.models.lens import site_of
+from moralprobe.sites import Site
+
+CONFIG: Final = "cfg.json"
+WEIGHTS: Final = "sae_weights.safetensors"
+TRAINING: Final = "training.json"
+POOR: Final = 0.5
+"""Explained variance below which an autoencoder is said not to fit what it is shown."""
+_SMALL: Final = 1 << 20
+_UNSAFE: Final = ("*.pt", "*.pth", "*.bin", "*.pkl", "*.npz")
+
+
+@dataclass(frozen=True)
+class LoadedSAE:
+    """An autoencoder of SAELens, its folder, and the block whose output it reconstructs."""
+
+    sae: Any
+    folder: Path
+    layer: int
+
+    @property
+    def site(self) -> Site:
+        """The place that it reconstructs."""
+        return Site("resid_post", self.layer)
+
+    @property
+    def sink_norm(self) -> float:
+        """The norm above which it wasn't shown tokens, infinity if it doesn't say."""
+        norm = self.sae.cfg.metadata.sink_norm
+        return math.inf if norm is None else float(norm)
+
+
+def sae_folders(folder: Path) -> list[Path]:
+    """Return the autoencoders in a folder: itself, or the folders in it, sorted by name.
+
+    Raises:
+        StoreError: there is none.
+    """
+    folder = Path(folder)
+    if (folder / CONFIG).is_file():
+        return [folder]
+    inside = sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))
+    if not inside:
+        unsafe = sorted(path.name for kind in _UNSAFE for path in folder.glob(kind))
+        raise StoreError(
+            f"{folder} holds no autoencoder",
+            f"{unsafe[0]} would have to be unpickled, which runs code"
+            if unsafe
+            else f"there is no {CONFIG} in it",
+            "convert it where you trust it: SAELens' save_model writes cfg.json and safetensors"
+            if unsafe
+            else "give a folder made by: moralprobe sae train, or by SAELens' save_model",
+        )
+    return inside
+
+
+def load_sae(folder: Path, *, device: str = "cpu") -> LoadedSAE:
+    """Load an autoencoder that SAELens or we have saved.
+
+    Args:
+        folder: with `cfg.json` and `sae_weights.safetensors`.
+        device: where it goes.
+
+    Raises:
+        StoreError: no autoencoder there, or in a format that runs code.
+        IntegrityError: weights that aren't those that were written, or of another shape than the
+            config says.
+        ModelError: an architecture that SAELens doesn't know, or a hook that is no site of ours.
+    """
+    from sae_lens import SAE
+    from safetensors import SafetensorError
+
+    folder = sae_folders(folder)[0]
+    weights = folder / WEIGHTS
+    try:
+        if (folder / CONFIG).stat().st_size > _SMALL:
+            raise ValueError("it is too large")
+        config = json.loads((folder / CONFIG).read_bytes())
+        hook, architecture = config["metadata"]["hook_name"], config["architecture"]
+        shape = int(config["d_in"]), int(config["d_sae"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise IntegrityError(
+            f"{folder / CONFIG} is damaged", f"it describes no autoencoder: {error}", "restore it"
+        ) from error
+    _check_hash(folder)
+    try:
+        sae = SAE.load_from_disk(folder, device=device)
+    except (SafetensorError, OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise IntegrityError(
+            f"{weights} can't be loaded as {architecture!r}",
+            str(error).split("\n")[0],
+            "restore it",
+        ) from error
+    found = tuple(sae.W_enc.shape), tuple(sae.W_dec.shape)
+    if found != (shape, shape[::-1]):
+        raise IntegrityError(
+            f"{weights} isn't what its config says",
+            f"{shape[0]} x {shape[1]} there, {found[0][0]} x {found[0][1]} here",
+            "restore the file that belongs to it",
+        )
+    if any(not bool(torch.isfinite(p).all()) for p in sae.parameters()):
+        raise NumericError(f"{weights} holds NaN or infinity", "", "train it again")
+    try:
+        site = site_of(str(hook))
+    except UsageError as error:
+        raise ModelError(
+            f"the autoencoder in {folder} reads a place that isn't a residual stream",
+            f"its hook is {hook!r}",
+            "use one of a block's output (hook_resid_post) or input (hook_resid_pre)",
+        ) from error
+    return LoadedSAE(sae.eval(), folder, _block_before(site))
+
+
+def _block_before(site: Site) -> int:
+    """Return the block whose output a site is: what enters a block left the one before."""
+    layer = -1 if site.layer is None else site.layer - (site.kind == "resid_pre")
+    if layer < 0:
+        raise ModelError(
+            f"{site} is no layer's output",
+            "states are read after decoder blocks",
+            "use an autoencoder of a later layer",
+        )
+    return layer
+
+
+def _check_hash(folder: Path) -> None:
+    """Hold a folder of ours against the hashes that training wrote."""
+    for place, name in ((folder, None), (folder.parent, folder.name)):
+        path = place / TRAINING
+        if not path.is_file():
+            continue
+        files = json.loads(path.read_bytes()).get("files", {})
+        entry = files.get(name) if name else next(iter(files.values()), None)
+        for file, digest in (entry or {}).items():
+            if hash_file(folder / file) != digest:
+                raise IntegrityError(
+                    f"{folder / file} is damaged",
+                    "its checksum doesn't match",
+                    "repeat the command that trained it",
+                )
+        return
+
+
+def check_belongs(loaded: LoadedSAE, model: CausalModel, layer: int | None = None) -> list[str]:
+    """Hold an autoencoder against a model.
+
+    Args:
+        loaded: from `load_sae`.
+        model: whose states it would read.
+        layer: which layer's, if not its own.
+
+    Returns:
+        What a user should know: a name that differs.
+
+    Raises:
+        ModelError: another width or layer, or other weights than it was trained on; with both.
+    """
+    sae, site = loaded.sae, loaded.site
+    if sae.cfg.d_in != model.d_model:
+        raise ModelError(
+            f"the autoencoder in {loaded.folder} is of another width",
+            f"it reads {sae.cfg.d_in} dimensions, {model.name} has {model.d_model}",
+            f"it was trained on {sae.cfg.metadata.model_name}: use that model",
+        )
+    if loaded.layer >= model.n_layers or (layer is not None and layer != loaded.layer):
+        raise ModelError(
+            f"the autoencoder in {loaded.folder} is of another layer",
+            f"it reads {site}, asked for is "
+            + (f"resid_post.{layer}" if layer is not None else f"one of {model.n_layers} layers"),
+            f"use it at layer {loaded.layer}",
+        )
+    theirs = sae.cfg.metadata.model_identity
+    if theirs is not None and theirs != model.identity:
+        names = sorted(k for k in model.identity if theirs.get(k) != model.identity[k])
+        raise ModelError(
+            f"the autoencoder in {loaded.folder} is of another model",
+            f"{sae.cfg.metadata.model_name} and {model.name} differ in {', '.join(names)}",
+            "load the model that it was trained on",
+        )
+    name = sae.cfg.metadata.model_name
+    if theirs is None and name is not None and name != model.name:
+        return [f"{loaded.folder} was trained on {name}, and is used on {model.name}"]
+    return []
+
+
+def check_fits(loaded: LoadedSAE, explained_variance: float) -> list[str]:
+    """Hold what an autoencoder explains here against what it should.
+
+    Args:
+        loaded: from `load_sae`.
+        explained_variance: measured on what is to be read.
+
+    Returns:
+        A warning where it explains less than `POOR`.
+
+    Raises:
+        ModelError: it reconstructs worse than the mean would; with both numbers.
+    """
+    theirs = loaded.sae.cfg.metadata.explained_variance
+    said = f", where it was trained {theirs:.2f}" if theirs is not None else ""
+    if explained_variance < 0:
+        raise ModelError(
+            f"the autoencoder in {loaded.folder} doesn't fit these states",
+            f"it explains {explained_variance:.2f} of their variance, the mean 0.00{said}",
+            "use the model, layer and kind of text that it was trained on",
+        )
+    if explained_variance < POOR:
+        return [
+            f"{loaded.folder} explains only {explained_variance:.2f} of the variance here{said}"
+        ]
+    return []
+
+
+def load_release(release: str, sae_id: str, *, device: str = "cpu") -> Any:
+    """Fetch a public autoencoder through SAELens' list of releases.
+
+    Args:
+        release: for example `gemma-scope-2b-pt-res-canonical`.
+        sae_id: for example `layer_12/width_16k/canonical`.
+        device: where it goes.
+
+    Returns:
+        An `SAE` of SAELens.
+
+    Raises:
+        UsageError: a release or id that isn't listed, with the nearest that are.
+        ModelError: it can't be fetched.
+    """
+    from sae_lens import SAE
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+    known = get_pretrained_saes_directory()
+    if release not in known:
+        raise UsageError(
+            f"unknown release {release!r}", nearest(release, known), "choose one that SAELens lists"
+        )
+    ids = known[release].saes_map
+    if sae_id not in ids:
+        raise UsageError(
+            f"{release} holds no autoencoder {sae_id!r}", nearest(sae_id, ids), "choose one of them"
+        )
+    try:
+        return SAE.from_pretrained(release, sae_id, device=device)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"can't fetch {sae_id} of {release}",
+            str(error).strip().split("\n")[0],
+            "repeat the command where there is a network, and copy the folder that it writes",
+        ) from error

@@ -1,0 +1,139 @@
+"""What an autoencoder is asked to be: architecture, size and training, and SAELens' class of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+
+from moralprobe.errors import UsageError, nearest
+
+ARCHITECTURES: Final = ("topk", "batchtopk", "jumprelu", "relu-l1", "matryoshka")
+"""TopK (Gao et al. 2024), BatchTopK (Bussmann et al. 2024), JumpReLU (Rajamanoharan et al. 2024),
+ReLU with an L1 penalty (Bricken et al. 2023), and BatchTopK in nested sizes (Bussmann et al.
+2025)."""
+PRECISIONS: Final = ("bf16", "fp32")
+_AUX_SHARE: Final = 0.25  # dense products of dead features, of which there may be thousands
+_NESTED: Final = (16, 8, 4, 2, 1)  # the sizes of a matryoshka, as parts of the whole
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one autoencoder is made.
+
+    Attributes:
+        arch: one of `ARCHITECTURES`.
+        expansion: features for every dimension of the residual stream.
+        k: features active at once: exactly for topk, on average for batchtopk and matryoshka.
+        sparsity: weight of the penalty on active features, of relu-l1 and jumprelu.
+        steps: batches that are trained on.
+        batch: activations in a batch.
+        lr: learning rate of Adam, warmed up over the first 5 % of steps and led to 0 over the
+            last 20 %.
+        seed: of the initial weights and of the order of activations.
+        dead_after: a feature is dead that hasn't been active for so many steps.
+        precision: of the dense product by which topk and batchtopk choose their features.
+    """
+
+    arch: str = "topk"
+    expansion: int = 16
+    k: int = 32
+    sparsity: float = 1.0
+    steps: int = 3000
+    batch: int = 4096
+    lr: float = 4e-4
+    seed: int = 0
+    dead_after: int = 300
+    precision: str = "bf16"
+
+    def check(self, d_in: int) -> None:
+        """Refuse what can't be trained.
+
+        Args:
+            d_in: width of what is reconstructed.
+
+        Raises:
+            UsageError: an unknown architecture or precision, or a number out of range.
+        """
+        for what, value, known in (
+            ("architecture", self.arch, ARCHITECTURES),
+            ("precision", self.precision, PRECISIONS),
+        ):
+            if value not in known:
+                raise UsageError(
+                    f"unknown {what} {value!r}", nearest(value, known), "choose one of these"
+                )
+        numbers = {
+            "--expansion": self.expansion,
+            "--k": self.k,
+            "--steps": self.steps,
+            "--batch": self.batch,
+            "--lr": self.lr,
+        }
+        for name, number in numbers.items():
+            if not number > 0:
+                raise UsageError(
+                    f"{name} must be above 0", f"it is {number}", f"give another {name}"
+                )
+        if self.k > self.expansion * d_in:
+            raise UsageError(
+                "more features would be active than there are",
+                f"k is {self.k}, d_sae {self.expansion * d_in}",
+                "give a smaller --k or a larger --expansion",
+            )
+
+
+def new_sae(recipe: Recipe, d_in: int, *, device: str, metadata: dict[str, Any]) -> Any:
+    """Return an autoencoder with weights drawn from the recipe's seed.
+
+    Args:
+        recipe: what is asked for.
+        d_in: width of what is reconstructed.
+        device: where it is trained.
+        metadata: what is written into its config, under SAELens' names where it has some.
+
+    Returns:
+        A `TrainingSAE` of SAELens, in fp32.
+    """
+    import sae_lens
+
+    from moralprobe.sae import sparse
+
+    d_sae = recipe.expansion * d_in
+    common: dict[str, Any] = {
+        "d_in": d_in,
+        "d_sae": d_sae,
+        "device": device,
+        "normalize_activations": "expected_average_only_in",
+    }
+    fast: dict[str, Any] = {"precision": recipe.precision, "aux_share": _AUX_SHARE}
+    makers: dict[str, Any] = {
+        "topk": lambda: sparse.SparseTopKTrainingSAE(
+            sparse.SparseTopKTrainingSAEConfig(**common, k=recipe.k, **fast)
+        ),
+        "batchtopk": lambda: sparse.SparseBatchTopKTrainingSAE(
+            sparse.SparseBatchTopKTrainingSAEConfig(**common, k=recipe.k, **fast)
+        ),
+        "relu-l1": lambda: sae_lens.StandardTrainingSAE(
+            sae_lens.StandardTrainingSAEConfig(
+                **common, l1_coefficient=recipe.sparsity, l1_warm_up_steps=recipe.steps // 20
+            )
+        ),
+        "jumprelu": lambda: sae_lens.JumpReLUTrainingSAE(
+            sae_lens.JumpReLUTrainingSAEConfig(
+                **common, l0_coefficient=recipe.sparsity, l0_warm_up_steps=recipe.steps // 20
+            )
+        ),
+        "matryoshka": lambda: sae_lens.MatryoshkaBatchTopKTrainingSAE(
+            sae_lens.MatryoshkaBatchTopKTrainingSAEConfig(
+                **common, k=recipe.k, matryoshka_widths=[d_sae // part for part in _NESTED]
+            )
+        ),
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        sae = makers[recipe.arch]()
+    for name, value in metadata.items():
+        setattr(sae.cfg.metadata, name, value)
+    return sae
