@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import xxhash
 from numpy.typing import NDArray
+from scipy import sparse
 
 from moralprobe.activations.cost import width_cost
 from moralprobe.activations.plan import BATCH_TOKENS, Plan, best_plan
@@ -369,3 +370,27 @@ def _generator(*seeds: int) -> np.random.Generator:
 
 def _bytes(values: Sequence[int]) -> bytes:
     return np.array(values, np.int64).tobytes()
+
+
+def token_paths(encoded: Sequence[Encoded], tokens: Tokens) -> sparse.csr_array:
+    """Return which of the distinct tokens each text is made of, [texts, tokens], without token 0.
+
+    Args:
+        encoded: texts, in any order.
+        tokens: `Tokens.distinct` of them.
+
+    Returns:
+        1 where a token stands in a text; a row by the states of `tokens` is the sum over the text.
+    """
+    starts = np.concatenate([[0], np.cumsum(tokens.counts)])
+    path: list[int] = []
+    paths: dict[tuple[int, ...], list[int]] = {}
+    for i, text in enumerate(tokens.encoded):
+        # Position p of a text is entry p - 1 of its path: token 0 has none.
+        path = path[: int(tokens.first[i]) - 1] + list(range(int(starts[i]), int(starts[i + 1])))
+        paths[tuple(text.ids)] = path
+    rows = [paths.get(tuple(text.ids), []) for text in encoded]
+    indices = np.concatenate([np.array(row, np.int64) for row in rows])
+    indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
+    shape = len(rows), len(tokens)
+    return sparse.csr_array((np.ones(len(indices), np.float32), indices, indptr), shape=shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from pathlib import Path
 from typing import Annotated, Any
@@ -160,6 +161,107 @@ def eval_command(
         return
     for row in rows:
         say(_in_words(row))
+
+
+@app.command("features")
+def features_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An autoencoder.")],
+    vectors: Annotated[
+        Path, typer.Argument(metavar="VECTORS", help="A file made by 'vectors build'.")
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    mode: Annotated[
+        str, typer.Option(help="Whose features get a page: li2026, audited or both.")
+    ] = "both",
+    pages: Annotated[int, typer.Option(help="At most so many pages, the strongest first.")] = 200,
+    model: Annotated[str | None, typer.Option(help="The model, if not found by its name.")] = None,
+    seed: Annotated[int, typer.Option(help="Of shuffles, halves and resamples.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Find the moral features of an autoencoder, by the published rules and by ours.
+
+    Writes FEATURES.parquet, a row a feature, features.json, and a page a feature.
+
+    Example: moralprobe sae features sae starter.parquet --out features
+    """
+    from moralprobe.files import check_writable, write_bytes, write_json
+    from moralprobe.models.load import load_model
+    from moralprobe.moral_vectors import MoralVectors
+    from moralprobe.options import parse_modes
+    from moralprobe.report.features import Examples, write_feature_pages
+    from moralprobe.sae.directions import next_tokens
+    from moralprobe.sae.features import moral_features
+    from moralprobe.sae.load import load_sae
+    from moralprobe.sae.text_features import read_features
+    from moralprobe.sae.tokens import origin_of
+
+    modes = parse_modes(mode)
+    table, loaded = MoralVectors.load(vectors), load_sae(folder)
+    check_writable(out)
+    loaded_model = load_model(**origin_of(loaded, model), device=device)
+    with steps("reading tokens", quiet=quiet) as step:
+        done = 0
+
+        def count(n: int) -> None:
+            nonlocal done
+            done += n
+            step(done, 0, "tokens")
+
+        read = read_features(loaded, loaded_model, table, seed=seed, step=count)
+    for warning in read.warnings:
+        notice(f"warning: {warning}")
+    found = moral_features(read, seed=seed)
+    frame, summary = found.frame, found.summary
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    write_bytes(out / "FEATURES.parquet", buffer.getvalue())
+    about = {"sae": str(folder), "vectors": str(vectors), "model": loaded_model.name, "seed": seed}
+    write_json(out / "features.json", {**about, "site": str(loaded.site), **summary})
+    columns = {"audited": "chosen", "li2026": "li_strict"}
+    wanted = frame.select(columns[name] for name in modes).max_horizontal()
+    rows = frame.filter(wanted).sort("replicated", "t", descending=True, nulls_last=True)
+    shown = rows.head(pages).to_dicts()
+    raised, lowered = next_tokens(loaded, loaded_model, [row["feature"] for row in shown])
+    examples = Examples(read.texts, read.activations.tocsc(), raised, lowered)
+    page = write_feature_pages(
+        shown, summary, examples, out, model=loaded_model.name, site=str(loaded.site)
+    )
+    say(
+        f"{summary['chosen']} of {summary['tested']:,} features that can be tested are chosen, "
+        f"{summary['replicated']} hold on held-out texts"
+    )
+    say(
+        f"nulls: poles shuffled {', '.join(map(str, summary['null_shuffled_chosen']))} chosen; "
+        f"a random dictionary {summary['null_random_dictionary']['replicated']} hold; "
+        f"other features as often active {summary['null_matched_density']['hold']} of "
+        f"{summary['null_matched_density']['features']} hold"
+    )
+    published = summary["li2026"]
+    say(
+        f"li2026 on the same texts: {published['mono']} mono-semantic, {published['strict']} strict"
+    )
+    say(f"{page}")
+
+
+@app.command("load")
+def load_command(
+    release: Annotated[str, typer.Argument(metavar="RELEASE", help="As SAELens lists it.")],
+    sae_id: Annotated[str, typer.Argument(metavar="ID", help="Of an autoencoder in it.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+) -> None:
+    """Fetch a public autoencoder through SAELens, as a folder that the other commands take.
+
+    Example: moralprobe sae load gpt2-small-res-jb blocks.8.hook_resid_pre --out sae
+    """
+    from moralprobe.files import check_writable
+    from moralprobe.sae.load import load_release, load_sae, save_release
+
+    check_writable(out)
+    save_release(load_release(release, sae_id), out)
+    loaded = load_sae(out)
+    cfg = loaded.sae.cfg
+    say(f"{out}: {cfg.architecture()} of {loaded.site}, {cfg.d_in} to {cfg.d_sae}")
 
 
 def _in_words(row: dict[str, Any]) -> str:

@@ -258,3 +258,43 @@ def _standard(ranks: Floats) -> NDArray[np.float64]:
     spread = np.sqrt(np.square(centred).mean(-1, keepdims=True))
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(np.where(spread > 0, centred / spread, np.nan), np.float64)
+
+
+def spearman_interval(
+    values: Floats, score: Floats, *, draws: int, seed: int, level: float = 0.95
+) -> tuple[float, float, float]:
+    """Return Spearman's rho with midranks, and a bootstrap interval over rows.
+
+    Args:
+        values: [n], which may have many ties, as a sparse feature's activations.
+        score: [n].
+        draws: resamples.
+        seed: of the resamples.
+        level: of the interval.
+
+    Returns:
+        rho, low and high; NaN where one of both doesn't vary, and of resamples without variance.
+    """
+    rng = np.random.default_rng([seed, 3])
+    n = len(values)
+    counts = np.ones((draws + 1, n))  # the first is all rows, each once
+    for drawn in counts[1:]:
+        drawn[:] = np.bincount(rng.integers(0, n, n), minlength=n)
+    x, y = (_midranks_of_resamples(v, counts) - (n + 1) / 2 for v in (values, score))
+    products = [np.einsum("bn,bn,bn->b", counts, a, b) for a, b in ((x, y), (x, x), (y, y))]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rho = products[0] / np.sqrt(products[1] * products[2])
+    if not np.isfinite(rho[1:]).any():
+        return float(rho[0]), np.nan, np.nan
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(rho[1:], [tail, 1 - tail])
+    return float(rho[0]), float(low), float(high)
+
+
+def _midranks_of_resamples(values: Floats, counts: Floats) -> NDArray[np.float64]:
+    """Return midranks among the rows repeated as often as they were drawn, [b, n]."""
+    _, index, sizes = np.unique(values, return_inverse=True, return_counts=True)
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    mass = np.add.reduceat(counts[:, np.argsort(index, kind="stable")], starts, axis=1)
+    midranks = np.cumsum(mass, axis=1) - (mass - 1) / 2
+    return np.asarray(midranks[:, index], np.float64)

@@ -90,7 +90,7 @@ def load_sae(folder: Path, *, device: str = "cpu") -> LoadedSAE:
         ModelError: an architecture that SAELens doesn't know, or a hook that is no site of ours.
     """
     from sae_lens import SAE
-    from safetensors import SafetensorError
+    from safetensors import SafetensorError, safe_open
 
     folder = sae_folders(folder)[0]
     weights = folder / WEIGHTS
@@ -106,20 +106,21 @@ def load_sae(folder: Path, *, device: str = "cpu") -> LoadedSAE:
         ) from error
     _check_hash(folder)
     try:
+        with safe_open(weights, framework="np") as stream:
+            found = tuple(stream.get_slice("W_enc").get_shape())
+        if found != shape:
+            raise IntegrityError(
+                f"{weights} isn't what its config says",
+                f"{shape[0]} x {shape[1]} there, {' x '.join(map(str, found))} here",
+                "restore the file that belongs to it",
+            )
         sae = SAE.load_from_disk(folder, device=device)
     except (SafetensorError, OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise IntegrityError(
             f"{weights} can't be loaded as {architecture!r}",
-            str(error).split("\n")[0],
+            (str(error) or type(error).__name__).split("\n")[0],
             "restore it",
         ) from error
-    found = tuple(sae.W_enc.shape), tuple(sae.W_dec.shape)
-    if found != (shape, shape[::-1]):
-        raise IntegrityError(
-            f"{weights} isn't what its config says",
-            f"{shape[0]} x {shape[1]} there, {found[0][0]} x {found[0][1]} here",
-            "restore the file that belongs to it",
-        )
     if any(not bool(torch.isfinite(p).all()) for p in sae.parameters()):
         raise NumericError(f"{weights} holds NaN or infinity", "", "train it again")
     try:
@@ -269,3 +270,19 @@ def load_release(release: str, sae_id: str, *, device: str = "cpu") -> Any:
             str(error).strip().split("\n")[0],
             "repeat the command where there is a network, and copy the folder that it writes",
         ) from error
+
+
+def save_release(sae: Any, folder: Path) -> None:
+    """Write an autoencoder of SAELens as a folder that `load_sae` reads.
+
+    Raises:
+        StoreError: there is one already.
+    """
+    folder = Path(folder)
+    if (folder / CONFIG).exists():
+        raise StoreError(
+            f"{folder} holds an autoencoder already",
+            f"there is a {CONFIG} in it",
+            "give a new or empty folder",
+        )
+    sae.save_model(folder)

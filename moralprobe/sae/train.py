@@ -110,13 +110,13 @@ def train(
             return list(folders.values())
         write_json(out / TRAINING, {"key": key, "finished": False})
         trainers = {
-            task.name: _trainer(task, source.width, device, metadata or {}) for task in tasks
+            task.name: trainer_of(task, source.width, device, metadata or {}) for task in tasks
         }
         done, position = load_checkpoint(out, trainers)
         history = _Watch(trainers, {t.name: t.layer for t in tasks}, recipe.steps)
         stream = batches(source, batch=recipe.batch, seed=recipe.seed, start=position)
         if not done:
-            _begin_at_the_mean(trainers, tasks, source, recipe)
+            begin_at_the_mean(trainers, tasks, source, recipe)
         for step in range(done + 1, recipe.steps + 1):
             position, batch = next(stream)
             states = {layer: x.to(device).float() for layer, x in batch.items()}
@@ -135,7 +135,7 @@ def train(
             written = trainers[task.name].sae.cfg.metadata
             written.explained_variance = explained
             written.sink_norm = sink_norms().get(task.layer)
-            _save(trainers[task.name], folders[task.name])
+            save_sae(trainers[task.name], folders[task.name])
         hashes = {
             name: {file: hash_file(folder / file) for file in (WEIGHTS, CONFIG)}
             for name, folder in folders.items()
@@ -192,9 +192,17 @@ def _finished(out: Path, key: dict[str, Any], folders: dict[str, Path]) -> bool:
     )
 
 
-def _trainer(
+def trainer_of(
     task: Task, d_in: int, device: str, metadata: Mapping[str, Any]
 ) -> SAETrainer[Any, Any]:
+    """Return SAELens' trainer of a task's autoencoder, with Adam in one pass over its moments.
+
+    Args:
+        task: what is trained.
+        d_in: width of the activations.
+        device: where.
+        metadata: what is written into its config.
+    """
     recipe = task.recipe
     named = {**metadata, "hook_name": hook_name(Site("resid_post", task.layer))}
     sae = new_sae(recipe, d_in, device=device, metadata=named)
@@ -214,7 +222,7 @@ def _trainer(
     return trainer
 
 
-def _begin_at_the_mean(
+def begin_at_the_mean(
     trainers: Mapping[str, SAETrainer[Any, Any]],
     tasks: list[Task],
     source: Source,
@@ -300,8 +308,12 @@ def _figures(trainer: SAETrainer[Any, Any], output: TrainStepOutput) -> dict[str
     }
 
 
-def _save(trainer: SAETrainer[Any, Any], folder: Path) -> None:
-    """Fold what was scaled into the weights and write SAELens' files."""
+def save_sae(trainer: SAETrainer[Any, Any], folder: Path) -> None:
+    """Fold what was scaled into the weights, and write SAELens' files of the stock class.
+
+    Raises:
+        StoreError: they can't be written.
+    """
     from safetensors.torch import save
 
     sae = trainer.sae

@@ -11,6 +11,7 @@ from moralprobe.geometry.gradient import (
     permuted_rank_correlations,
     prototype_similarity,
     rank_correlations,
+    spearman_interval,
 )
 
 
@@ -193,3 +194,18 @@ def test_given_a_surface_of_length_alone_is_given_length_and_copies_change_nothi
     assert one.score_given_surface[1:] == pytest.approx(one.score_given_length[1:], abs=0.05)
     nothing = rank_correlations(similarity, score, length, weights)
     assert np.isnan(nothing.score_given_surface).all()
+
+
+def test_a_sparse_features_rank_correlation_and_its_resamples_are_scipys() -> None:
+    rng = np.random.default_rng(0)
+    values = np.where(rng.random(90) < 0.6, 0.0, rng.random(90))
+    score = rng.choice([0.125, 0.375, 0.5, 1.0], 90) + (values > 0.5)
+    rho, low, high = spearman_interval(values, score, draws=200, seed=1)
+    assert rho == pytest.approx(spearmanr(values, score).statistic)
+    again = np.random.default_rng([1, 3])
+    drawn = []
+    for _ in range(200):
+        rows = again.integers(0, 90, 90)
+        drawn.append(spearmanr(values[rows], score[rows]).statistic)
+    assert (low, high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
+    assert np.isnan(spearman_interval(np.zeros(90), score, draws=10, seed=1)[1])

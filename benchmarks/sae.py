@@ -1,0 +1,159 @@
+"""Train a TopK autoencoder with our sparse step and with SAELens' own, from the same weights.
+
+    python benchmarks/sae.py VECTORS... [--layer 15] [--steps 300] [--seeds 0] [--block 20]
+
+VECTORS are tables made by `moralprobe vectors build`. Both run inside SAELens' `SAETrainer` on the
+same batches of token states, with the auxiliary loss for features that weren't active for 100
+steps. They alternate in blocks of steps; printed are medians over blocks, and after the last step
+the variance explained and the loss recovered on texts that were held out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+# Set on some machines for the tests; they slow numpy, and say nothing of ours.
+for _name in ("OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS"):
+    os.environ.pop(_name, None)
+
+
+def main() -> None:
+    """Alternate both, evaluate both, and write `results/sae.json`."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("vectors", nargs="+")
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--layer", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--block", type=int, default=20)
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--arch", default="topk", choices=["topk", "batchtopk"])
+    options = parser.parse_args()
+    from results_file import write
+
+    from moralprobe import load_model
+    from moralprobe.activations.stream import TokenSource
+    from moralprobe.sae.tokens import TextOptions, read_texts
+
+    model = load_model(options.model)
+    train, held = read_texts(model, TextOptions(tuple(options.vectors)))
+    source = TokenSource(model, train, [options.layer], seed=0)
+    source.read(0, 0)
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    runs = [one(options, model, source, held, seed) for seed in seeds]
+    rate = {
+        name: statistics.median(rate for run in runs for rate in run[name]["rates"])
+        for name in ("ours", "stock")
+    }
+    summary = {
+        "model": options.model,
+        "layer": options.layer,
+        "arch": options.arch,
+        "tokens": len(train),
+        "d_in": model.d_model,
+        "d_sae": 16 * model.d_model,
+        "k": 32,
+        "batch": 4096,
+        "steps": options.steps,
+        "seeds": seeds,
+        "samples_per_second": {name: round(value) for name, value in rate.items()},
+        "ratio": round(rate["ours"] / rate["stock"], 2),
+        "held_out": {
+            name: [{k: round(v, 4) for k, v in run[name]["held_out"].items()} for run in runs]
+            for name in ("ours", "stock")
+        },
+        "runs": runs,
+    }
+    command = (
+        f"python benchmarks/sae.py {' '.join('VECTORS' for _ in options.vectors)} "
+        f"--arch {options.arch} --steps {options.steps} --seeds {options.seeds}"
+    )
+    print(write(f"sae-{options.arch}", command, summary))
+    print(json.dumps({k: v for k, v in summary.items() if k != "runs"}, indent=1))
+
+
+def one(options: Any, model: Any, source: Any, held: Any, seed: int) -> dict[str, Any]:
+    """Train both with one seed."""
+    import torch
+
+    from moralprobe.activations.stream import batches
+    from moralprobe.sae.recipe import Recipe
+    from moralprobe.sae.train import Task, begin_at_the_mean, trainer_of
+
+    recipe = Recipe(arch=options.arch, steps=options.steps, seed=seed, dead_after=100)
+    task = Task(options.layer, recipe)
+    ours = trainer_of(task, model.d_model, "cpu", {})
+    begin_at_the_mean({task.name: ours}, [task], source, recipe)
+    trainers = {"ours": ours, "stock": stock_of(ours, recipe)}
+    streams = {name: batches(source, batch=recipe.batch, seed=seed) for name in trainers}
+    found: dict[str, Any] = {name: {"rates": [], "fvu": [], "dead": []} for name in trainers}
+    for at in range(0, options.steps, options.block):
+        for name in ("ours", "stock") if (at // options.block) % 2 == 0 else ("stock", "ours"):
+            trainer, n = trainers[name], min(options.block, options.steps - at)
+            start = time.perf_counter()
+            for _ in range(n):
+                output = trainer.step(next(streams[name])[1][options.layer].float())
+                trainer.n_training_steps += 1
+            found[name]["rates"].append(n * recipe.batch / (time.perf_counter() - start))
+            with torch.no_grad():
+                x = output.sae_in
+                left = (x - output.sae_out).pow(2).sum() / (x - x.mean(0)).pow(2).sum()
+            found[name]["fvu"].append(float(left))
+            found[name]["dead"].append(float(trainer.dead_neurons.float().mean()))
+            last = {k: round(v[-1], 4) for k, v in found[name].items()}
+            print(seed, at + n, name, last, flush=True)
+    for name, trainer in trainers.items():
+        found[name]["held_out"] = held_out(trainer, model, held, options.layer)
+    return found
+
+
+def stock_of(ours: Any, recipe: Any) -> Any:
+    """Return SAELens' trainer of its own class, with the same weights and scale."""
+    import sae_lens
+    from sae_lens import SAETrainer
+
+    kinds = {
+        "topk": (sae_lens.TopKTrainingSAE, sae_lens.TopKTrainingSAEConfig),
+        "batchtopk": (sae_lens.BatchTopKTrainingSAE, sae_lens.BatchTopKTrainingSAEConfig),
+    }
+    kind, config = kinds[recipe.arch]
+    sae = kind(
+        config(
+            d_in=ours.sae.cfg.d_in,
+            d_sae=ours.sae.cfg.d_sae,
+            k=recipe.k,
+            normalize_activations="expected_average_only_in",
+        )
+    )
+    sae.load_state_dict(ours.sae.state_dict())
+    sae.cfg.metadata.hook_name = ours.sae.cfg.metadata.hook_name
+    trainer = SAETrainer(ours.cfg, sae, data_provider=iter(()))
+    trainer.activation_scaler.scaling_factor = ours.activation_scaler.scaling_factor
+    return trainer
+
+
+def held_out(trainer: Any, model: Any, held: Any, layer: int) -> dict[str, float]:
+    """Save what was trained, load it, and judge it on texts that were held out."""
+    from moralprobe.sae.evaluate import evaluate
+    from moralprobe.sae.load import load_sae
+    from moralprobe.sae.train import save_sae
+
+    with tempfile.TemporaryDirectory() as folder:
+        save_sae(trainer, Path(folder))
+        found = evaluate(load_sae(Path(folder)), model, held, n_texts=1000)
+    return {
+        "explained_variance": found.reconstruction.explained_variance,
+        "l0": found.reconstruction.l0,
+        "recovered_from_zero": found.loss.recovered_from_zero,
+        "recovered_from_mean": found.loss.recovered_from_mean,
+    }
+
+
+if __name__ == "__main__":
+    main()

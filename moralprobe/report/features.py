@@ -1,0 +1,127 @@
+"""A page a feature, and one that lists them: static files that open from file://."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from moralprobe.files import write_bytes
+from moralprobe.foundations import AXIS_OF_POLE
+from moralprobe.report.page import render
+
+SHOWN: Final = 10
+"""Texts of each quantile."""
+_QUANTILES: Final = ((0.99, "largest"), (0.75, "upper quarter"), (0.5, "median"), (0.0, "smallest"))
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What features are shown by: texts, how active each feature is in each, and next tokens.
+
+    `activations` are [texts, features]; `raised` and `lowered` say which next tokens a feature
+    promotes and demotes, by its number.
+    """
+
+    texts: Sequence[str]
+    activations: sparse.csc_array
+    raised: Mapping[int, Sequence[str]]
+    lowered: Mapping[int, Sequence[str]]
+
+
+def write_feature_pages(
+    rows: Sequence[Mapping[str, Any]],
+    summary: Mapping[str, Any],
+    examples: Examples,
+    folder: Path,
+    *,
+    model: str,
+    site: str,
+) -> Path:
+    """Write `index.html` and `feature-N.html`, and return the path of the first.
+
+    Args:
+        rows: of the features that get a page, as `moral_features` gives them.
+        summary: of all features.
+        examples: what they are shown by.
+        folder: where the pages go.
+        model: its name.
+        site: what the autoencoder reconstructs.
+    """
+    folder = Path(folder)
+    shown = [_page(row) for row in rows]
+    common = {"model": model, "site": site}
+    for row, page in zip(rows, shown, strict=True):
+        n = int(row["feature"])
+        active = examples.activations[:, [n]].toarray().ravel()
+        html = render(
+            "feature.html.j2",
+            **common,
+            row=page,
+            groups=_groups(active, examples.texts),
+            raised=examples.raised.get(n, ()),
+            lowered=examples.lowered.get(n, ()),
+        )
+        write_bytes(folder / f"feature-{n}.html", html.encode("utf-8", "replace"))
+    index = folder / "index.html"
+    html = render("features.html.j2", **common, rows=shown, summary=summary)
+    write_bytes(index, html.encode("utf-8", "replace"))
+    return index
+
+
+def _page(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a feature's numbers as they are shown."""
+
+    def number(name: str, form: str = ".2f") -> str:
+        value = row[name]
+        return "not enough data" if value is None else format(value, form)
+
+    slope = number("slope")
+    if row["slope"] is not None:
+        slope += f" [{number('slope_low')}, {number('slope_high')}], n {row['slope_n']}"
+    return {
+        "feature": int(row["feature"]),
+        "pole": row["pole"],
+        "color": AXIS_OF_POLE[row["pole"]].color,
+        "replicated": bool(row["replicated"]),
+        "numbers": [
+            ("effect, in standard deviations", number("effect")),
+            ("q of the effect", number("q", ".1e")),
+            ("q of the contrast with other poles", number("contrast_q", ".1e")),
+            ("specificity", number("specificity")),
+            ("Spearman with typicality, held-out texts of the pole", slope),
+            ("t in each half of the training texts", f"{number('half_a')}, {number('half_b')}"),
+            ("density, share of texts", number("density", ".1%")),
+            *(
+                (f"r with {name.removeprefix('r_').replace('_', ' ')}", number(name))
+                for name in row
+                if name.startswith("r_")
+            ),
+            ("li2026: class, pole, r", f"{row['li_class']}, {row['li_pole']}, {row['li_r']:.2f}"),
+        ],
+    }
+
+
+def _groups(
+    active: NDArray[np.floating], texts: Sequence[str]
+) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return texts in which a feature is active: the largest first, then around quantiles."""
+    order = np.flatnonzero(active)
+    order = order[np.argsort(-active[order], kind="stable")]
+    groups, taken = [], 0
+    for quantile, name in _QUANTILES:
+        at = max(
+            taken, int((1 - quantile) * len(order)) - (SHOWN // 2 if quantile < 0.99 else SHOWN)
+        )
+        if quantile == 0.0:
+            at = max(taken, len(order) - SHOWN)
+        some = order[at : at + SHOWN]
+        taken = at + len(some)
+        if len(some):
+            groups.append((name, [(texts[i], f"{active[i]:.2f}") for i in some]))
+    return groups

@@ -1,0 +1,157 @@
+"""How active features are in every text of a table, and what else is known of the texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+
+from moralprobe.activations.job import encode_texts, prompt_of
+from moralprobe.activations.stream import Tokens, read_tokens, token_paths
+from moralprobe.data import lexicon
+from moralprobe.foundations import POLES
+from moralprobe.models.causal import CausalModel
+from moralprobe.models.sharing import why_not
+from moralprobe.moral_vectors import MoralVectors
+from moralprobe.sae.load import LoadedSAE, check_belongs, check_fits
+
+_ROWS: Final = 4096
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """A table's distinct texts, and how active each feature is in each.
+
+    `activations` [texts, features] are means over tokens; `moral` [texts, 10] are mean moral
+    vectors; `covariates` [texts, any] and their `names` are what else is known of a text; `train`
+    says which texts features are chosen by.
+    """
+
+    texts: list[str]
+    activations: sparse.csr_array
+    random: sparse.csr_array
+    moral: NDArray[np.float64]
+    covariates: NDArray[np.float64]
+    names: tuple[str, ...]
+    train: NDArray[np.bool_]
+    explained_variance: float
+    warnings: tuple[str, ...]
+
+
+def read_features(
+    loaded: LoadedSAE,
+    model: CausalModel,
+    vectors: MoralVectors,
+    *,
+    seed: int = 0,
+    step: Callable[[int], None] = lambda n: None,
+) -> TextFeatures:
+    """Read the features of every distinct text of a table, and of a random dictionary beside them.
+
+    The random dictionary has as many unit directions, drawn anew, and as many active at once.
+
+    Args:
+        loaded: from `load_sae`.
+        model: that it was trained on.
+        vectors: the table; texts that differ in case or blanks alone count once.
+        seed: of the random dictionary.
+        step: called with the number of tokens after every batch.
+
+    Raises:
+        ModelError: an autoencoder of another width, layer or model, or one that doesn't fit.
+        DataError: no text can be read.
+    """
+    warnings = check_belongs(loaded, model)
+    frame = vectors.frame.unique("row", keep="first", maintain_order=True)
+    by_text = frame.group_by("group", maintain_order=True).agg(
+        pl.col("action").first(), *(pl.col(pole).mean() for pole in POLES), pl.col("split").first()
+    )
+    metadata = loaded.sae.cfg.metadata
+    template = prompt_of(metadata.template or "action-is-morally", model.tokenizer)
+    table, encoded = encode_texts(model.tokenizer, _Actions(by_text), template, 128)
+    table = table.filter(pl.col("status") == "ok").with_columns(at=pl.int_range(pl.len()))
+    by_text = by_text.join(table, left_on="action", right_on="text", maintain_order="left")
+    encoded = [encoded[i] for i in by_text["at"]]
+    tokens = Tokens.distinct(encoded)
+    share = not why_not(model, tokens.encoded, loaded.layer)
+    states = read_tokens(model, tokens, [loaded.layer], share=share, step=step)[loaded.layer]
+    kept = (states.float().norm(dim=-1) <= loaded.sink_norm).cpu().numpy()
+    paths = token_paths(encoded, tokens) @ sparse.diags_array(kept.astype(np.float32))
+    means = sparse.diags_array(1 / np.maximum(paths.sum(axis=1), 1)) @ paths
+    activations, explained = _encode(loaded.sae, states, kept)
+    warnings += check_fits(loaded, explained)
+    active = round(activations.nnz / max(1, int(kept.sum())))
+    random, _ = _encode(_random_twin(loaded.sae, active, seed), states, kept)
+    texts = by_text["action"].to_list()
+    covariates, names = _covariates(texts, by_text["n_tokens"].to_numpy())
+    return TextFeatures(
+        texts=texts,
+        activations=sparse.csr_array(means @ activations),
+        random=sparse.csr_array(means @ random),
+        moral=by_text.select(POLES).to_numpy().astype(np.float64),
+        covariates=covariates,
+        names=names,
+        train=(by_text["split"] == "train").to_numpy(),
+        explained_variance=explained,
+        warnings=tuple(warnings),
+    )
+
+
+@dataclass(frozen=True)
+class _Actions:
+    frame: pl.DataFrame
+
+    def to_bytes(self) -> bytes:
+        return b""
+
+
+def _encode(
+    sae: Any, states: torch.Tensor, kept: NDArray[np.bool_]
+) -> tuple[sparse.csr_array, float]:
+    """Return every token's features, none at sinks, and the variance explained at the others."""
+    parts: list[sparse.csr_array] = []
+    left, total, squares, n = 0.0, torch.zeros(states.shape[1]).double(), 0.0, 0
+    with torch.no_grad():
+        for at in range(0, len(states), _ROWS):
+            x = states[at : at + _ROWS].to(sae.device).float()
+            mask = torch.from_numpy(kept[at : at + _ROWS]).to(x.device)
+            acts = sae.encode(x) * mask[:, None]
+            missing = (x - sae.decode(acts))[mask].double()
+            x = x[mask].double().cpu()
+            left += float(missing.pow(2).sum())
+            total, squares, n = total + x.sum(0), squares + float(x.pow(2).sum()), n + len(x)
+            parts.append(sparse.csr_array(acts.cpu().numpy()))
+    variance = squares - float(total.pow(2).sum()) / n
+    return sparse.csr_array(sparse.vstack(parts)), 1 - left / variance
+
+
+def _random_twin(sae: Any, k: int, seed: int) -> Any:
+    from sae_lens import TopKSAE, TopKSAEConfig
+
+    cfg = sae.cfg
+    twin = TopKSAE(TopKSAEConfig(d_in=cfg.d_in, d_sae=cfg.d_sae, k=max(1, k)))
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.randn(cfg.d_sae, cfg.d_in, generator=generator)
+    directions /= directions.norm(dim=-1, keepdim=True)
+    with torch.no_grad():
+        twin.W_dec.copy_(directions)
+        twin.W_enc.copy_(directions.T)
+        twin.b_dec.copy_(sae.b_dec.detach().cpu())
+    return twin.to(device=str(sae.device))
+
+
+def _covariates(
+    texts: list[str], n_tokens: NDArray[np.integer]
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    columns = {"length": n_tokens.astype(np.float64), "inverse length": 1 / n_tokens}
+    if not lexicon.missing():
+        columns["valence"] = lexicon.valence(texts).astype(np.float64)
+        frequency = lexicon.log_frequency(texts).astype(np.float64)
+        columns["word frequency"] = np.where(np.isnan(frequency), np.nanmean(frequency), frequency)
+    return np.column_stack(list(columns.values())), tuple(columns)

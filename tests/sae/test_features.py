@@ -1,0 +1,231 @@
+"""Moral features: planted ones are found, confounds and shuffles aren't, the paper's rules hold."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from scipy import sparse
+
+from moralprobe.activations.job import encode_texts
+from moralprobe.activations.stream import Tokens, read_tokens, token_paths
+from moralprobe.cli.main import app
+from moralprobe.data.prompts import get_template
+from moralprobe.errors import DataError, ModelError
+from moralprobe.foundations import POLES
+from moralprobe.models.load import load_model
+from moralprobe.models.tiny import save_tiny
+from moralprobe.sae.features import moral_features
+from moralprobe.sae.load import load_sae
+from moralprobe.sae.published import published
+from moralprobe.sae.text_features import TextFeatures, read_features
+from tests.activations.test_extract import starter, tiny
+from tests.activations.test_stream import alone
+
+N, FEATURES = 4000, 300
+LENGTH, MORAL, TWO, CONSTANT = 20, 21, 22, 23
+
+
+def planted(seed: int = 0) -> TextFeatures:
+    """Texts of ten poles; features 0 to 9 go with one each, some others with what confounds."""
+    rng = np.random.default_rng(seed)
+    pole = rng.integers(0, 14, N)
+    moral = np.zeros((N, 10))
+    tagged = pole < 10
+    moral[tagged, pole[tagged]] = rng.choice([0.125, 0.375, 0.5, 1.0], tagged.sum())
+    length = rng.poisson(8, N) + 3.0 + 2.0 * (pole % 2 == 1)
+    Y = (rng.random((N, FEATURES)) < 0.06) * rng.exponential(1.0, (N, FEATURES))
+    for k in range(10):
+        Y[:, k] = moral[:, k] * rng.exponential(1.0, N) + (rng.random(N) < 0.02)
+    Y[:, LENGTH] = length * (1 + rng.exponential(0.2, N))
+    Y[:, MORAL] = (moral.sum(1) > 0) * rng.exponential(1.0, N)
+    Y[:, TWO] = (moral[:, 2] + moral[:, 3]) * rng.exponential(1.0, N)
+    Y[:, CONSTANT] = 1
+    random = (rng.random((N, FEATURES)) < 0.06) * rng.exponential(1.0, (N, FEATURES))
+    return TextFeatures(
+        texts=[f"text {i}" for i in range(N)],
+        activations=sparse.csr_array(Y),
+        random=sparse.csr_array(random),
+        moral=moral,
+        covariates=np.column_stack([length, 1 / length]),
+        names=("length", "inverse length"),
+        train=rng.random(N) < 0.7,
+        explained_variance=0.9,
+        warnings=(),
+    )
+
+
+def test_planted_features_are_found_and_hold() -> None:
+    found = moral_features(planted())
+    frame = found.frame
+    ten = frame.filter(pl.col("feature") < 10)
+    assert ten["pole"].to_list() == list(POLES)
+    assert ten["replicated"].all()
+    assert ten["specificity"].min() > 0.8
+    assert (ten["slope_low"] > 0).all()
+    assert (ten["half_a"] > 3).all() and (ten["half_b"] > 3).all()
+    # What goes with length, with moral text at all, or with nothing isn't chosen.
+    others = frame.filter(pl.col("feature").is_in([LENGTH, MORAL, CONSTANT]))
+    assert not others["chosen"].any()
+    assert frame.filter(feature=LENGTH)["r_length"].item() > 0.5
+    assert frame.filter(feature=TWO)["specificity"].item() < 0.4
+    rest = frame.filter(pl.col("feature") > CONSTANT)
+    assert rest["chosen"].sum() <= 2 and rest["replicated"].sum() <= 1
+    summary = found.summary
+    assert summary["replicated"] == frame["replicated"].sum()
+    assert max(summary["null_shuffled_chosen"]) <= 2
+    assert summary["null_random_dictionary"]["replicated"] <= 1
+    matched = summary["null_matched_density"]
+    assert matched["features"] == summary["chosen"] and matched["hold"] <= 2
+
+
+def test_the_shuffled_twin_finds_none() -> None:
+    read = planted()
+    order = np.random.default_rng(5).permutation(N)
+    found = moral_features(replace(read, moral=read.moral[order]))
+    assert found.summary["chosen"] <= 3 and found.summary["replicated"] == 0
+
+
+def test_the_same_seed_gives_the_same_table() -> None:
+    one, two = (moral_features(planted(), seed=3) for _ in range(2))
+    assert one.frame.equals(two.frame) and one.summary == two.summary
+
+
+def test_too_few_texts_are_refused() -> None:
+    read = planted()
+    with pytest.raises(DataError, match="not enough texts"):
+        moral_features(replace(read, train=np.ones(N, bool)))
+
+
+def test_the_papers_rules_as_they_are_written() -> None:
+    rng = np.random.default_rng(0)
+    r = rng.normal(0, 0.08, (500, 10))
+    r[0] = 0
+    r[1] = [0.3, -0.2, *[0.01] * 8]  # two poles of one axis
+    r[2] = [0.01, 0.3, 0.2, *[0.01] * 7]  # two poles of two axes
+    r[3] = [0.11, *[0.09] * 9]  # one, and not 1.5 times the second
+    found = published(r)
+    for f, row in enumerate(np.abs(r)):
+        above = [k for k in range(10) if row[k] > 0.1]
+        pair = len(above) == 2 and above[0] // 2 == above[1] // 2
+        kind = "weak" if row.max() < 0.05 else "mono" if len(above) == 1 or pair else "poly"
+        assert found["li_class"][f] == kind
+        second = sorted(row)[-2]
+        assert found["li_strict"][f] == (row.max() > 0.1 and row.max() > 1.5 * second)
+    assert [found["li_class"][f] for f in range(4)] == ["weak", "mono", "poly", "mono"]
+    assert not found["li_strict"][3]
+    expected = set(np.flatnonzero(found["li_strict"]))
+    for k in range(10):
+        ranked = sorted(range(500), key=lambda f: -r[f, k])
+        expected |= {f for f in ranked[:50] if r[f, k] > 0.1}
+        expected |= {f for f in ranked[:20] if r[f, k] > 0}
+    assert set(np.flatnonzero(found["li_tuned"])) == expected
+
+
+def test_paths_give_each_texts_own_mean() -> None:
+    model = tiny()
+    encoded = encode_texts(model.tokenizer, starter(40), get_template("action"), 128)[1]
+    encoded = [*encoded, encoded[3]]  # a text that is there twice
+    tokens = Tokens.distinct(encoded)
+    states = read_tokens(model, tokens, [1])[1]
+    sums = token_paths(encoded, tokens) @ states.numpy()
+    for i, text in enumerate(encoded):
+        one = Tokens([text], np.array([1]))
+        expected = alone(model, one, 1).sum(0)
+        torch.testing.assert_close(torch.from_numpy(sums[i]), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model, an autoencoder of its layer 1, and the starter table, in one folder."""
+    folder = tmp_path_factory.mktemp("trained")
+    save_tiny("llama", folder / "model", bos=True)
+    run("vectors", "build", "starter", "--out", folder / "starter.parquet")
+    run(
+        *("sae", "train", folder / "model", folder / "starter.parquet", "--layer", 1),
+        *("--expansion", 4, "--k", 4, "--steps", 200, "--batch", 512, "--dtype", "fp32"),
+        *("--precision", "fp32", "--lr", 2e-3, "--out", folder / "sae", "--quiet"),
+    )
+    return folder
+
+
+def run(*arguments: object) -> None:
+    app([str(a) for a in arguments], standalone_mode=False)
+
+
+def test_from_a_model_to_pages(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "features"
+    run("sae", "features", trained / "sae", trained / "starter.parquet", "--out", out)
+    said = capsys.readouterr().out
+    frame = pl.read_parquet(out / "FEATURES.parquet")
+    summary = json.loads((out / "features.json").read_bytes())
+    assert frame.height == summary["features"] == 4 * 32
+    assert f"{summary['chosen']} of" in said and "poles shuffled" in said
+    pages = sorted(p.name for p in out.glob("feature-*.html"))
+    wanted = frame.filter(pl.col("chosen") | pl.col("li_strict"))["feature"].to_list()
+    assert pages == sorted(f"feature-{n}.html" for n in wanted)
+    index = (out / "index.html").read_text("utf-8")
+    assert "may be offensive" in index and "Content-Security-Policy" in index
+    for name in pages:
+        assert f'href="{name}"' in index
+        page = (out / name).read_text("utf-8")
+        assert "Promoted" in page and "may be offensive" in page
+    # The same command gives the same table.
+    run("sae", "features", trained / "sae", trained / "starter.parquet", "--out", tmp_path / "b")
+    assert frame.equals(pl.read_parquet(tmp_path / "b" / "FEATURES.parquet"))
+
+
+def test_activations_are_the_means_of_each_text_alone(trained: Path) -> None:
+    loaded = load_sae(trained / "sae")
+    model = load_model(trained / "model", dtype="fp32")
+    read = read_features(loaded, model, starter(60))
+    assert read.explained_variance > 0
+    template = get_template("action-is-morally")
+    for i in (0, 17, len(read.texts) - 1):
+        ids = model.tokenizer(template.render(read.texts[i]), return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            states = model.model(ids, output_hidden_states=True).hidden_states[2][0, 1:]
+            acts = loaded.sae.encode(states[states.norm(dim=-1) <= loaded.sink_norm]).mean(0)
+        found = read.activations[[i]].toarray()[0]
+        np.testing.assert_allclose(found, acts.numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_texts_are_shown_as_text(trained: Path, tmp_path: Path) -> None:
+    from moralprobe.report.features import Examples, write_feature_pages
+
+    row = moral_features(planted()).frame.row(0, named=True)
+    texts = ["<script>alert(1)</script>", "a & b", *(f"text {i}" for i in range(60))]
+    activations = sparse.csc_array(np.linspace(2, 0.1, len(texts))[:, None])
+    examples = Examples(texts, activations, {0: ["<b>"]}, {0: ["&"]})
+    summary = moral_features(planted()).summary
+    index = write_feature_pages([row], summary, examples, tmp_path, model="<m>", site="s")
+    page = (tmp_path / "feature-0.html").read_text("utf-8")
+    assert "<script>" not in page and "&lt;script&gt;" in page and "<b>&lt;" not in page
+    assert "&lt;m&gt;" in index.read_text("utf-8")
+    for name in ("largest", "upper quarter", "median", "smallest"):
+        assert f"Texts: {name}" in page
+
+
+def test_another_model_is_refused_with_both_names(trained: Path, tmp_path: Path) -> None:
+    loaded = load_sae(trained / "sae")
+    save_tiny("llama", tmp_path / "other", bos=True, seed=5)
+    with pytest.raises(ModelError, match=r"of another model.*weights"):
+        read_features(loaded, load_model(tmp_path / "other", dtype="fp32"), starter(60))
+    save_tiny("llama", tmp_path / "wide", bos=True, d_model=64)
+    with pytest.raises(ModelError, match=r"another width.*32 dimensions.*64"):
+        read_features(loaded, load_model(tmp_path / "wide", dtype="fp32"), starter(60))
+
+
+def test_states_that_it_doesnt_fit_are_refused(trained: Path) -> None:
+    loaded = load_sae(trained / "sae")
+    with torch.no_grad():
+        loaded.sae.W_dec.mul_(-3)
+    with pytest.raises(ModelError, match=r"doesn't fit.*where it was trained"):
+        read_features(loaded, load_model(trained / "model", dtype="fp32"), starter(60))
