@@ -1,11 +1,15 @@
 """Train a TopK autoencoder with our sparse step and with SAELens' own, from the same weights.
 
     python benchmarks/sae.py VECTORS... [--layer 15] [--steps 300] [--seeds 0] [--block 20]
+    python benchmarks/sae.py VECTORS... --real [--steps 1500]
 
 VECTORS are tables made by `moralprobe vectors build`. Both run inside SAELens' `SAETrainer` on the
 same batches of token states, with the auxiliary loss for features that weren't active for 100
 steps. They alternate in blocks of steps; printed are medians over blocks, and after the last step
 the variance explained and the loss recovered on texts that were held out.
+
+`--real` trains one as `moralprobe sae train` does, judges it beside SAELens' own evaluation, and
+looks for moral features in the first table, each step timed.
 """
 
 from __future__ import annotations
@@ -34,7 +38,11 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=20)
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--arch", default="topk", choices=["topk", "batchtopk"])
+    parser.add_argument("--real", action="store_true", help="train, judge and search one")
     options = parser.parse_args()
+    if options.real:
+        real(options)
+        return
     from results_file import write
 
     from moralprobe import load_model
@@ -76,6 +84,63 @@ def main() -> None:
     )
     print(write(f"sae-{options.arch}", command, summary))
     print(json.dumps({k: v for k, v in summary.items() if k != "runs"}, indent=1))
+
+
+def real(options: Any) -> None:
+    """Train, judge and search one autoencoder, and write `results/sae-real.json`."""
+    from results_file import write
+
+    from moralprobe import MoralVectors, load_model
+    from moralprobe.sae.evaluate import evaluate, spread
+    from moralprobe.sae.features import moral_features
+    from moralprobe.sae.load import load_sae
+    from moralprobe.sae.peer import evaluate_with_sae_lens
+    from moralprobe.sae.recipe import Recipe
+    from moralprobe.sae.text_features import read_features
+    from moralprobe.sae.tokens import TextOptions, read_texts, train_on_tokens
+    from moralprobe.sae.train import State, Task
+
+    model = load_model(options.model)
+    texts = TextOptions(tuple(options.vectors))
+    task = Task(options.layer, Recipe(arch=options.arch, steps=options.steps))
+    seconds = {}
+    states: list[State] = []
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        train_on_tokens(model, texts, [task], Path(folder) / "sae", progress=states.append)
+        seconds["train"] = time.perf_counter() - start
+        loaded = load_sae(Path(folder) / "sae")
+        train, held = read_texts(model, texts)
+        start = time.perf_counter()
+        found = evaluate(loaded, model, held)
+        seconds["evaluate"] = time.perf_counter() - start
+        peer = evaluate_with_sae_lens(loaded, model, spread(held.encoded, 500))
+        start = time.perf_counter()
+        read = read_features(loaded, model, MoralVectors.load(Path(options.vectors[0])))
+        features = moral_features(read).summary
+        seconds["features"] = time.perf_counter() - start
+    reconstruction = {k: v for k, v in vars(found.reconstruction).items() if k != "density"}
+    summary = {
+        "model": options.model,
+        "layer": options.layer,
+        "recipe": vars(task.recipe),
+        "tokens": len(train),
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "figures": [vars(state) for state in states[:: max(1, len(states) // 12)]],
+        "sinks": found.sinks,
+        "reconstruction": reconstruction,
+        "loss": vars(found.loss),
+        "recovered_from_zero": found.loss.recovered_from_zero,
+        "recovered_from_mean": found.loss.recovered_from_mean,
+        "sae_lens": vars(peer),
+        "features": features,
+    }
+    command = (
+        f"python benchmarks/sae.py {' '.join('VECTORS' for _ in options.vectors)} --real "
+        f"--arch {options.arch} --steps {options.steps}"
+    )
+    print(write("sae-real", command, summary))
+    print(json.dumps(summary, indent=1))
 
 
 def one(options: Any, model: Any, source: Any, held: Any, seed: int) -> dict[str, Any]:

@@ -14,7 +14,6 @@ ARCHITECTURES: Final = ("topk", "batchtopk", "jumprelu", "relu-l1", "matryoshka"
 ReLU with an L1 penalty (Bricken et al. 2023), and BatchTopK in nested sizes (Bussmann et al.
 2025)."""
 PRECISIONS: Final = ("bf16", "fp32")
-_AUX_SHARE: Final = 0.25  # dense products of dead features, of which there may be thousands
 _NESTED: Final = (16, 8, 4, 2, 1)  # the sizes of a matryoshka, as parts of the whole
 
 
@@ -107,7 +106,7 @@ def new_sae(recipe: Recipe, d_in: int, *, device: str, metadata: dict[str, Any])
         "device": device,
         "normalize_activations": "expected_average_only_in",
     }
-    fast: dict[str, Any] = {"precision": recipe.precision, "aux_share": _AUX_SHARE}
+    fast: dict[str, Any] = {"precision": recipe.precision}
     makers: dict[str, Any] = {
         "topk": lambda: sparse.SparseTopKTrainingSAE(
             sparse.SparseTopKTrainingSAEConfig(**common, k=recipe.k, **fast)

@@ -276,10 +276,11 @@ def auxiliary_loss(
     W_enc, b_enc, W_dec = sae.W_enc[:, features], sae.b_enc[features], sae.W_dec[features]
     with torch.no_grad():
         pre = scores[:rows, features]
-        chosen = torch.zeros_like(pre).scatter_(1, top_each(pre, min(most, n_dead)), 1)
+        best = pre.topk(min(most, n_dead), sorted=False).indices
+        values = pre.gather(1, best)
         if cfg.rescale_acts_by_decoder_norm:
-            chosen /= W_dec.norm(dim=-1).to(chosen.dtype)
-        acts = pre.mul_(chosen)
+            values /= W_dec.norm(dim=-1).to(values.dtype)[best]
+        acts = torch.zeros_like(pre).scatter_(1, best, values)
     found = _Revive.apply(inside, W_enc, b_enc, W_dec, sae.b_dec, acts, cfg.apply_b_dec_to_input)
     loss = (found - missing).pow(2).sum(dim=-1).mean()
     return cfg.aux_loss_coefficient * min(n_dead / most, 1.0) * loss
