@@ -231,7 +231,7 @@ class TokenSource:
         tokens = self.tokens.take(pieces[piece])
         states = read_tokens(self.model, tokens, self.layers, share=self._share, step=self._step)
         kept = ordinary(states, self.limits)
-        states = {layer: values[kept] for layer, values in states.items()}
+        states = {layer: values[kept.to(values.device)] for layer, values in states.items()}
         if len(pieces) == 1:
             self._held = states
         return states

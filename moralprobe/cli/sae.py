@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import itertools
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from moralprobe.cli.console import notice, say, say_json, steps
 from moralprobe.errors import UsageError
+
+if TYPE_CHECKING:
+    from moralprobe.sae.cost import TrainingCost
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -38,7 +41,7 @@ def train_command(
     n_steps: Annotated[int, typer.Option("--steps", help="Batches to train on.")] = 3000,
     batch: Annotated[int, typer.Option(help="Activations in a batch.")] = 4096,
     lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = 4e-4,
-    seed: Annotated[str, typer.Option(help="Of weights and order; several with commas.")] = "0",
+    seed: Annotated[str, typer.Option(help="Of the first weights; several with commas.")] = "0",
     precision: Annotated[
         str, typer.Option(help="bf16 or fp32, of the product that chooses features.")
     ] = "bf16",
@@ -49,6 +52,9 @@ def train_command(
     held_out: Annotated[float, typer.Option(help="Share of texts kept for 'sae eval'.")] = 0.05,
     dtype: Annotated[str, typer.Option(help="bf16 or fp32, of the model.")] = "bf16",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would cost, and start nothing.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Train on the token states of texts; token 0, the attention sink, is left out.
@@ -58,6 +64,7 @@ def train_command(
     Example: moralprobe sae train smollm2-135m starter --layer 15 --out sae
     """
     from moralprobe.models.load import load_model
+    from moralprobe.sae.cost import training_cost
     from moralprobe.sae.recipe import Recipe
     from moralprobe.sae.tokens import TextOptions, train_on_tokens
     from moralprobe.sae.train import State, Task
@@ -67,6 +74,10 @@ def train_command(
         Recipe(arch, e, k, sparsity, n_steps, batch, lr, s, precision=precision)
         for e, s in itertools.product(_numbers(expansion, "--expansion"), _numbers(seed, "--seed"))
     ]
+    options = TextOptions(tuple(texts), template, max_tokens, held_out)
+    if dry_run:
+        say(_cost_in_words(training_cost(model, options, layer, recipes)))
+        return
     if not quiet:
         notice(f"loading {model}")
     loaded = load_model(model, dtype=dtype, device=device)
@@ -84,7 +95,7 @@ def train_command(
 
         folders = train_on_tokens(
             loaded,
-            TextOptions(tuple(texts), template, max_tokens, held_out),
+            options,
             tasks,
             out,
             progress=progress,
@@ -101,7 +112,7 @@ def eval_command(
     ],
     texts: Annotated[
         list[str] | None,
-        typer.Option(help="What to judge by, if not what was held out of its own texts."),
+        typer.Option(help="Other texts to judge by than what was held out of its own."),
     ] = None,
     model: Annotated[str | None, typer.Option(help="The model, if not found by its name.")] = None,
     n_texts: Annotated[int, typer.Option(help="The loss is measured on so many texts.")] = 2000,
@@ -118,18 +129,18 @@ def eval_command(
 
     Example: moralprobe sae eval sae
     """
-    from moralprobe.models.load import load_model
+    from moralprobe.models.load import choose_device, load_model
     from moralprobe.sae.evaluate import evaluate, spread
     from moralprobe.sae.load import load_sae, sae_folders
-    from moralprobe.sae.tokens import options_of, origin_of, read_texts
+    from moralprobe.sae.tokens import judging_tokens, origin_of
 
     rows = []
     loaded_model = None
     for path in sae_folders(folder):
-        loaded = load_sae(path)
+        loaded = load_sae(path, device=str(choose_device(device)))
         if loaded_model is None:
             loaded_model = load_model(**origin_of(loaded, model), device=device)
-        held = read_texts(loaded_model, options_of(loaded, texts))[1]
+        held = judging_tokens(loaded_model, loaded, texts)
         found = evaluate(loaded, loaded_model, held, n_texts=n_texts)
         for warning in found.warnings:
             notice(f"warning: {warning}")
@@ -186,7 +197,7 @@ def features_command(
     Example: moralprobe sae features sae starter.parquet --out features
     """
     from moralprobe.files import check_writable, write_bytes, write_json
-    from moralprobe.models.load import load_model
+    from moralprobe.models.load import choose_device, load_model
     from moralprobe.moral_vectors import MoralVectors
     from moralprobe.options import parse_modes
     from moralprobe.report.features import Examples, write_feature_pages
@@ -197,7 +208,8 @@ def features_command(
     from moralprobe.sae.tokens import origin_of
 
     modes = parse_modes(mode)
-    table, loaded = MoralVectors.load(vectors), load_sae(folder)
+    table = MoralVectors.load(vectors)
+    loaded = load_sae(folder, device=str(choose_device(device)))
     check_writable(out)
     loaded_model = load_model(**origin_of(loaded, model), device=device)
     with steps("reading tokens", quiet=quiet) as step:
@@ -234,8 +246,8 @@ def features_command(
     say(
         f"nulls: poles shuffled {', '.join(map(str, summary['null_shuffled_chosen']))} chosen; "
         f"a random dictionary {summary['null_random_dictionary']['replicated']} hold; "
-        f"other features as often active {summary['null_matched_density']['hold']} of "
-        f"{summary['null_matched_density']['features']} hold"
+        f"other features as often active {summary['others_as_dense']['hold']} of "
+        f"{summary['others_as_dense']['features']} hold"
     )
     published = summary["li2026"]
     say(
@@ -267,8 +279,7 @@ def load_command(
 def _in_words(row: dict[str, Any]) -> str:
     loss = row["loss"]
     lines = [
-        f"{row['sae']}: {row['tokens']:,} tokens that it wasn't trained on, "
-        f"without {row['sinks']:.2%} sinks",
+        f"{row['sae']}: judged by {row['tokens']:,} tokens, without {row['sinks']:.2%} sinks",
         f"  explained variance {row['explained_variance']:.3f}, L0 {row['l0']:.1f}, "
         f"dead {row['dead']:.1%}, dense {row['dense']:.1%}",
         f"  loss {loss['clean']:.3f}, spliced in {loss['spliced']:.3f}; recovered "
@@ -282,6 +293,22 @@ def _in_words(row: dict[str, Any]) -> str:
             f"L0 {theirs['l0']:.1f}, loss recovered {theirs['ce_loss_score']:.3f}"
         )
     return "\n".join(lines)
+
+
+def _cost_in_words(cost: TrainingCost) -> str:
+    return "\n".join(
+        (
+            f"{cost.autoencoders} of {cost.d_in:,} to {cost.d_sae:,} on {cost.model}:",
+            f"tokens   {cost.tokens:,} distinct ones, each used {cost.epochs:.1f} times "
+            f"(counted by {cost.tokens_by})",
+            f"reading  {cost.read_flops:.2g} FLOPs, {cost.readings} "
+            f"time{'s' if cost.readings != 1 else ''}; the model takes "
+            f"{cost.model_bytes / 1e9:,.1f} GB",
+            f"training {cost.train_flops:.2g} FLOPs, without the revival of dead features",
+            f"memory   {cost.memory_bytes / 1e9:,.1f} GB beside the model; "
+            f"disk {cost.disk_bytes / 1e9:,.1f} GB with a checkpoint",
+        )
+    )
 
 
 def _numbers(text: str, option: str) -> list[int]:

@@ -17,7 +17,7 @@ from scipy.special import stdtr
 from moralprobe.geometry.arrays import Floats
 
 MIN_ACTIVE: Final = 20
-"""Texts in which a feature must be active before anything is said of it."""
+"""Texts in which a feature must be active, and a target not 0, before anything is said of it."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,10 @@ class Associations:
     targets and the covariates held fixed; `t` its ratio to a robust standard error. `contrast_t` is
     that of the target's effect less the mean of the others': a feature that goes with all of them
     alike has an effect on each and no contrast. `p` and `contrast_p` are one-sided, for more. All
-    are NaN where a feature is active in fewer than `MIN_ACTIVE` texts, and where the target never
-    varies. Where nothing is, fewer than the nominal share fall below a level: what makes a skewed
-    feature's effect large makes its error large too.
+    are NaN where a feature is active in fewer than `MIN_ACTIVE` texts, and where a target is not 0
+    in fewer: a few texts are fitted exactly, and seem to have no error. Where nothing is, fewer
+    fall below a level than its nominal share, as what makes a skewed feature's effect large makes
+    its error large too.
     """
 
     effect: NDArray[np.float64]
@@ -65,7 +66,7 @@ def associate(activations: sparse.csr_array, targets: Floats, covariates: Floats
     enough = (Y != 0).sum(axis=0) >= MIN_ACTIVE
     B = (Y.T @ solve.T).T  # [columns, features]
     own = solve[1 : k + 1]
-    varies = targets.std(0) > 0
+    varies = (targets.std(0) > 0) & ((targets != 0).sum(0) >= MIN_ACTIVE)
     others = (own.sum(0) - own) / max(1, int(varies.sum()) - 1)
     free = n - int(np.linalg.matrix_rank(X))
 
@@ -105,17 +106,22 @@ def pearson_of_features(activations: sparse.csr_array, targets: Floats) -> NDArr
         return np.where(scale > 1e-12, covariance / scale, 0.0)
 
 
-def specificity(effect: Floats) -> NDArray[np.float64]:
-    """Return how far each feature's strongest effect is its own, [features].
+def specificity(effect: Floats, target: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Return how far each feature's effect on a target is its own, [features].
 
     Args:
         effect: [targets, features].
+        target: [features], which is meant of each.
 
     Returns:
-        1 less the second largest effect over the largest: 1 where no other target has a positive
-        one, 0 where another has the same; NaN where no effect is positive.
+        1 less the largest effect on another target over that on this one: 1 where no other has a
+        positive one, 0 where another has the same, below where another has more; NaN where the
+        effect isn't positive.
     """
-    ordered = np.sort(effect, axis=0)
-    first, second = ordered[-1], np.maximum(ordered[-2], 0)
+    features = np.arange(effect.shape[1])
+    own = effect[target, features]
+    others = effect.copy()
+    others[target, features] = np.nan
+    rival = np.fmax.reduce(others, axis=0, initial=0.0)  # of numbers, not of NaN
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(first > 0, 1 - second / first, np.nan)
+        return np.where(own > 0, 1 - rival / own, np.nan)

@@ -17,7 +17,7 @@ from moralprobe.report.page import render
 
 SHOWN: Final = 10
 """Texts of each quantile."""
-_QUANTILES: Final = ((0.99, "largest"), (0.75, "upper quarter"), (0.5, "median"), (0.0, "smallest"))
+_QUANTILES: Final = ((1.0, "largest"), (0.75, "upper quarter"), (0.5, "median"), (0.0, "smallest"))
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,16 @@ def _page(row: Mapping[str, Any]) -> dict[str, Any]:
         slope += f" [{number('slope_low')}, {number('slope_high')}], n {row['slope_n']}"
     return {
         "feature": int(row["feature"]),
-        "pole": row["pole"],
-        "color": AXIS_OF_POLE[row["pole"]].color,
-        "replicated": bool(row["replicated"]),
+        "pole": row["pole"] or "no pole",
+        "color": AXIS_OF_POLE[row["pole"]].color if row["pole"] else "transparent",
+        "said": _said(row),
         "numbers": [
             ("effect, in standard deviations", number("effect")),
-            ("q of the effect", number("q", ".1e")),
-            ("q of the contrast with other poles", number("contrast_q", ".1e")),
+            (
+                "t of the effect; of its contrast with other poles",
+                f"{number('t')}; {number('contrast_t')}",
+            ),
+            ("q of both", number("q", ".1e")),
             ("specificity", number("specificity")),
             ("Spearman with typicality, held-out texts of the pole", slope),
             ("t in each half of the training texts", f"{number('half_a')}, {number('half_b')}"),
@@ -107,19 +110,24 @@ def _page(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _said(row: Mapping[str, Any]) -> str:
+    if row["replicated"]:
+        return "Chosen on training texts, and it holds on others."
+    if row["chosen"]:
+        return "Chosen on training texts; on others it doesn't hold."
+    return "Not chosen by the audited rule; strict by the published one."
+
+
 def _groups(
     active: NDArray[np.floating], texts: Sequence[str]
 ) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return texts in which a feature is active: the largest first, then around quantiles."""
+    """Return texts by how active a feature is: the largest, around quantiles, the smallest."""
     order = np.flatnonzero(active)
     order = order[np.argsort(-active[order], kind="stable")]
     groups, taken = [], 0
     for quantile, name in _QUANTILES:
-        at = max(
-            taken, int((1 - quantile) * len(order)) - (SHOWN // 2 if quantile < 0.99 else SHOWN)
-        )
-        if quantile == 0.0:
-            at = max(taken, len(order) - SHOWN)
+        first = round((1 - quantile) * len(order)) - SHOWN // 2
+        at = max(taken, min(first, len(order) - SHOWN))
         some = order[at : at + SHOWN]
         taken = at + len(some)
         if len(some):

@@ -39,17 +39,22 @@ _SHUFFLES: Final = 5
 
 @dataclass(frozen=True)
 class Selection:
-    """Which features were chosen by some texts: `pole` [features], `chosen`, `q`, `contrast_q`.
+    """Which features were chosen by some texts, each [features].
 
-    Chosen is a feature whose effect on its best pole, and whose effect there less that on the other
-    poles, are both discoveries at `LEVEL` over all features and poles.
+    `pole` is the one with the largest t, -1 where nothing could be tested. A feature is chosen if
+    it has an effect there and more of one than on the other poles on average: tested is the larger
+    p of both (an intersection-union test), and `q` is its false discovery rate over all features
+    and poles.
     """
 
     found: Associations
     pole: NDArray[np.int64]
     q: NDArray[np.float64]
-    contrast_q: NDArray[np.float64]
     chosen: NDArray[np.bool_]
+
+    def at(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return of [poles, features] those of each feature's pole, NaN without one."""
+        return np.where(self.pole >= 0, values[self.pole, np.arange(len(self.pole))], np.nan)
 
 
 def choose(activations: sparse.csr_array, moral: Any, covariates: Any) -> Selection:
@@ -61,16 +66,18 @@ def choose(activations: sparse.csr_array, moral: Any, covariates: Any) -> Select
         covariates: [texts, any].
     """
     found = associate(activations, moral, covariates)
-    q = _over_all(found.p)
-    contrast_q = _over_all(found.contrast_p)
-    pole = np.argmax(np.where(np.isnan(found.t), -np.inf, found.t), axis=0)
-    at = pole, np.arange(len(pole))
-    chosen = (q[at] < LEVEL) & (contrast_q[at] < LEVEL)
-    return Selection(found, pole, q[at], contrast_q[at], chosen)
+    both = np.maximum(found.p, found.contrast_p)
+    q = false_discovery(both.ravel()).reshape(both.shape)
+    tested = np.isfinite(found.t)
+    pole = np.where(tested.any(axis=0), np.argmax(np.where(tested, found.t, -np.inf), axis=0), -1)
+    selection = Selection(found, pole, q, np.zeros(len(pole), np.bool_))
+    q = selection.at(q)
+    return Selection(found, pole, q, q < LEVEL)
 
 
-def _over_all(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    return false_discovery(p.ravel()).reshape(p.shape)
+def _holds(selection: Selection, again: Associations) -> NDArray[np.bool_]:
+    """Return which features have an effect and a contrast on their pole in other texts too."""
+    return selection.at(np.maximum(again.p, again.contrast_p)) < LEVEL
 
 
 @dataclass(frozen=True)
@@ -85,12 +92,13 @@ def moral_features(read: TextFeatures, *, seed: int = 0) -> MoralFeatures:
     """Choose the moral features of an autoencoder by both modes' rules.
 
     Columns of `frame`, a row a feature: `density` (share of texts in which it is active); of the
-    audited mode `pole`, `effect` (standard deviations from no typicality to full), `t`, `q`,
-    `contrast_q`, `specificity`, `chosen`, `replicated` (chosen, and again on held-out texts, both
-    effect and contrast one-sided at `LEVEL`), `half_a`, `half_b` (t on halves of the training
-    texts), `slope` with `slope_low` and `slope_high` (Spearman with typicality among the pole's
-    held-out texts, of features chosen), `slope_n`; a correlation with each covariate; of li2026
-    `li_class`, `li_pole`, `li_r`, `li_strict`, `li_tuned`.
+    audited mode `pole` (none where too little is active), `effect` (standard deviations from no
+    typicality to full), `t`, `contrast_t`, `q`, `specificity`, `chosen`, `replicated` (chosen, and
+    on held-out texts effect and contrast are there again, one-sided at `LEVEL`), `half_a`,
+    `half_b` (t on halves of the training texts), `slope` with `slope_low` and `slope_high`
+    (Spearman with typicality among the pole's held-out texts, of features chosen), `slope_n`; a
+    correlation with each covariate; of li2026 `li_class`, `li_pole`, `li_r`, `li_strict`,
+    `li_tuned`.
 
     Args:
         read: from `read_features`.
@@ -111,25 +119,24 @@ def moral_features(read: TextFeatures, *, seed: int = 0) -> MoralFeatures:
     selection = choose(Y[train], T[train], C[train])
     again = associate(Y[held], T[held], C[held])
     features = np.arange(Y.shape[1])
-    at = selection.pole, features
-    holds = (again.p[at] < LEVEL) & (again.contrast_p[at] < LEVEL)
+    holds = _holds(selection, again)
     replicated = selection.chosen & holds
     halves = rng.random(len(T)) < 0.5
     half = [
-        associate(Y[rows], T[rows], C[rows]).t[at] for rows in (train & halves, train & ~halves)
+        selection.at(associate(Y[rows], T[rows], C[rows]).t)
+        for rows in (train & halves, train & ~halves)
     ]
     slopes = _slopes(read, selection, held, seed)
-    effect = selection.found.effect[at]
     frame = pl.DataFrame(
         {
             "feature": features,
             "density": np.asarray((Y != 0).sum(axis=0)).ravel() / len(T),
-            "pole": [POLES[k] for k in selection.pole],
-            "effect": effect,
-            "t": selection.found.t[at],
+            "pole": [POLES[k] if k >= 0 else None for k in selection.pole],
+            "effect": selection.at(selection.found.effect),
+            "t": selection.at(selection.found.t),
+            "contrast_t": selection.at(selection.found.contrast_t),
             "q": selection.q,
-            "contrast_q": selection.contrast_q,
-            "specificity": specificity(selection.found.effect),
+            "specificity": specificity(selection.found.effect, selection.pole),
             "chosen": selection.chosen,
             "replicated": replicated,
             "half_a": half[0],
@@ -147,8 +154,7 @@ def moral_features(read: TextFeatures, *, seed: int = 0) -> MoralFeatures:
     ]
     twin = choose(read.random[train], T[train], C[train])
     twin_again = associate(read.random[held], T[held], C[held])
-    twin_at = twin.pole, features
-    twin_holds = (twin_again.p[twin_at] < LEVEL) & (twin_again.contrast_p[twin_at] < LEVEL)
+    twin_holds = _holds(twin, twin_again)
     own = frame.filter("replicated")["specificity"]
     summary = {
         "texts": len(T),
@@ -167,7 +173,7 @@ def moral_features(read: TextFeatures, *, seed: int = 0) -> MoralFeatures:
             "chosen": int(twin.chosen.sum()),
             "replicated": int((twin.chosen & twin_holds).sum()),
         },
-        "null_matched_density": {"features": len(matched), "hold": int(holds[matched].sum())},
+        "others_as_dense": {"features": len(matched), "hold": int(holds[matched].sum())},
         "li2026": {
             name: int((frame["li_class"] == name).sum()) for name in ("weak", "mono", "poly")
         }
@@ -212,12 +218,14 @@ def _matched(
     density: NDArray[np.integer],
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """Return for every feature chosen another of the nearest density, each once."""
-    free = list(np.flatnonzero(tested & ~chosen))
+    """Return for every feature chosen another of the nearest density, chosen or not, each once."""
+    free = list(rng.permutation(np.flatnonzero(tested)))
     matched: list[int] = []
     for feature in rng.permutation(np.flatnonzero(chosen)):
-        if not free:
+        distance = np.abs(density[free] - density[feature]).astype(float)
+        distance[np.array(free) == feature] = np.inf
+        nearest = int(np.argmin(distance))
+        if not np.isfinite(distance[nearest]):
             break
-        nearest = int(np.argmin(np.abs(density[free] - density[feature])))
         matched.append(int(free.pop(nearest)))
     return np.array(matched, np.int64)

@@ -85,6 +85,7 @@ def load_sae(folder: Path, *, device: str = "cpu") -> LoadedSAE:
 
     Raises:
         StoreError: no autoencoder there, or in a format that runs code.
+        UsageError: several are there.
         IntegrityError: weights that aren't those that were written, or of another shape than the
             config says.
         ModelError: an architecture that SAELens doesn't know, or a hook that is no site of ours.
@@ -92,7 +93,13 @@ def load_sae(folder: Path, *, device: str = "cpu") -> LoadedSAE:
     from sae_lens import SAE
     from safetensors import SafetensorError, safe_open
 
-    folder = sae_folders(folder)[0]
+    folder, *others = sae_folders(folder)
+    if others:
+        raise UsageError(
+            f"{folder.parent} holds {len(others) + 1} autoencoders",
+            ", ".join(path.name for path in (folder, *others)),
+            "give the folder of one of them",
+        )
     weights = folder / WEIGHTS
     try:
         if (folder / CONFIG).stat().st_size > _SMALL:
@@ -152,7 +159,12 @@ def _check_hash(folder: Path) -> None:
         path = place / TRAINING
         if not path.is_file():
             continue
-        files = json.loads(path.read_bytes()).get("files", {})
+        try:
+            files = dict(json.loads(path.read_bytes()).get("files", {}))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise IntegrityError(
+                f"{path} is damaged", "it describes no training run", "restore it"
+            ) from error
         entry = files.get(name) if name else next(iter(files.values()), None)
         for file, digest in (entry or {}).items():
             if hash_file(folder / file) != digest:

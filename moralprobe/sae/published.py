@@ -51,7 +51,7 @@ def published(r: NDArray[np.float64]) -> dict[str, Any]:
         tuned[[f for f in order[:TOP_OF_AXIS] if r[f, pole] > 0]] = True
     return {
         "li_class": kinds.tolist(),
-        "li_pole": [POLES[k] for k in largest],
+        "li_pole": [POLES[k] if size[f, k] > 0 else None for f, k in enumerate(largest)],
         "li_r": r[np.arange(len(r)), largest],
         "li_strict": strict,
         "li_tuned": tuned,

@@ -13,6 +13,8 @@ ARCHITECTURES: Final = ("topk", "batchtopk", "jumprelu", "relu-l1", "matryoshka"
 """TopK (Gao et al. 2024), BatchTopK (Bussmann et al. 2024), JumpReLU (Rajamanoharan et al. 2024),
 ReLU with an L1 penalty (Bricken et al. 2023), and BatchTopK in nested sizes (Bussmann et al.
 2025)."""
+CHOOSE_K: Final = ("topk", "batchtopk", "matryoshka")
+"""Those with a number of active features instead of a penalty on them."""
 PRECISIONS: Final = ("bf16", "fp32")
 _NESTED: Final = (16, 8, 4, 2, 1)  # the sizes of a matryoshka, as parts of the whole
 
@@ -30,7 +32,7 @@ class Recipe:
         batch: activations in a batch.
         lr: learning rate of Adam, warmed up over the first 5 % of steps and led to 0 over the
             last 20 %.
-        seed: of the initial weights and of the order of activations.
+        seed: of the initial weights; the order of activations is the same for all.
         dead_after: a feature is dead that hasn't been active for so many steps.
         precision: of the dense product by which topk and batchtopk choose their features.
     """

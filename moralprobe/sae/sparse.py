@@ -148,8 +148,8 @@ class _Reconstruct(torch.autograd.Function):
         grad_W_enc = embedding_bag(
             rows, encoded, starts, mode="sum", per_sample_weights=grad_pre[order]
         ).T
-        grad_b_enc = torch.zeros(d_sae, dtype=z.dtype, device=x.device)
-        grad_b_enc.index_add_(0, active.features, grad_pre)
+        # As all else a sum in a stated order: index_add_ has none on a GPU.
+        grad_b_enc = embedding_bag(order, grad_pre[:, None], starts, mode="sum")[:, 0]
         grad_b_dec = grad.sum(0)
         if ctx.b_dec_in_encoder:
             grad_b_dec = grad_b_dec - W_enc @ grad_b_enc

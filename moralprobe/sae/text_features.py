@@ -126,7 +126,7 @@ def _encode(
             x = x[mask].double().cpu()
             left += float(missing.pow(2).sum())
             total, squares, n = total + x.sum(0), squares + float(x.pow(2).sum()), n + len(x)
-            parts.append(sparse.csr_array(acts.cpu().numpy()))
+            parts.append(sparse.csr_array(acts.float().cpu().numpy()))
     variance = squares - float(total.pow(2).sum()) / n
     return sparse.csr_array(sparse.vstack(parts)), 1 - left / variance
 

@@ -16,7 +16,7 @@ from moralprobe.models.causal import CausalModel
 from moralprobe.models.tokens import Encoded
 from moralprobe.moral_vectors import build_vectors
 from moralprobe.sae.load import LoadedSAE
-from moralprobe.sae.train import State, Task, train
+from moralprobe.sae.train import ORDER, State, Task, train
 
 HELD_OUT: Final = 0.05
 """The share of texts that no autoencoder is trained on."""
@@ -30,6 +30,19 @@ class TextOptions:
     template: str = "action-is-morally"
     max_tokens: int = MAX_TOKENS
     held_out: float = HELD_OUT
+
+
+def judging_tokens(model: CausalModel, loaded: LoadedSAE, paths: Sequence[str] | None) -> Tokens:
+    """Return what an autoencoder may be judged by: of its own texts those held out, of others all.
+
+    Raises:
+        As `options_of` and `read_texts`.
+    """
+    train, held = read_texts(model, options_of(loaded, paths))
+    known = set(loaded.sae.cfg.metadata.texts or ())
+    if known & set(paths or known):
+        return held
+    return Tokens.distinct([*train.encoded, *held.encoded])
 
 
 def read_texts(model: CausalModel, options: TextOptions) -> tuple[Tokens, Tokens]:
@@ -89,7 +102,7 @@ def train_on_tokens(
         read += n
         reading(read, len(tokens))
 
-    source = TokenSource(model, tokens, layers, seed=tasks[0].recipe.seed, step=step)
+    source = TokenSource(model, tokens, layers, seed=ORDER, step=step)
     about = {
         "source": "tokens",
         "model": model.identity,
@@ -106,7 +119,7 @@ def train_on_tokens(
         list(tasks),
         out,
         about=about,
-        metadata=metadata_of(model, texts, len(tokens)),
+        metadata={**metadata_of(model, texts, len(tokens)), "sinks_of_layers": layers},
         sink_norms=lambda: source.limits,
         device=str(model.device),
         progress=progress,
@@ -125,7 +138,7 @@ def metadata_of(model: CausalModel, texts: TextOptions, n_tokens: int) -> dict[s
         "template": texts.template,
         "held_out": texts.held_out,
         "training_tokens": n_tokens,
-        "left_out": "token 0 of every text, and tokens above sink_norm",
+        "left_out": "token 0 of every text, and tokens above sink_norm in one of sinks_of_layers",
     }
 
 

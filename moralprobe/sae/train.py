@@ -20,14 +20,17 @@ from sae_lens.saes.sae import TrainStepOutput
 
 from moralprobe.activations.stream import Source, batches
 from moralprobe.artifacts import Artifact
-from moralprobe.errors import NumericError, StoreError
+from moralprobe.errors import NumericError, StoreError, UsageError
 from moralprobe.files import canonical_json, check_writable, hash_file, write_bytes, write_json
 from moralprobe.models.lens import hook_name
 from moralprobe.sae.checkpoint import NAME, clear_checkpoints, load_checkpoint, save_checkpoint
 from moralprobe.sae.load import CONFIG, TRAINING, WEIGHTS
-from moralprobe.sae.recipe import Recipe, new_sae
+from moralprobe.sae.recipe import CHOOSE_K, Recipe, new_sae
 from moralprobe.sites import Site
 
+ORDER: Final = 0
+"""Seed of the order of activations, the same for all: what is trained beside others is what it is
+alone."""
 CHECK: Final = 25
 """Steps between two looks at the loss: a look makes a GPU wait."""
 CHECKPOINT: Final = 500
@@ -47,7 +50,8 @@ class Task:
     def name(self) -> str:
         """Return the name of its folder, where several are trained."""
         r = self.recipe
-        return f"resid_post.{self.layer}-{r.arch}-x{r.expansion}-k{r.k}-seed{r.seed}"
+        size = f"k{r.k}" if r.arch in CHOOSE_K else f"s{r.sparsity:g}"
+        return f"resid_post.{self.layer}-{r.arch}-x{r.expansion}-{size}-seed{r.seed}"
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def train(
 
     Args:
         source: the activations.
-        tasks: what is trained; all have the same batches, steps and seed of the order.
+        tasks: what is trained, each of another name; all have the same steps and batches.
         out: the folder; of several autoencoders each has a folder in it.
         about: what the activations are, all that can change them: a run is known again by it.
         metadata: what is written into each config beside the layer's hook, under SAELens' names.
@@ -99,6 +103,7 @@ def train(
         DataError: fewer activations than a batch.
     """
     out = Path(out)
+    _check_together(tasks)
     recipe = tasks[0].recipe
     key = _key(tasks, about, device, source.width)
     for task in tasks:
@@ -114,7 +119,7 @@ def train(
         }
         done, position = load_checkpoint(out, trainers)
         history = _Watch(trainers, {t.name: t.layer for t in tasks}, recipe.steps)
-        stream = batches(source, batch=recipe.batch, seed=recipe.seed, start=position)
+        stream = batches(source, batch=recipe.batch, seed=ORDER, start=position)
         if not done:
             begin_at_the_mean(trainers, tasks, source, recipe)
         for step in range(done + 1, recipe.steps + 1):
@@ -144,6 +149,23 @@ def train(
         write_json(out / TRAINING, finished)
         clear_checkpoints(out)
     return list(folders.values())
+
+
+def _check_together(tasks: list[Task]) -> None:
+    """Refuse tasks that can't be trained from one reading.
+
+    Raises:
+        UsageError: none, two of one name, or other numbers of steps or sizes of batches.
+    """
+    names = [task.name for task in tasks]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    schedules = {(task.recipe.steps, task.recipe.batch) for task in tasks}
+    if len(schedules) != 1 or twice:
+        raise UsageError(
+            "these autoencoders can't be trained together",
+            f"{twice[0]} is asked for twice" if twice else f"steps and batches: {schedules}",
+            "name each layer, size and seed once, and train what differs otherwise by itself",
+        )
 
 
 def _key(tasks: list[Task], about: Mapping[str, Any], device: str, width: int) -> dict[str, Any]:
@@ -235,7 +257,7 @@ def begin_at_the_mean(
     features that stand in for it are active everywhere and most others die.
     """
     some: dict[int, list[torch.Tensor]] = {layer: [] for layer in source.layers}
-    stream = batches(source, batch=recipe.batch, seed=recipe.seed)
+    stream = batches(source, batch=recipe.batch, seed=ORDER)
     for _ in range(_FIRST):
         for layer, states in next(stream)[1].items():
             some[layer].append(states.float())

@@ -87,7 +87,7 @@ def test_planted_features_are_found_with_their_pole_and_confounds_arent() -> Non
     assert (q[:, 10] < 0.01).all() and not (contrast[:, 10] < 1e-3).any()
     assert not (q[:, 11] < 0.05).any()
     assert np.nanmax(pearson_of_features(sparse.csr_array(Y), targets)[11]) > 0.1
-    own = specificity(found.effect)
+    own = specificity(found.effect, np.argmax(found.t, axis=0))
     assert own[:K].min() > 0.9
     assert own[12] < 0.4 and own[10] < 0.4
     # With the texts' poles shuffled none of them is found.
@@ -125,3 +125,23 @@ def test_pearson_is_numpys() -> None:
         for k in range(K):
             assert found[f, k] == pytest.approx(np.corrcoef(Y[:, f], targets[:, k])[0, 1])
     assert (found[5] == 0).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, MIN_ACTIVE - 1])
+def test_a_pole_of_a_few_texts_is_not_called(n: int) -> None:
+    """They are fitted exactly, so that their residuals say nothing of the error."""
+    targets, covariates = texts()
+    few = np.zeros(N)
+    few[:n] = 1
+    Y = noise(np.random.default_rng(5), 40)
+    Y[:n] += 1
+    found = associate(sparse.csr_array(Y), np.column_stack([targets, few]), covariates)
+    assert np.isnan(found.p[K]).all() and np.isnan(found.effect[K]).all()
+    own = specificity(found.effect, np.zeros(40, int))
+    assert np.isfinite(own[found.effect[0] > 0]).all()
+
+
+def test_specificity_is_of_the_pole_that_is_meant() -> None:
+    effect = np.array([[1.0, 2.0, -1.0], [0.5, 1.0, 3.0], [np.nan, np.nan, np.nan]])
+    assert specificity(effect, np.array([0, 1, 1])) == pytest.approx([0.5, -1.0, 1.0])
+    assert np.isnan(specificity(effect, np.array([2, 2, 0]))).all()

@@ -20,7 +20,7 @@ from moralprobe.errors import DataError, ModelError
 from moralprobe.foundations import POLES
 from moralprobe.models.load import load_model
 from moralprobe.models.tiny import save_tiny
-from moralprobe.sae.features import moral_features
+from moralprobe.sae.features import _matched, moral_features
 from moralprobe.sae.load import load_sae
 from moralprobe.sae.published import published
 from moralprobe.sae.text_features import TextFeatures, read_features
@@ -80,8 +80,16 @@ def test_planted_features_are_found_and_hold() -> None:
     assert summary["replicated"] == frame["replicated"].sum()
     assert max(summary["null_shuffled_chosen"]) <= 2
     assert summary["null_random_dictionary"]["replicated"] <= 1
-    matched = summary["null_matched_density"]
-    assert matched["features"] == summary["chosen"] and matched["hold"] <= 2
+    matched = summary["others_as_dense"]
+    assert matched["features"] == summary["chosen"]
+
+
+def test_each_chosen_feature_is_matched_by_another_of_its_density() -> None:
+    density = np.array([10, 11, 50, 52, 90, 10])
+    chosen = np.array([True, False, True, False, False, False])
+    tested = np.array([True, True, True, True, True, False])
+    matched = _matched(chosen, tested, density, np.random.default_rng(0))
+    assert sorted(matched) == [1, 3]
 
 
 def test_the_shuffled_twin_finds_none() -> None:

@@ -136,6 +136,8 @@ def test_files_that_would_have_to_be_unpickled_are_refused(tmp_path: Path) -> No
 def test_a_folder_of_several_lists_them(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "other")
     assert sae_folders(tmp_path) == [tmp_path / "other", tmp_path / "sae"]
+    with pytest.raises(UsageError, match="holds 2 autoencoders"):
+        load_sae(tmp_path)
     with pytest.raises(StoreError, match=r"no cfg\.json"):
         sae_folders(tmp_path / "nowhere")
 

@@ -94,6 +94,7 @@ def test_several_train_from_one_reading_and_as_alone(tmp_path: Path) -> None:
         Task(0, RECIPE),
         Task(1, RECIPE),
         Task(0, replace(RECIPE, expansion=2)),
+        Task(0, replace(RECIPE, seed=7)),
     ]
     source = Planted()
     folders = run(tmp_path / "several", several, source)
@@ -229,3 +230,15 @@ def test_the_same_seed_gives_the_same_weights_and_another_others(tmp_path: Path)
     other = run(tmp_path / "other", tasks(seed=1))[0]
     assert torch.equal(weights(one)["W_enc"], weights(two)["W_enc"])
     assert not torch.allclose(weights(one)["W_enc"], weights(other)["W_enc"], atol=1e-2)
+
+
+def test_what_cant_be_trained_together_is_refused(tmp_path: Path) -> None:
+    for others in (
+        [Task(0, RECIPE)],
+        [Task(1, replace(RECIPE, steps=61))],
+        [Task(0, replace(RECIPE, lr=1.0))],
+    ):
+        with pytest.raises(UsageError, match="can't be trained together"):
+            run(tmp_path / "sae", [Task(0, RECIPE), *others])
+    names = {Task(0, replace(RECIPE, arch="relu-l1", sparsity=s)).name for s in (0.5, 1, 2)}
+    assert len(names) == 3

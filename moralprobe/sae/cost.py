@@ -1,0 +1,130 @@
+"""What training autoencoders would cost, by arithmetic: nothing is loaded and nothing measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+
+from moralprobe.activations.forecast import plan_extraction
+from moralprobe.activations.store import TextTable, load_table
+from moralprobe.activations.stream import HELD_BYTES
+from moralprobe.data.texts import SUFFIXES, load_lines
+from moralprobe.errors import DataError
+from moralprobe.moral_vectors import build_vectors
+from moralprobe.sae.recipe import Recipe
+from moralprobe.sae.tokens import TextOptions
+
+SPARSE: Final = ("topk", "batchtopk")
+_WORD: Final = 4  # bytes of a weight, a gradient or a moment
+_STATE: Final = 2  # bytes of a state in bf16
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """What it takes to train some autoencoders of one model.
+
+    `tokens` are about those to train on (what is read, a little more), `epochs` how often each is
+    used; `read_flops` is what reading takes the model, once where the states fit into memory and
+    else once an epoch; `train_flops` the autoencoders' dense products without those that revive
+    dead features. `memory_bytes` are the weights, gradients and two moments of every autoencoder,
+    a batch's pre-activations, and the states that are held; the model's own weights,
+    `model_bytes`, come on top. `disk_bytes` are the results and a checkpoint beside them.
+    `tokens_by` says whose tokenizer counted.
+    """
+
+    model: str
+    autoencoders: int
+    d_in: int
+    d_sae: int
+    tokens: int
+    tokens_by: str
+    epochs: float
+    readings: int
+    read_flops: float
+    train_flops: float
+    memory_bytes: int
+    model_bytes: int
+    disk_bytes: int
+
+
+def training_cost(
+    model: str, texts: TextOptions, layers: str, recipes: Sequence[Recipe]
+) -> TrainingCost:
+    """Return what `sae train` would take.
+
+    Args:
+        model: a folder, packaged name, or id that the registry knows; it isn't fetched.
+        texts: what is read; lines of text files are counted as they are, without windows.
+        layers: as `parse_layers` reads them.
+        recipes: one an autoencoder and layer.
+
+    Raises:
+        ModelError: a model that isn't known here.
+        UsageError: a layer or a recipe that can't be trained.
+        DataError: a file that can't be read.
+    """
+    cost = plan_extraction(
+        model,
+        _Texts(pl.DataFrame({"action": _actions(texts)})),
+        layers=layers,
+        poolings="mean",
+        template=texts.template,
+        max_tokens=texts.max_tokens,
+    )[0]
+    d_in = cost.d_model
+    for recipe in recipes:
+        recipe.check(d_in)
+    n_layers = cost.layers
+    tokens = round(cost.tokens * (1 - texts.held_out))
+    first = recipes[0]
+    epochs = first.steps * first.batch / tokens
+    held = tokens * n_layers * d_in * _STATE
+    readings = 1 if held <= HELD_BYTES else max(1, round(epochs + 0.5))
+    weights = [2 * d_in * d_in * recipe.expansion for recipe in recipes]
+    # Encoder and decoder, forwards and twice backwards; a sparse step has the encoder's alone.
+    products = [
+        (2 if recipe.arch in SPARSE else 12) * d_in * d_in * recipe.expansion for recipe in recipes
+    ]
+    samples = first.steps * first.batch
+    return TrainingCost(
+        model=cost.id,
+        autoencoders=n_layers * len(recipes),
+        d_in=d_in,
+        d_sae=d_in * max(recipe.expansion for recipe in recipes),
+        tokens=tokens,
+        tokens_by=cost.tokens_by,
+        epochs=epochs,
+        readings=readings,
+        read_flops=cost.flops * (1 - texts.held_out) * readings,
+        train_flops=float(n_layers * samples * sum(products)),
+        memory_bytes=n_layers * sum(weights) * _WORD * 4
+        + first.batch * d_in * max(recipe.expansion for recipe in recipes) * _STATE
+        + min(held, HELD_BYTES),
+        model_bytes=cost.weights_bytes,
+        disk_bytes=n_layers * sum(weights) * _WORD * 4,
+    )
+
+
+@dataclass(frozen=True)
+class _Texts:
+    frame: pl.DataFrame
+
+    def to_bytes(self) -> bytes:
+        return b""
+
+
+def _actions(texts: TextOptions) -> list[str]:
+    found: list[str] = []
+    for path in texts.paths:
+        if Path(path).suffix in SUFFIXES:
+            found += load_lines(Path(path))
+            continue
+        table: TextTable = build_vectors("starter") if path == "starter" else load_table(Path(path))
+        found += table.frame["action"].unique().to_list()
+    if not found:
+        raise DataError("there is no text to train on", "all are empty", "give more texts")
+    return found
