@@ -19,6 +19,7 @@ IMPORT_NAMES = {
     "scikit-learn": "sklearn",
     "huggingface-hub": "huggingface_hub",
     "ml-dtypes": "ml_dtypes",
+    "sae-lens": "sae_lens",
     "sentence-transformers": "sentence_transformers",
     "transformer-lens": "transformer_lens",
 }

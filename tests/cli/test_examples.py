@@ -26,20 +26,29 @@ ORDER = (
     "verify",
     "probe",
     "control",
+    "sae train",
+    "sae eval",
+    "sae features",
+    "sae load",
     "compare",
     "data download",
     "demo",
 )
 # The same commands with a smaller model, fewer layers, poolings and draws. Those of
-# ELSEWHERE are run below or in docs/howto/compare.md: one needs studies of two models, one would fetch
+# ELSEWHERE are run below or in docs/howto/compare.md: one needs studies of two models, two would fetch
 # from the network, one does all of the others again.
 SMALLER: dict[str, list[str]] = {
     "bench": ["--seconds", "1"],
     "extract": ["--layers", "1", "--pooling", "mean,mean_unit", "--quiet"],
     "probe": ["--draws", "100", "--quiet"],
     "control": ["--draws", "100", "--layers", "1", "--quiet"],
+    "sae train": [
+        *("--layer", "1", "--expansion", "4", "--k", "4", "--lr", "0.002"),
+        *("--steps", "200", "--batch", "512", "--quiet"),
+    ],
+    "sae features": ["--quiet"],
 }
-ELSEWHERE = ("compare", "data download", "demo")
+ELSEWHERE = ("sae load", "compare", "data download", "demo")
 
 
 def examples(command: str) -> list[list[str]]:
@@ -75,6 +84,7 @@ def test_every_example_runs_after_the_ones_before_it(made: Path) -> None:
     assert Study.load(Path("study")).frame.height > 0
     assert Path("study/report/index.html").is_file()
     assert set(Study.load(Path("control")).frame["analysis"]) == {"control"}
+    assert Path("sae/cfg.json").is_file() and Path("features/index.html").is_file()
 
 
 def test_the_example_of_a_download_asks_for_the_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
