@@ -120,7 +120,7 @@ def begun(out: Path, outline: Outline, say: Callable[[str], None]) -> Iterator[A
         for name in artifact.foreign():
             say(f"{out / name} isn't part of this store and is ignored")
         if artifact.shards:
-            say(f"checking every byte of {len(artifact.shards)} shards that are there")
+            say(f"checking what is there: shards {len(artifact.shards)} of {len(outline.shards)}")
         for name, what in artifact.problems().items():
             say(f"{name}: {what}; it is computed again")
             artifact.drop_shard(name)
