@@ -253,8 +253,8 @@ class TokenSource:
 def sink_limits(model: CausalModel, tokens: Tokens, layers: Sequence[int]) -> dict[int, float]:
     """Return the norm above which a token's state is a sink's: `SINK` times the median, by layer.
 
-    Token 0 isn't the only one: in SmolLM2-135M's middle layers a few texts have a second token of
-    40 times the usual norm, enough to be most of all variance. The median is that of some texts
+    Token 0 isn't the only one: a few texts may have a second, and one weighs as much as thousands
+    of other tokens in the variance that is to be explained. The median is that of some texts
     evenly spread, the same for the same tokens.
     """
     n = min(_SAMPLE, len(tokens.encoded))
@@ -277,7 +277,7 @@ def read_tokens(
     tokens: Tokens,
     layers: Sequence[int],
     *,
-    share: bool = True,
+    share: bool | None = None,
     step: Callable[[int], None] = lambda n: None,
 ) -> dict[int, torch.Tensor]:
     """Read the states of tokens after some decoder blocks.
@@ -286,7 +286,8 @@ def read_tokens(
         model: from `load_model`.
         tokens: what is read.
         layers: blocks, counted from 0.
-        share: read beginnings once where that is less work; see `models.sharing.why_not`.
+        share: read beginnings once where that is less work; if not given, where the model allows
+            it too (`models.sharing.why_not`).
         step: called with the number of tokens after every batch.
 
     Returns:
@@ -297,6 +298,8 @@ def read_tokens(
         NumericError: NaN or infinity in the states.
     """
     encoded = tokens.encoded
+    if share is None:
+        share = not why_not(model, encoded, max(layers))
     plan = _plan_of(model, encoded, share)
     order = np.arange(len(encoded))
     if not plan.blocks:

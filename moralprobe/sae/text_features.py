@@ -17,7 +17,6 @@ from moralprobe.activations.stream import Tokens, read_tokens, token_paths
 from moralprobe.data import lexicon
 from moralprobe.foundations import POLES
 from moralprobe.models.causal import CausalModel
-from moralprobe.models.sharing import why_not
 from moralprobe.moral_vectors import MoralVectors
 from moralprobe.sae.load import LoadedSAE, check_belongs, check_fits
 
@@ -79,8 +78,7 @@ def read_features(
     by_text = by_text.join(table, left_on="action", right_on="text", maintain_order="left")
     encoded = [encoded[i] for i in by_text["at"]]
     tokens = Tokens.distinct(encoded)
-    share = not why_not(model, tokens.encoded, loaded.layer)
-    states = read_tokens(model, tokens, [loaded.layer], share=share, step=step)[loaded.layer]
+    states = read_tokens(model, tokens, [loaded.layer], step=step)[loaded.layer]
     kept = (states.float().norm(dim=-1) <= loaded.sink_norm).cpu().numpy()
     paths = token_paths(encoded, tokens) @ sparse.diags_array(kept.astype(np.float32))
     means = sparse.diags_array(1 / np.maximum(paths.sum(axis=1), 1)) @ paths

@@ -10,8 +10,10 @@ from typing import Any, Final
 from moralprobe.activations.job import MAX_TOKENS, encode_texts, prompt_of
 from moralprobe.activations.store import load_table
 from moralprobe.activations.stream import Tokens, TokenSource, windows
+from moralprobe.data.starter import NAME as STARTER
 from moralprobe.data.texts import SUFFIXES, load_lines
 from moralprobe.errors import UsageError
+from moralprobe.files import hash_file
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.tokens import Encoded
 from moralprobe.moral_vectors import build_vectors
@@ -38,11 +40,17 @@ def judging_tokens(model: CausalModel, loaded: LoadedSAE, paths: Sequence[str] |
     Raises:
         As `options_of` and `read_texts`.
     """
-    train, held = read_texts(model, options_of(loaded, paths))
-    known = set(loaded.sae.cfg.metadata.texts or ())
-    if known & set(paths or known):
+    options = options_of(loaded, paths)
+    train, held = read_texts(model, options)
+    known = set((loaded.sae.cfg.metadata.text_hashes or {}).values())
+    if paths is None or known & set(hashes_of(options.paths).values()):
         return held
     return Tokens.distinct([*train.encoded, *held.encoded])
+
+
+def hashes_of(paths: Sequence[str]) -> dict[str, str]:
+    """Return by which the texts of a path are known again, wherever they lie."""
+    return {path: path if path == STARTER else hash_file(Path(path)) for path in paths}
 
 
 def read_texts(model: CausalModel, options: TextOptions) -> tuple[Tokens, Tokens]:
@@ -135,6 +143,7 @@ def metadata_of(model: CausalModel, texts: TextOptions, n_tokens: int) -> dict[s
         "dtype_of_states": str(model.dtype).removeprefix("torch."),
         "context_size": texts.max_tokens,
         "texts": list(texts.paths),
+        "text_hashes": hashes_of(texts.paths),
         "template": texts.template,
         "held_out": texts.held_out,
         "training_tokens": n_tokens,

@@ -118,7 +118,7 @@ def train(
             task.name: trainer_of(task, source.width, device, metadata or {}) for task in tasks
         }
         done, position = load_checkpoint(out, trainers)
-        history = _Watch(trainers, {t.name: t.layer for t in tasks}, recipe.steps)
+        history = _Watch(trainers)
         stream = batches(source, batch=recipe.batch, seed=ORDER, start=position)
         if not done:
             begin_at_the_mean(trainers, tasks, source, recipe)
@@ -134,7 +134,9 @@ def train(
                 progress(State(step, recipe.steps, history.look(step, out)))
             if step % checkpoint == 0 and step < recipe.steps:
                 history.look(step, out)
+                history.refuse_weights(step, out)
                 save_checkpoint(out, trainers, step, position)
+        history.refuse_weights(recipe.steps, out)
         for task in tasks:
             explained = 1 - history.figures[task.name]["fvu"]
             written = trainers[task.name].sae.cfg.metadata
@@ -253,8 +255,7 @@ def begin_at_the_mean(
     """Scale activations as SAELens does, and begin with their mean as the decoder's bias.
 
     Scaled, their norm is on average the square root of their width. The mean is most of a residual
-    stream; a bias that begins at 0 takes thousands of steps to get there, and meanwhile the few
-    features that stand in for it are active everywhere and most others die.
+    stream; a bias that begins at 0 is led there step by step, and features stand in for it.
     """
     some: dict[int, list[torch.Tensor]] = {layer: [] for layer in source.layers}
     stream = batches(source, batch=recipe.batch, seed=ORDER)
@@ -273,11 +274,8 @@ def begin_at_the_mean(
 class _Watch:
     """What training gave since the last look: losses, and figures of the last batch."""
 
-    def __init__(
-        self, trainers: Mapping[str, SAETrainer[Any, Any]], layers: dict[str, int], steps: int
-    ) -> None:
+    def __init__(self, trainers: Mapping[str, SAETrainer[Any, Any]]) -> None:
         self._trainers = trainers
-        self._layers = layers
         self._losses: dict[str, list[tuple[int, torch.Tensor]]] = {name: [] for name in trainers}
         self._last: dict[str, TrainStepOutput] = {}
         self.figures: dict[str, dict[str, float]] = {}
@@ -292,11 +290,7 @@ class _Watch:
         for name, losses in self._losses.items():
             for at, loss in losses:
                 if not bool(torch.isfinite(loss)):
-                    raise NumericError(
-                        f"the loss of {name} is {float(loss)} at step {at}",
-                        "training has diverged",
-                        f"{_last_good(out)}; train with a smaller --lr",
-                    )
+                    raise _diverged(f"the loss of {name} is {float(loss)} at step {at}", out)
             losses.clear()
             if (output := self._last.pop(name, None)) is not None:
                 self.figures[name] = _figures(self._trainers[name], output)
@@ -308,6 +302,18 @@ class _Watch:
                     f"{_last_good(out)}; train with a smaller --lr or --sparsity",
                 )
         return self.figures
+
+    def refuse_weights(self, step: int, out: Path) -> None:
+        """Refuse weights that are no numbers: a loss may be one before the step that ruins them."""
+        for name, trainer in self._trainers.items():
+            if not all(bool(torch.isfinite(p).all()) for p in trainer.sae.parameters()):
+                raise _diverged(f"the weights of {name} hold NaN or infinity at step {step}", out)
+
+
+def _diverged(what: str, out: Path) -> NumericError:
+    return NumericError(
+        what, "training has diverged", f"{_last_good(out)}; train with a smaller --lr"
+    )
 
 
 def _last_good(out: Path) -> str:

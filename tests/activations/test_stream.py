@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from moralprobe.activations import stream
 from moralprobe.activations.job import encode_texts
 from moralprobe.activations.stream import (
     Position,
@@ -24,6 +25,7 @@ from moralprobe.models.causal import CausalModel
 from moralprobe.models.tokens import Encoded
 from moralprobe.sites import Site
 from tests.activations.test_extract import starter, tiny
+from tests.models.test_prefixes import counting_nodes
 
 
 def tokens_of(model: CausalModel, rows: int = 60) -> Tokens:
@@ -80,6 +82,21 @@ def test_states_are_those_of_each_text_alone(family: str, share: bool) -> None:
         torch.testing.assert_close(states[layer], expected, rtol=2e-4, atol=2e-4)
 
 
+def test_a_model_that_allows_no_sharing_is_read_text_by_text(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = counting_nodes()
+    actions = [f"most people would say {a} and {b}" for a in "abcdefgh" for b in "stealing"]
+    tokens = Tokens.distinct(model.encode(actions, [(0, 1)] * len(actions), max_tokens=128))
+    states = read_tokens(model, tokens, [1])[1]
+    expected = alone(model, tokens, 1)
+    torch.testing.assert_close(states, expected, rtol=2e-4, atol=2e-4)
+    # If it weren't asked, the states of a tree would be others.
+    monkeypatch.setattr(stream, "why_not", lambda *_: "")
+    shared = read_tokens(model, tokens, [1])[1]
+    assert not torch.allclose(shared, expected, rtol=1e-2, atol=1e-2)
+
+
 def test_parts_share_no_token_with_its_context() -> None:
     tokens = tokens_of(tiny())
     train, held = tokens.split(0.2)
@@ -99,8 +116,8 @@ def test_an_epoch_has_every_token_once_and_epochs_differ() -> None:
     source = TokenSource(model, tokens, [1], seed=0)
     everything = read_tokens(model, tokens, [1])[1]
     n = len(tokens) // 32
-    stream = batches(source, batch=32, seed=0)
-    epochs = [torch.cat([next(stream)[1][1] for _ in range(n)]) for _ in range(2)]
+    drawn = batches(source, batch=32, seed=0)
+    epochs = [torch.cat([next(drawn)[1][1] for _ in range(n)]) for _ in range(2)]
     rows = {tuple(row) for row in everything.tolist()}
     for epoch in epochs:
         found = [tuple(row) for row in epoch.tolist()]
@@ -113,16 +130,16 @@ def test_an_epoch_has_every_token_once_and_epochs_differ() -> None:
 def test_a_batch_is_known_without_those_before_it(held: int) -> None:
     model = tiny()
 
-    def stream(start: Position, n: int) -> list[tuple[Position, torch.Tensor]]:
+    def some(start: Position, n: int) -> list[tuple[Position, torch.Tensor]]:
         source = TokenSource(model, tokens_of(model), [0, 1], seed=3, held_bytes=held)
         assert (source.pieces(0) > 1) == (held == 40_000)
         found = batches(source, batch=16, seed=3, start=start)
         return [(at, torch.cat([part[0], part[1]], 1)) for at, part in islice(found, n)]
 
-    whole = stream(Position(), 300)
+    whole = some(Position(), 300)
     assert whole[-1][0] > Position(0, 1)
     for n in (1, 177, 299):
-        for (at, a), (there, b) in zip(whole[n:], stream(whole[n - 1][0], 300 - n), strict=True):
+        for (at, a), (there, b) in zip(whole[n:], some(whole[n - 1][0], 300 - n), strict=True):
             assert at == there
             assert torch.equal(a, b)
 

@@ -155,9 +155,9 @@ def other(kind: str, **sizes: object) -> CausalModel:
     return load_model(network, tokenizer=tiny_tokenizer(bos=True))
 
 
-def test_a_window_that_counts_nodes_instead_of_positions_is_found_out() -> None:
+def counting_nodes() -> CausalModel:
     """GPT-Neo's local attention: longer than any text, shorter than the trees that are read."""
-    model = other(
+    return other(
         "gpt_neo",
         hidden_size=32,
         num_layers=2,
@@ -166,6 +166,10 @@ def test_a_window_that_counts_nodes_instead_of_positions_is_found_out() -> None:
         window_size=100,
         max_position_embeddings=512,
     )
+
+
+def test_a_window_that_counts_nodes_instead_of_positions_is_found_out() -> None:
+    model = counting_nodes()
     words = sorted(f"it is often said that {a} and {b}" for a in "abcdefgh" for b in "stealing")
     texts = sorted(
         model.encode(words, [(0, len(word)) for word in words], max_tokens=128),

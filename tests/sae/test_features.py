@@ -24,6 +24,7 @@ from moralprobe.sae.features import _matched, moral_features
 from moralprobe.sae.load import load_sae
 from moralprobe.sae.published import published
 from moralprobe.sae.text_features import TextFeatures, read_features
+from moralprobe.sae.tokens import judging_tokens
 from tests.activations.test_extract import starter, tiny
 from tests.activations.test_stream import alone
 
@@ -237,3 +238,17 @@ def test_states_that_it_doesnt_fit_are_refused(trained: Path) -> None:
         loaded.sae.W_dec.mul_(-3)
     with pytest.raises(ModelError, match=r"doesn't fit.*where it was trained"):
         read_features(loaded, load_model(trained / "model", dtype="fp32"), starter(60))
+
+
+def test_its_own_texts_are_judged_by_what_was_held_out_wherever_they_lie(
+    trained: Path, tmp_path: Path
+) -> None:
+    loaded = load_sae(trained / "sae")
+    model = load_model(trained / "model", dtype="fp32")
+    held = judging_tokens(model, loaded, None).digest()
+    copy = tmp_path / "renamed.parquet"
+    copy.write_bytes((trained / "starter.parquet").read_bytes())
+    assert judging_tokens(model, loaded, [str(copy)]).digest() == held
+    (tmp_path / "other.txt").write_text("Somebody helps a stranger.\nSomebody lies to a friend.\n")
+    other = judging_tokens(model, loaded, [str(tmp_path / "other.txt")])
+    assert len(other.encoded) == 2

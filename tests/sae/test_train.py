@@ -184,6 +184,27 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_checkpoint(tmp_path: 
         assert torch.equal(weights(folder)[name], value)
 
 
+def test_weights_that_are_no_numbers_are_never_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of a step is a number, and the step itself ruins the weights."""
+    clip = torch.nn.utils.clip_grad_norm_
+    steps = iter(range(1, 1000))
+
+    def ruined(parameters: Any, most: float) -> Any:
+        parameters = list(parameters)
+        if next(steps) == 40:
+            parameters[0].grad.fill_(float("nan"))
+        return clip(parameters, most)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", ruined)
+    with pytest.raises(
+        NumericError, match=r"weights of .* hold NaN or infinity at step 40"
+    ) as caught:
+        run(tmp_path / "sae", tasks())
+    assert "is of step 20" in caught.value.instead
+
+
 def test_features_that_are_nearly_all_dead_stop_it(tmp_path: Path) -> None:
     class Alike(Planted):
         def read(self, epoch: int, piece: int) -> dict[int, torch.Tensor]:
