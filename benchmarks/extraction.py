@@ -55,33 +55,17 @@ def texts_of(paths: list[str], n: int) -> list[str]:
     return (texts.slice(len(texts) // 4, n) if 0 < n < len(texts) else texts).to_list()
 
 
-def table_of(texts: list[str]) -> Any:
-    """Return a table of texts alone, as `extract` takes it."""
-    import io
-
-    import polars as pl
-
-    class Table:
-        frame = pl.DataFrame({"action": texts})
-
-        def to_bytes(self) -> bytes:
-            buffer = io.BytesIO()
-            self.frame.write_parquet(buffer)
-            return buffer.getvalue()
-
-    return Table()
-
-
 def ours(texts: list[str], dtype: str, model_name: str, template: str) -> dict[str, Any]:
     """Extract with moralprobe."""
     from moralprobe import extract, load_model
+    from moralprobe.data.texts import Texts
 
     model = load_model(model_name, dtype=dtype)
     before = resident()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "store"
-        store = extract(model, table_of(texts), out, poolings=POOLINGS, template=template)
+        store = extract(model, Texts(texts), out, poolings=POOLINGS, template=template)
         seconds = time.perf_counter() - start
         found = {"texts": store.n_readable, "seconds": seconds, **memory(before)}
         written = sum(path.stat().st_size for path in out.iterdir())
@@ -92,9 +76,10 @@ def operations(model: Any, texts: list[str], template: str) -> dict[str, float]:
     """Count the operations that our plan needs, and the tokens with and without sharing."""
     from moralprobe.activations.cost import forward_flops
     from moralprobe.activations.job import Options, make_job
+    from moralprobe.data.texts import Texts
     from moralprobe.models.shape import shape_of
 
-    job = make_job(model, table_of(texts), Options(template=template))
+    job = make_job(model, Texts(texts), Options(template=template))
     flops = forward_flops(shape_of(model), job.plan, range(model.n_layers))
     return {"flops": flops, "tokens": job.plan.n_tokens, "tokens_unshared": sum(job.plan.lengths)}
 

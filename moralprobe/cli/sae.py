@@ -213,14 +213,11 @@ def features_command(
     check_writable(out)
     loaded_model = load_model(**origin_of(loaded, model), device=device)
     with steps("reading tokens", quiet=quiet) as step:
-        done = 0
 
-        def count(n: int) -> None:
-            nonlocal done
-            done += n
-            step(done, 0, "tokens")
+        def reading(done: int, total: int) -> None:
+            step(done, total, "tokens")
 
-        read = read_features(loaded, loaded_model, table, seed=seed, step=count)
+        read = read_features(loaded, loaded_model, table, seed=seed, reading=reading)
     for warning in read.warnings:
         notice(f"warning: {warning}")
     found = moral_features(read, seed=seed)

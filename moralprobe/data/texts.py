@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import polars as pl
 
 from moralprobe.errors import DataError
 
 SUFFIXES: Final = (".txt", ".jsonl")
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts and nothing else, as whatever reads a table's column `action` takes them."""
+
+    texts: Sequence[str]
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """The table."""
+        return pl.DataFrame({"action": self.texts}, schema={"action": pl.String})
+
+    def to_bytes(self) -> bytes:
+        """Return the table as a Parquet file."""
+        buffer = io.BytesIO()
+        self.frame.write_parquet(buffer)
+        return buffer.getvalue()
 
 
 def load_lines(path: Path) -> list[str]:

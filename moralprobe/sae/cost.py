@@ -7,16 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import polars as pl
-
 from moralprobe.activations.forecast import plan_extraction
-from moralprobe.activations.store import TextTable, load_table
 from moralprobe.activations.stream import HELD_BYTES
-from moralprobe.data.texts import SUFFIXES, load_lines
+from moralprobe.data.texts import SUFFIXES, Texts, load_lines
 from moralprobe.errors import DataError
-from moralprobe.moral_vectors import build_vectors
 from moralprobe.sae.recipe import Recipe
-from moralprobe.sae.tokens import TextOptions
+from moralprobe.sae.tokens import TextOptions, table_at
 
 SPARSE: Final = ("topk", "batchtopk")
 _WORD: Final = 4  # bytes of a weight, a gradient or a moment
@@ -58,7 +54,7 @@ def training_cost(
 
     Args:
         model: a folder, packaged name, or id that the registry knows; it isn't fetched.
-        texts: what is read; lines of text files are counted as they are, without windows.
+        texts: what is read; lines of text files are counted in the template too, without windows.
         layers: as `parse_layers` reads them.
         recipes: one an autoencoder and layer.
 
@@ -69,7 +65,7 @@ def training_cost(
     """
     cost = plan_extraction(
         model,
-        _Texts(pl.DataFrame({"action": _actions(texts)})),
+        Texts(_actions(texts)),
         layers=layers,
         poolings="mean",
         template=texts.template,
@@ -109,22 +105,13 @@ def training_cost(
     )
 
 
-@dataclass(frozen=True)
-class _Texts:
-    frame: pl.DataFrame
-
-    def to_bytes(self) -> bytes:
-        return b""
-
-
 def _actions(texts: TextOptions) -> list[str]:
     found: list[str] = []
     for path in texts.paths:
         if Path(path).suffix in SUFFIXES:
             found += load_lines(Path(path))
             continue
-        table: TextTable = build_vectors("starter") if path == "starter" else load_table(Path(path))
-        found += table.frame["action"].unique().to_list()
+        found += table_at(path).frame["action"].unique().to_list()
     if not found:
         raise DataError("there is no text to train on", "all are empty", "give more texts")
     return found

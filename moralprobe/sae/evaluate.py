@@ -12,7 +12,8 @@ from typing import Any, Final
 import torch
 from torch.nn.functional import cross_entropy
 
-from moralprobe.activations.stream import Tokens, read_tokens
+from moralprobe.activations.distinct import Tokens
+from moralprobe.activations.stream import read_tokens
 from moralprobe.errors import DataError
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.tokens import Batch, Encoded

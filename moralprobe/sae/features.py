@@ -146,6 +146,20 @@ def moral_features(read: TextFeatures, *, seed: int = 0) -> MoralFeatures:
             **published(pearson_of_features(Y[held], T[held])),
         }
     ).with_columns(pl.col(pl.Float64).fill_nan(None))
+    return MoralFeatures(frame, _summary(read, frame, selection, holds, rng))
+
+
+def _summary(
+    read: TextFeatures,
+    frame: pl.DataFrame,
+    selection: Selection,
+    holds: NDArray[np.bool_],
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """Count what was chosen, and what the nulls give."""
+    train, held = read.train, ~read.train
+    Y, T, C = read.activations, read.moral, read.covariates
+    replicated = selection.chosen & holds
     tested = np.asarray(np.isfinite(selection.found.t).any(axis=0))
     matched = _matched(selection.chosen, tested, np.asarray((Y[train] != 0).sum(axis=0)), rng)
     shuffled = [
@@ -156,11 +170,11 @@ def moral_features(read: TextFeatures, *, seed: int = 0) -> MoralFeatures:
     twin_again = associate(read.random[held], T[held], C[held])
     twin_holds = _holds(twin, twin_again)
     own = frame.filter("replicated")["specificity"]
-    summary = {
+    return {
         "texts": len(T),
         "train": int(train.sum()),
         "held_out": int(held.sum()),
-        "features": len(features),
+        "features": len(holds),
         "tested": int(tested.sum()),
         "chosen": int(selection.chosen.sum()),
         "replicated": int(replicated.sum()),
@@ -182,7 +196,6 @@ def moral_features(read: TextFeatures, *, seed: int = 0) -> MoralFeatures:
         "explained_variance": read.explained_variance,
         "level": LEVEL,
     }
-    return MoralFeatures(frame, summary)
 
 
 def _with(Y: sparse.csr_array, covariates: Any) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from typing import Any, Final
 import torch
 
 from moralprobe.errors import UsageError, nearest
+from moralprobe.models.load import DTYPES
 
 ARCHITECTURES: Final = ("topk", "batchtopk", "jumprelu", "relu-l1", "matryoshka")
 """TopK (Gao et al. 2024), BatchTopK (Bussmann et al. 2024), JumpReLU (Rajamanoharan et al. 2024),
@@ -15,7 +16,6 @@ ReLU with an L1 penalty (Bricken et al. 2023), and BatchTopK in nested sizes (Bu
 2025)."""
 CHOOSE_K: Final = ("topk", "batchtopk", "matryoshka")
 """Those with a number of active features instead of a penalty on them."""
-PRECISIONS: Final = ("bf16", "fp32")
 _NESTED: Final = (16, 8, 4, 2, 1)  # the sizes of a matryoshka, as parts of the whole
 
 
@@ -59,7 +59,7 @@ class Recipe:
         """
         for what, value, known in (
             ("architecture", self.arch, ARCHITECTURES),
-            ("precision", self.precision, PRECISIONS),
+            ("precision", self.precision, tuple(DTYPES)),
         ):
             if value not in known:
                 raise UsageError(

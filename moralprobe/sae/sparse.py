@@ -31,10 +31,10 @@ from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from torch.nn.functional import embedding_bag
 
 from moralprobe.errors import UsageError
+from moralprobe.models.load import DTYPES
 
 GROUP: Final = 32
 """Features whose largest value is looked at first when the active ones are chosen."""
-PRECISIONS: Final[dict[str, torch.dtype]] = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 class Active(NamedTuple):
@@ -288,23 +288,28 @@ def auxiliary_loss(
 
 def _scores(sae: SparseSAE, inside: torch.Tensor, norms: torch.Tensor | None) -> torch.Tensor:
     """Return by what features are chosen, [batch, d_sae]: one dense product in `precision`."""
-    dtype = PRECISIONS[sae.cfg.precision]
+    dtype = DTYPES[sae.cfg.precision]
     W_enc, b_enc = sae.W_enc, sae.b_enc
     if norms is not None:
         W_enc, b_enc = W_enc * norms, b_enc * norms
     return torch.addmm(b_enc.to(dtype), inside.to(dtype), W_enc.to(dtype))
 
 
-@dataclass
-class SparseTopKTrainingSAEConfig(TopKTrainingSAEConfig):
-    """SAELens' config of TopK, with what the sparse step adds.
+@dataclass(kw_only=True)
+class SparseOptions:
+    """What the sparse step adds to SAELens' configs.
 
-    `precision` is that of the encoder's product (`PRECISIONS`); `aux_share` the share of a batch on
-    which dead features are revived, whose loss is the same in expectation.
+    `precision` is that of the encoder's product (`models.load.DTYPES`); `aux_share` the share of a
+    batch on which dead features are revived, whose loss is the same in expectation.
     """
 
     precision: str = "bf16"
     aux_share: float = 1.0
+
+
+@dataclass
+class SparseTopKTrainingSAEConfig(TopKTrainingSAEConfig, SparseOptions):
+    """SAELens' config of TopK, and the sparse step's options."""
 
     @classmethod
     def architecture(cls) -> str:
@@ -335,11 +340,8 @@ class SparseTopKTrainingSAE(TopKTrainingSAE):
 
 
 @dataclass
-class SparseBatchTopKTrainingSAEConfig(BatchTopKTrainingSAEConfig):
-    """SAELens' config of BatchTopK, with what the sparse step adds, as of TopK."""
-
-    precision: str = "bf16"
-    aux_share: float = 1.0
+class SparseBatchTopKTrainingSAEConfig(BatchTopKTrainingSAEConfig, SparseOptions):
+    """SAELens' config of BatchTopK, and the sparse step's options."""
 
     @classmethod
     def architecture(cls) -> str:

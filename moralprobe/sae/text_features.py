@@ -12,9 +12,11 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
+from moralprobe.activations.distinct import Tokens, token_paths
 from moralprobe.activations.job import encode_texts, prompt_of
-from moralprobe.activations.stream import Tokens, read_tokens, token_paths
+from moralprobe.activations.stream import counting, read_tokens
 from moralprobe.data import lexicon
+from moralprobe.data.texts import Texts
 from moralprobe.foundations import POLES
 from moralprobe.models.causal import CausalModel
 from moralprobe.moral_vectors import MoralVectors
@@ -49,7 +51,7 @@ def read_features(
     vectors: MoralVectors,
     *,
     seed: int = 0,
-    step: Callable[[int], None] = lambda n: None,
+    reading: Callable[[int, int], None] = lambda done, total: None,
 ) -> TextFeatures:
     """Read the features of every distinct text of a table, and of a random dictionary beside them.
 
@@ -60,7 +62,7 @@ def read_features(
         model: that it was trained on.
         vectors: the table; texts that differ in case or blanks alone count once.
         seed: of the random dictionary.
-        step: called with the number of tokens after every batch.
+        reading: called while the model reads, with tokens read and their number.
 
     Raises:
         ModelError: an autoencoder of another width, layer or model, or one that doesn't fit.
@@ -73,11 +75,13 @@ def read_features(
     )
     metadata = loaded.sae.cfg.metadata
     template = prompt_of(metadata.template or "action-is-morally", model.tokenizer)
-    table, encoded = encode_texts(model.tokenizer, _Actions(by_text), template, 128)
+    actions = Texts(by_text["action"].to_list())
+    table, encoded = encode_texts(model.tokenizer, actions, template, 128)
     table = table.filter(pl.col("status") == "ok").with_columns(at=pl.int_range(pl.len()))
     by_text = by_text.join(table, left_on="action", right_on="text", maintain_order="left")
     encoded = [encoded[i] for i in by_text["at"]]
     tokens = Tokens.distinct(encoded)
+    step = counting(reading, len(tokens))
     states = read_tokens(model, tokens, [loaded.layer], step=step)[loaded.layer]
     kept = (states.float().norm(dim=-1) <= loaded.sink_norm).cpu().numpy()
     paths = token_paths(encoded, tokens) @ sparse.diags_array(kept.astype(np.float32))
@@ -99,14 +103,6 @@ def read_features(
         explained_variance=explained,
         warnings=tuple(warnings),
     )
-
-
-@dataclass(frozen=True)
-class _Actions:
-    frame: pl.DataFrame
-
-    def to_bytes(self) -> bytes:
-        return b""
 
 
 def _encode(

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from moralprobe.activations.distinct import Tokens, windows
 from moralprobe.activations.job import MAX_TOKENS, encode_texts, prompt_of
-from moralprobe.activations.store import load_table
-from moralprobe.activations.stream import Tokens, TokenSource, windows
+from moralprobe.activations.store import TextTable, load_table
+from moralprobe.activations.stream import TokenSource, counting
 from moralprobe.data.starter import NAME as STARTER
 from moralprobe.data.texts import SUFFIXES, load_lines
 from moralprobe.errors import UsageError
@@ -103,13 +104,7 @@ def train_on_tokens(
     """
     tokens, _ = read_texts(model, texts)
     layers = sorted({task.layer for task in tasks})
-    read = 0
-
-    def step(n: int) -> None:
-        nonlocal read
-        read += n
-        reading(read, len(tokens))
-
+    step = counting(reading, len(tokens))
     source = TokenSource(model, tokens, layers, seed=ORDER, step=step)
     about = {
         "source": "tokens",
@@ -195,6 +190,14 @@ def options_of(loaded: LoadedSAE, paths: Sequence[str] | None = None) -> TextOpt
 def _encoded(model: CausalModel, path: str, options: TextOptions) -> list[Encoded]:
     if Path(path).suffix in SUFFIXES:
         return windows(model, load_lines(Path(path)), options.max_tokens)
-    table = build_vectors("starter") if path == "starter" else load_table(Path(path))
     template = prompt_of(options.template, model.tokenizer)
-    return encode_texts(model.tokenizer, table, template, options.max_tokens)[1]
+    return encode_texts(model.tokenizer, table_at(path), template, options.max_tokens)[1]
+
+
+def table_at(path: str) -> TextTable:
+    """Return the table at a path, or the starter set by its name.
+
+    Raises:
+        DataError: a file that is no table.
+    """
+    return build_vectors(STARTER) if path == STARTER else load_table(Path(path))

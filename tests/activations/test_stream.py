@@ -9,16 +9,9 @@ import pytest
 import torch
 
 from moralprobe.activations import stream
+from moralprobe.activations.distinct import Tokens, windows
 from moralprobe.activations.job import encode_texts
-from moralprobe.activations.stream import (
-    Position,
-    Tokens,
-    TokenSource,
-    batches,
-    ordinary,
-    read_tokens,
-    windows,
-)
+from moralprobe.activations.stream import Position, TokenSource, batches, ordinary, read_tokens
 from moralprobe.data.prompts import get_template
 from moralprobe.errors import DataError, NumericError
 from moralprobe.models.causal import CausalModel

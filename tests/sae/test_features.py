@@ -12,8 +12,9 @@ import pytest
 import torch
 from scipy import sparse
 
+from moralprobe.activations.distinct import Tokens, token_paths
 from moralprobe.activations.job import encode_texts
-from moralprobe.activations.stream import Tokens, read_tokens, token_paths
+from moralprobe.activations.stream import read_tokens
 from moralprobe.cli.main import app
 from moralprobe.data.prompts import get_template
 from moralprobe.errors import DataError, ModelError
