@@ -17,6 +17,7 @@ from moralprobe.activations.job import encode_texts
 from moralprobe.activations.stream import read_tokens
 from moralprobe.cli.main import app
 from moralprobe.data.prompts import get_template
+from moralprobe.data.splits import normalise
 from moralprobe.errors import DataError, ModelError
 from moralprobe.foundations import POLES
 from moralprobe.models.load import load_model
@@ -92,6 +93,17 @@ def test_each_chosen_feature_is_matched_by_another_of_its_density() -> None:
     tested = np.array([True, True, True, True, True, False])
     matched = _matched(chosen, tested, density, np.random.default_rng(0))
     assert sorted(matched) == [1, 3]
+
+
+def test_a_random_dictionary_holds_where_it_does_on_its_own_held_out_texts() -> None:
+    read = planted()
+    random = read.random.toarray()
+    rows = read.train
+    random[rows, 0] += read.moral[rows, 0] * 3  # feature 0 of it goes with care while choosing only
+    random[:, 1] += read.moral[:, 1] * 3  # and feature 1 with harm everywhere
+    null = moral_features(replace(read, random=sparse.csr_array(random))).summary
+    assert null["null_random_dictionary"]["chosen"] >= 2
+    assert null["null_random_dictionary"]["replicated"] == 1
 
 
 def test_the_shuffled_twin_finds_none() -> None:
@@ -197,6 +209,8 @@ def test_activations_are_the_means_of_each_text_alone(trained: Path) -> None:
     model = load_model(trained / "model", dtype="fp32")
     read = read_features(loaded, model, starter(60))
     assert read.explained_variance > 0
+    splits = {normalise(a): s for a, s in starter(60).frame.select("action", "split").iter_rows()}
+    assert [splits[normalise(text)] == "train" for text in read.texts] == read.train.tolist()
     template = get_template("action-is-morally")
     for i in (0, 17, len(read.texts) - 1):
         ids = model.tokenizer(template.render(read.texts[i]), return_tensors="pt")["input_ids"]
@@ -219,8 +233,11 @@ def test_texts_are_shown_as_text(trained: Path, tmp_path: Path) -> None:
     page = (tmp_path / "feature-0.html").read_text("utf-8")
     assert "<script>" not in page and "&lt;script&gt;" in page and "<b>&lt;" not in page
     assert "&lt;m&gt;" in index.read_text("utf-8")
-    for name in ("largest", "upper quarter", "median", "smallest"):
-        assert f"Texts: {name}" in page
+    at = [page.index(f"Texts: {n}") for n in ("largest", "upper quarter", "median", "smallest")]
+    assert at == sorted(at)
+    # The texts stand in the order of their activations.
+    assert at[0] < page.index("&lt;script&gt;") < page.index("text 0<") < at[1]
+    assert at[3] < page.index("text 59<")
 
 
 def test_another_model_is_refused_with_both_names(trained: Path, tmp_path: Path) -> None:
