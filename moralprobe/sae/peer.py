@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from moralprobe.models.causal import CausalModel
-from moralprobe.models.lens import bridge_of, hook_name
+from moralprobe.models.lens import bridge_of
 from moralprobe.models.tokens import Encoded
 from moralprobe.sae.evaluate import of_one_length
 from moralprobe.sae.load import LoadedSAE
@@ -51,7 +51,6 @@ def evaluate_with_sae_lens(
     Raises:
         ModelError: TransformerLens doesn't know the architecture.
     """
-    from sae_lens import SAE
     from sae_lens.evals import (
         get_downstream_reconstruction_metrics,
         get_sparsity_and_variance_metrics,
@@ -59,9 +58,6 @@ def evaluate_with_sae_lens(
     from sae_lens.training.activation_scaler import ActivationScaler
 
     bridge = bridge_of(model)
-    # A copy from the file: its config gets the hook's present name.
-    sae = SAE.load_from_disk(loaded.folder, device=str(model.device))
-    sae.cfg.metadata.hook_name = hook_name(loaded.site)
     batches = [batch.ids for batch in of_one_length(model, encoded)]
     common = {
         "activation_scaler": ActivationScaler(),
@@ -72,7 +68,7 @@ def evaluate_with_sae_lens(
     }
     with torch.no_grad():
         spliced = get_downstream_reconstruction_metrics(
-            sae=sae,
+            sae=loaded.sae,
             model=bridge,
             activation_store=_Texts(batches),
             compute_kl=False,
@@ -80,7 +76,7 @@ def evaluate_with_sae_lens(
             **common,
         )
         metrics, _ = get_sparsity_and_variance_metrics(
-            sae=sae,
+            sae=loaded.sae,
             model=bridge,
             activation_store=_Texts(batches),
             compute_l2_norms=False,
