@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = (
     ROOT / "README.md",
     ROOT / "docs" / "howto" / "plan.md",
+    ROOT / "docs" / "howto" / "autoencoders.md",
     ROOT / "docs" / "explanation" / "design.md",
     ROOT / "docs" / "explanation" / "two-modes.md",
     ROOT / "docs" / "explanation" / "statistics.md",
@@ -119,6 +121,59 @@ def plan() -> str:
         f"{found['machine']['cores']} cores with {found['model']}, and took\n"
         f"{found['seconds']:.0f} s; {found['planned_bytes'] / 1e6:,.0f} MB were planned and "
         f"{found['bytes'] / 1e6:,.0f} MB written (`python benchmarks/plan.py`)."
+    )
+
+
+def sae() -> str:
+    """Say what an autoencoder of real texts reaches, and what features it has."""
+    found = json.loads((RESULTS / "sae-real.json").read_text())
+    recipe, judged, theirs = found["recipe"], found["reconstruction"], found["sae_lens"]
+    features = found["features"]
+    twin, others = features["null_random_dictionary"], features["others_as_dense"]
+    return (
+        f"On {found['model']}, layer {found['layer']}, {found['tokens']:,} tokens of actions and "
+        f"{recipe['steps']:,} steps ({recipe['arch']}, k {recipe['k']},\n{recipe['expansion']} "
+        f"times as many features): {found['seconds']['train'] / 60:.0f} minutes on "
+        f"{found['machine']['cores']} cores. On held-out texts it explains "
+        f"{judged['explained_variance']:.3f} of the\nvariance; {judged['dead']:.0%} of its "
+        f"features are active in none of them. Spliced in, it recovers "
+        f"{found['recovered_from_zero']:.3f} of the loss\nthat zeros cost and "
+        f"{found['recovered_from_mean']:.3f} of what the mean costs. SAELens' evaluation, token 0 "
+        f"too: {theirs['explained_variance']:.3f} of the\nvariance, {theirs['ce_loss_score']:.3f} "
+        f"of the loss.\n\nOf {features['tested']:,} features that can be tested "
+        f"{features['chosen']:,} are chosen by {features['train']:,} texts and "
+        f"{features['replicated']:,} hold on {features['held_out']:,} others, at a median\n"
+        f"specificity of {features['specificity_median']:.2f}. With the poles shuffled "
+        f"{max(features['null_shuffled_chosen'])} are chosen at most; of a random dictionary "
+        f"{twin['replicated']:,} hold; of other\nfeatures as often active {others['hold']:,} of "
+        f"{others['features']:,}. By the paper's rules {features['li2026']['mono']:,} are "
+        f"mono-semantic, {features['li2026']['strict']:,} strictly."
+    )
+
+
+def sae_speed() -> str:
+    """Say how fast the sparse step is beside SAELens' own, with and without dead features."""
+    found = json.loads((RESULTS / "sae-topk.json").read_text())
+    rate = {}
+    for name in ("ours", "stock"):
+        blocks = [
+            (rate, dead)
+            for run in found["runs"]
+            for rate, dead in zip(run[name]["rates"], run[name]["dead"], strict=True)
+        ]
+        rate[name] = [
+            statistics.median(value for value, dead in blocks if (dead > 0) == some)
+            for some in (False, True)
+        ]
+    held = {name: 1 - rows[0]["explained_variance"] for name, rows in found["held_out"].items()}
+    alive, dying = (ours / stock for ours, stock in zip(rate["ours"], rate["stock"], strict=True))
+    return (
+        f"Inside SAELens' trainer, {found['d_in']} to {found['d_sae']:,}, k {found['k']}, batches "
+        f"of {found['batch']:,}, on {found['machine']['cores']} cores: {rate['ours'][0]:,.0f} "
+        f"activations a\nsecond, {alive:.1f} times SAELens' own step in fp32, and {dying:.1f} "
+        f"times while most features are dead and being revived.\nAfter {found['steps']} steps from "
+        f"the same weights {held['ours']:.4f} of the held-out variance is unexplained, by SAELens' "
+        f"own {held['stock']:.4f}."
     )
 
 
@@ -270,6 +325,8 @@ def filled(page: str) -> str:
         "layers": layers,
         "plan": plan,
         "planted": planted,
+        "sae": sae,
+        "sae_speed": sae_speed,
         "wide": wide,
     }
     return re.sub(
