@@ -133,8 +133,7 @@ def sae() -> str:
     return (
         f"On {found['model']}, layer {found['layer']}, {found['tokens']:,} tokens of actions and "
         f"{recipe['steps']:,} steps ({recipe['arch']}, k {recipe['k']},\n{recipe['expansion']} "
-        f"times as many features): {found['seconds']['train'] / 60:.0f} minutes on "
-        f"{found['machine']['cores']} cores. On held-out texts it explains "
+        f"times as many features): on held-out texts it explains "
         f"{judged['explained_variance']:.3f} of the\nvariance; {judged['dead']:.0%} of its "
         f"features are active in none of them. Spliced in, it recovers "
         f"{found['recovered_from_zero']:.3f} of the loss\nthat zeros cost and "

@@ -95,10 +95,10 @@ def real(options: Any) -> None:
     from moralprobe.sae.features import moral_features
     from moralprobe.sae.load import load_sae
     from moralprobe.sae.peer import evaluate_with_sae_lens
-    from moralprobe.sae.recipe import Recipe
+    from moralprobe.sae.recipe import Recipe, Task
     from moralprobe.sae.text_features import read_features
     from moralprobe.sae.tokens import TextOptions, read_texts, train_on_tokens
-    from moralprobe.sae.train import State, Task
+    from moralprobe.sae.train import State
 
     model = load_model(options.model)
     texts = TextOptions(tuple(options.vectors))
@@ -148,8 +148,8 @@ def one(options: Any, model: Any, source: Any, held: Any, seed: int) -> dict[str
     import torch
 
     from moralprobe.activations.stream import batches
-    from moralprobe.sae.recipe import Recipe
-    from moralprobe.sae.train import Task, begin_at_the_mean, trainer_of
+    from moralprobe.sae.recipe import Recipe, Task
+    from moralprobe.sae.trainer import begin_at_the_mean, trainer_of
 
     recipe = Recipe(arch=options.arch, steps=options.steps, seed=seed, dead_after=100)
     task = Task(options.layer, recipe)
@@ -174,6 +174,8 @@ def one(options: Any, model: Any, source: Any, held: Any, seed: int) -> dict[str
             last = {k: round(v[-1], 4) for k, v in found[name].items()}
             print(seed, at + n, name, last, flush=True)
     for name, trainer in trainers.items():
+        # As `train` does: sinks were left out, and are when it is judged.
+        trainer.sae.cfg.metadata.sink_norm = source.limits.get(options.layer)
         found[name]["held_out"] = held_out(trainer, model, held, options.layer)
     return found
 
@@ -207,7 +209,7 @@ def held_out(trainer: Any, model: Any, held: Any, layer: int) -> dict[str, float
     """Save what was trained, load it, and judge it on texts that were held out."""
     from moralprobe.sae.evaluate import evaluate
     from moralprobe.sae.load import load_sae
-    from moralprobe.sae.train import save_sae
+    from moralprobe.sae.trainer import save_sae
 
     with tempfile.TemporaryDirectory() as folder:
         save_sae(trainer, Path(folder))

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from moralprobe.activations.pooling import POOLINGS as POOLINGS
     from moralprobe.activations.store import ActivationStore as ActivationStore
     from moralprobe.activations.store import verify as verify
+    from moralprobe.autoencoders import evaluate_sae as evaluate_sae
+    from moralprobe.autoencoders import find_features as find_features
+    from moralprobe.autoencoders import train_sae as train_sae
     from moralprobe.comparison import Comparison as Comparison
     from moralprobe.comparison import compare as compare
     from moralprobe.control import probe_control as probe_control
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
     from moralprobe.moral_vectors import build_vectors as build_vectors
     from moralprobe.probing import probe as probe
     from moralprobe.report.page import write_report as write_report
+    from moralprobe.sae.load import load_sae as load_sae
+    from moralprobe.sae.recipe import Recipe as Recipe
     from moralprobe.sites import Site as Site
     from moralprobe.study import Study as Study
     from moralprobe.table import MEASURES as MEASURES
@@ -59,6 +64,7 @@ _HOMES = {
     "POLES": "foundations",
     "POOLINGS": "activations.pooling",
     "Ratings": "data.ratings",
+    "Recipe": "sae.recipe",
     "Site": "sites",
     "StoreError": "errors",
     "Study": "study",
@@ -68,12 +74,16 @@ _HOMES = {
     "build_vectors": "moral_vectors",
     "compare": "comparison",
     "download": "data.download",
+    "evaluate_sae": "autoencoders",
     "extract": "activations.extract",
+    "find_features": "autoencoders",
     "load_model": "models.load",
     "load_ratings": "data.ratings",
+    "load_sae": "sae.load",
     "plan_extraction": "activations.forecast",
     "probe": "probing",
     "probe_control": "control",
+    "train_sae": "autoencoders",
     "verify": "activations.store",
     "write_report": "report.page",
 }

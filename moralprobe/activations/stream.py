@@ -103,6 +103,43 @@ def batches(
         first = 0
 
 
+class Shuffled:
+    """Activations whose dimensions are shuffled, each by itself, within a piece.
+
+    Every dimension keeps its values and nothing goes with anything: what is learnt from these is of
+    single dimensions alone.
+    """
+
+    def __init__(self, source: Source, *, seed: int) -> None:
+        self.source = source
+        self.layers = source.layers
+        self.width = source.width
+        self._seed = seed
+        self._held: dict[int, torch.Tensor] | None = None
+
+    def pieces(self, epoch: int) -> int:
+        """Return how many pieces an epoch has."""
+        return self.source.pieces(epoch)
+
+    def read(self, epoch: int, piece: int) -> dict[int, torch.Tensor]:
+        """Read a piece and shuffle it; the only one is held."""
+        if self.source.pieces(epoch) > 1:
+            return self._shuffled(epoch, piece)
+        if self._held is None:
+            self._held = self._shuffled(0, 0)
+        return self._held
+
+    def _shuffled(self, epoch: int, piece: int) -> dict[int, torch.Tensor]:
+        found = {}
+        for layer, states in self.source.read(epoch, piece).items():
+            rng = _generator(self._seed, epoch, piece, layer)
+            columns = states.T.contiguous()
+            for column in columns:
+                column.copy_(column[torch.from_numpy(rng.permutation(len(column)))])
+            found[layer] = columns.T.contiguous()
+        return found
+
+
 class TokenSource:
     """States of tokens, read from a model; held from epoch to epoch if they fit.
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import itertools
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from moralprobe.cli.console import notice, say, say_json, steps
-from moralprobe.errors import UsageError
+from moralprobe.cli.sae_features import features_command
+from moralprobe.errors import UsageError, nearest
 
 if TYPE_CHECKING:
     from moralprobe.sae.cost import TrainingCost
@@ -28,28 +29,53 @@ def train_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Name, folder, or id on the hub.")],
     texts: Annotated[
         list[str],
-        typer.Argument(metavar="TEXTS...", help="Vectors tables, .txt or .jsonl files, 'starter'."),
+        typer.Argument(
+            metavar="TEXTS...",
+            help="Vectors tables, .txt or .jsonl files, 'starter'; for pooled vectors a store too.",
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The folder to write or to continue.")],
     layer: Annotated[str, typer.Option(help="Blocks, from 0: 15, or 10,15, or 8-20:4.")],
+    mode: Annotated[
+        str, typer.Option(help="audited, or li2026: the paper's vectors, loss and schedule.")
+    ] = "audited",
+    source: Annotated[
+        str | None, typer.Option(help="tokens, or pooled: a vector a text (li2026: a row).")
+    ] = None,
     arch: Annotated[
-        str, typer.Option(help="topk, batchtopk, jumprelu, relu-l1, matryoshka.")
-    ] = "topk",
+        str | None,
+        typer.Option(help="topk, batchtopk, jumprelu, relu-l1, matryoshka. Else topk."),
+    ] = None,
     expansion: Annotated[str, typer.Option(help="d_sae over d_model; several with commas.")] = "16",
-    k: Annotated[int, typer.Option(help="Features active at once.")] = 32,
+    k: Annotated[
+        int | None, typer.Option(help="Features active at once. Else 32, in li2026 50.")
+    ] = None,
     sparsity: Annotated[float, typer.Option(help="Penalty of relu-l1 and jumprelu.")] = 1.0,
-    n_steps: Annotated[int, typer.Option("--steps", help="Batches to train on.")] = 3000,
+    n_steps: Annotated[
+        int | None,
+        typer.Option("--steps", help="Batches to train on. Else 3000, in li2026 100 epochs."),
+    ] = None,
     batch: Annotated[int, typer.Option(help="Activations in a batch.")] = 4096,
-    lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = 4e-4,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate of Adam. Else 0.0004, in li2026 0.0001.")
+    ] = None,
     seed: Annotated[str, typer.Option(help="Of the first weights; several with commas.")] = "0",
     precision: Annotated[
         str, typer.Option(help="bf16 or fp32, of the product that chooses features.")
     ] = "bf16",
+    pooling: Annotated[
+        str | None, typer.Option(help="Of pooled vectors. Else mean_unit, in li2026 mean.")
+    ] = None,
+    shuffled: Annotated[
+        bool, typer.Option("--shuffled", help="Shuffle every dimension by itself: a null.")
+    ] = False,
     template: Annotated[str, typer.Option(help="The text around an action.")] = (
         "action-is-morally"
     ),
     max_tokens: Annotated[int, typer.Option(help="Longest text, and window of files.")] = 128,
-    held_out: Annotated[float, typer.Option(help="Share of texts kept for 'sae eval'.")] = 0.05,
+    held_out: Annotated[
+        float, typer.Option(help="Share of texts kept for 'sae eval', of tokens.")
+    ] = 0.05,
     dtype: Annotated[str, typer.Option(help="bf16 or fp32, of the model.")] = "bf16",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
     dry_run: Annotated[
@@ -59,30 +85,35 @@ def train_command(
 ) -> None:
     """Train on the token states of texts; token 0, the attention sink, is left out.
 
-    The same command again continues, and ends with the same weights.
+    With --mode li2026 on centred mean-pooled vectors of rows, as published. The same command again
+    continues, and ends with the same weights.
 
     Example: moralprobe sae train smollm2-135m starter --layer 15 --out sae
     """
+    from moralprobe.autoencoders import source_of, train_sae
     from moralprobe.models.load import load_model
     from moralprobe.sae.cost import training_cost
     from moralprobe.sae.recipe import Recipe
-    from moralprobe.sae.tokens import TextOptions, train_on_tokens
-    from moralprobe.sae.train import State, Task
-    from moralprobe.sites import parse_layers
+    from moralprobe.sae.tokens import TextOptions
+    from moralprobe.sae.train import State
 
+    asked: dict[str, Any] = {"k": k, "steps": n_steps, "lr": lr, "arch": _arch(mode, source, arch)}
+    given = {name: value for name, value in asked.items() if value is not None}
+    make = Recipe.published if mode == "li2026" else partial(Recipe, sparsity=sparsity)
     recipes = [
-        Recipe(arch, e, k, sparsity, n_steps, batch, lr, s, precision=precision)
+        make(expansion=e, seed=s, batch=batch, precision=precision, **given)
         for e, s in itertools.product(_numbers(expansion, "--expansion"), _numbers(seed, "--seed"))
     ]
+    source = source_of(recipes, source, shuffled=shuffled)
     options = TextOptions(tuple(texts), template, max_tokens, held_out)
     if dry_run:
-        say(_cost_in_words(training_cost(model, options, layer, recipes)))
+        say(_cost_in_words(training_cost(model, options, layer, recipes, source=source)))
         return
     if not quiet:
         notice(f"loading {model}")
     loaded = load_model(model, dtype=dtype, device=device)
-    tasks = [Task(at, recipe) for at in parse_layers(layer, loaded.n_layers) for recipe in recipes]
-    with steps("reading tokens", quiet=quiet) as read, steps("training", quiet=quiet) as trained:
+    read_in = "texts" if source == "pooled" else "tokens"
+    with steps("reading", quiet=quiet) as read, steps("training", quiet=quiet) as trained:
 
         def progress(state: State) -> None:
             first = next(iter(state.figures.values()))
@@ -93,13 +124,17 @@ def train_command(
                 f"dead {first['dead']:.1%}",
             )
 
-        folders = train_on_tokens(
+        folders = train_sae(
             loaded,
             options,
-            tasks,
             out,
+            layers=layer,
+            recipe=recipes,
+            source=source,
+            pooling=pooling,
+            shuffled=shuffled,
             progress=progress,
-            reading=lambda done, total: read(done, total, "tokens"),
+            reading=lambda done, total: read(done, total, read_in),
         )
     for folder in folders:
         say(f"{folder}: trained")
@@ -115,7 +150,9 @@ def eval_command(
         typer.Option(help="Other texts to judge by than what was held out of its own."),
     ] = None,
     model: Annotated[str | None, typer.Option(help="The model, if not found by its name.")] = None,
-    n_texts: Annotated[int, typer.Option(help="The loss is measured on so many texts.")] = 2000,
+    n_texts: Annotated[
+        int, typer.Option(min=2, help="The loss is measured on so many texts.")
+    ] = 2000,
     peer: Annotated[
         bool, typer.Option("--sae-lens", help="SAELens' own evaluation beside it.")
     ] = False,
@@ -129,25 +166,31 @@ def eval_command(
 
     Example: moralprobe sae eval sae
     """
+    from moralprobe.autoencoders import evaluate_sae
     from moralprobe.models.load import choose_device, load_model
-    from moralprobe.sae.evaluate import evaluate, spread
-    from moralprobe.sae.load import load_sae, sae_folders
-    from moralprobe.sae.tokens import judging_tokens, origin_of
+    from moralprobe.sae.load import is_pooled, load_sae, sae_folders
+    from moralprobe.sae.tokens import origin_of
 
     rows = []
     loaded_model = None
     for path in sae_folders(folder):
         loaded = load_sae(path, device=str(choose_device(device)))
+        if peer and is_pooled(loaded):
+            raise UsageError(
+                "SAELens evaluates autoencoders of tokens",
+                f"{path} was trained on pooled vectors",
+                "leave out --sae-lens",
+            )
         if loaded_model is None:
             loaded_model = load_model(**origin_of(loaded, model), device=device)
-        held = judging_tokens(loaded_model, loaded, texts)
-        found = evaluate(loaded, loaded_model, held, n_texts=n_texts)
+        found = evaluate_sae(loaded, loaded_model, texts=texts, n_texts=n_texts)
         for warning in found.warnings:
             notice(f"warning: {warning}")
         r, loss = found.reconstruction, found.loss
         row: dict[str, object] = {
             "sae": str(path),
-            "tokens": r.n,
+            "source": loaded.sae.cfg.metadata.source or "tokens",
+            "n": r.n,
             "sinks": found.sinks,
             "explained_variance": r.explained_variance,
             "l0": r.l0,
@@ -159,13 +202,12 @@ def eval_command(
                      "zero": loss.zero, "mean": loss.mean},
             "recovered_from_zero": loss.recovered_from_zero,
             "recovered_from_mean": loss.recovered_from_mean,
+            "explained_variance_at_tokens": found.at_tokens,
         }  # fmt: skip
         if peer:
             from moralprobe.sae.peer import evaluate_with_sae_lens
 
-            row["sae_lens"] = vars(
-                evaluate_with_sae_lens(loaded, loaded_model, spread(held.encoded, n_texts))
-            )
+            row["sae_lens"] = vars(evaluate_with_sae_lens(loaded, loaded_model, found.texts))
         rows.append(row)
     if as_json:
         say_json(rows)
@@ -174,88 +216,14 @@ def eval_command(
         say(_in_words(row))
 
 
-@app.command("features")
-def features_command(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An autoencoder.")],
-    vectors: Annotated[
-        Path, typer.Argument(metavar="VECTORS", help="A file made by 'vectors build'.")
-    ],
-    out: Annotated[Path, typer.Option(help="The folder to write.")],
-    mode: Annotated[
-        str, typer.Option(help="Whose features get a page: li2026, audited or both.")
-    ] = "both",
-    pages: Annotated[int, typer.Option(help="At most so many pages, the strongest first.")] = 200,
-    model: Annotated[str | None, typer.Option(help="The model, if not found by its name.")] = None,
-    seed: Annotated[int, typer.Option(help="Of shuffles, halves and resamples.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
-) -> None:
-    """Find the moral features of an autoencoder, by the published rules and by ours.
-
-    Writes FEATURES.parquet, a row a feature, features.json, and a page a feature.
-
-    Example: moralprobe sae features sae starter.parquet --out features
-    """
-    from moralprobe.files import check_writable, write_bytes, write_json
-    from moralprobe.models.load import choose_device, load_model
-    from moralprobe.moral_vectors import MoralVectors
-    from moralprobe.options import parse_modes
-    from moralprobe.report.features import Examples, write_feature_pages
-    from moralprobe.sae.directions import next_tokens
-    from moralprobe.sae.features import moral_features
-    from moralprobe.sae.load import load_sae
-    from moralprobe.sae.text_features import read_features
-    from moralprobe.sae.tokens import origin_of
-
-    modes = parse_modes(mode)
-    table = MoralVectors.load(vectors)
-    loaded = load_sae(folder, device=str(choose_device(device)))
-    check_writable(out)
-    loaded_model = load_model(**origin_of(loaded, model), device=device)
-    with steps("reading tokens", quiet=quiet) as step:
-
-        def reading(done: int, total: int) -> None:
-            step(done, total, "tokens")
-
-        read = read_features(loaded, loaded_model, table, seed=seed, reading=reading)
-    for warning in read.warnings:
-        notice(f"warning: {warning}")
-    found = moral_features(read, seed=seed)
-    frame, summary = found.frame, found.summary
-    buffer = io.BytesIO()
-    frame.write_parquet(buffer)
-    write_bytes(out / "FEATURES.parquet", buffer.getvalue())
-    about = {"sae": str(folder), "vectors": str(vectors), "model": loaded_model.name, "seed": seed}
-    write_json(out / "features.json", {**about, "site": str(loaded.site), **summary})
-    columns = {"audited": "chosen", "li2026": "li_strict"}
-    wanted = frame.select(columns[name] for name in modes).max_horizontal()
-    rows = frame.filter(wanted).sort("replicated", "t", descending=True, nulls_last=True)
-    shown = rows.head(pages).to_dicts()
-    raised, lowered = next_tokens(loaded, loaded_model, [row["feature"] for row in shown])
-    examples = Examples(read.texts, read.activations.tocsc(), raised, lowered)
-    page = write_feature_pages(
-        shown, summary, examples, out, model=loaded_model.name, site=str(loaded.site)
-    )
-    say(
-        f"{summary['chosen']} of {summary['tested']:,} features that can be tested are chosen, "
-        f"{summary['replicated']} hold on held-out texts"
-    )
-    say(
-        f"nulls: poles shuffled {', '.join(map(str, summary['null_shuffled_chosen']))} chosen; "
-        f"a random dictionary {summary['null_random_dictionary']['replicated']} hold; "
-        f"other features as often active {summary['others_as_dense']['hold']} of "
-        f"{summary['others_as_dense']['features']} hold"
-    )
-    published = summary["li2026"]
-    say(
-        f"li2026 on the same texts: {published['mono']} mono-semantic, {published['strict']} strict"
-    )
-    say(f"{page}")
+app.command("features")(features_command)
 
 
 @app.command("load")
 def load_command(
-    release: Annotated[str, typer.Argument(metavar="RELEASE", help="As SAELens lists it.")],
+    release: Annotated[
+        str, typer.Argument(metavar="RELEASE", help="As SAELens lists it, or user/name on the Hub.")
+    ],
     sae_id: Annotated[str, typer.Argument(metavar="ID", help="Of an autoencoder in it.")],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
 ) -> None:
@@ -273,16 +241,72 @@ def load_command(
     say(f"{out}: {cfg.architecture()} of {loaded.site}, {cfg.d_in} to {cfg.d_sae}")
 
 
+def _arch(mode: str, source: str | None, arch: str | None) -> str | None:
+    """Return the architecture asked for, once what doesn't go with the mode is refused."""
+    modes = ("audited", "li2026")
+    if mode not in modes:
+        raise UsageError(f"unknown mode {mode!r}", nearest(mode, modes), "choose one of them")
+    if mode == "audited" and arch == "li2026":
+        raise UsageError(
+            "li2026 isn't an architecture alone",
+            "its vectors, loss and schedule go together",
+            "write --mode li2026",
+        )
+    if mode == "audited":
+        return arch
+    if source not in (None, "pooled") or arch not in (None, "relu-l1"):
+        raise UsageError(
+            "--mode li2026 trains a ReLU autoencoder of pooled vectors",
+            f"asked for are --source {source or 'pooled'} and --arch {arch or 'relu-l1'}",
+            "leave these out, or the mode",
+        )
+    return None
+
+
+@app.command("push")
+def push_command(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="An autoencoder, or a folder of several.")
+    ],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="On the Hub, as user/name.")],
+    private: Annotated[
+        bool, typer.Option("--private", help="Make the repo private; refuse one that is public.")
+    ] = False,
+    to: Annotated[
+        Path | None, typer.Option(help="Write the layout to this folder, and send nothing.")
+    ] = None,
+) -> None:
+    """Publish autoencoders on the Hugging Face Hub, where SAELens loads them.
+
+    Paths of this machine are cut to their last names; the token is that of 'hf auth login'.
+
+    Example: moralprobe sae push sae user/moral-saes --to hub
+    """
+    from moralprobe.sae.push import layout, push
+
+    if to is None:
+        say(push(folder, repo, private=private))
+        return
+    for name in layout(folder, to, repo_id=repo):
+        say(f"{to / name}: written")
+
+
 def _in_words(row: dict[str, Any]) -> str:
     loss = row["loss"]
+    what = "pooled vectors; the loss by tokens" if row["source"] == "pooled" else "tokens"
+    judged = f"{row['n']:,} {what}, without {row['sinks']:.2%} sinks"
     lines = [
-        f"{row['sae']}: judged by {row['tokens']:,} tokens, without {row['sinks']:.2%} sinks",
+        f"{row['sae']}: judged by {judged}",
         f"  explained variance {row['explained_variance']:.3f}, L0 {row['l0']:.1f}, "
         f"dead {row['dead']:.1%}, dense {row['dense']:.1%}",
         f"  loss {loss['clean']:.3f}, spliced in {loss['spliced']:.3f}; recovered "
         f"{row['recovered_from_zero']:.3f} of what zeros cost ({loss['zero']:.3f}), "
         f"{row['recovered_from_mean']:.3f} of what the mean costs ({loss['mean']:.3f})",
     ]
+    if (at_tokens := row["explained_variance_at_tokens"]) is not None:
+        lines.append(
+            f"  of single tokens, which steering would change, it explains {at_tokens:.3f}"
+        )
     if "sae_lens" in row:
         theirs = row["sae_lens"]
         lines.append(
@@ -293,10 +317,11 @@ def _in_words(row: dict[str, Any]) -> str:
 
 
 def _cost_in_words(cost: TrainingCost) -> str:
+    pooled = f", pooled to {cost.activations:,} vectors" if cost.activations != cost.tokens else ""
     return "\n".join(
         (
             f"{cost.autoencoders} of {cost.d_in:,} to {cost.d_sae:,} on {cost.model}:",
-            f"tokens   {cost.tokens:,} distinct ones, each used {cost.epochs:.1f} times "
+            f"tokens   {cost.tokens:,} distinct ones{pooled}, each used {cost.epochs:.1f} times "
             f"(counted by {cost.tokens_by})",
             f"reading  {cost.read_flops:.2g} FLOPs, {cost.readings} "
             f"time{'s' if cost.readings != 1 else ''}; the model takes "

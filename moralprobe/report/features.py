@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -100,6 +100,7 @@ def _page(row: Mapping[str, Any]) -> dict[str, Any]:
             ("Spearman with typicality, held-out texts of the pole", slope),
             ("t in each half of the training texts", f"{number('half_a')}, {number('half_b')}"),
             ("density, share of texts", number("density", ".1%")),
+            *_further(row, number),
             *(
                 (f"r with {name.removeprefix('r_').replace('_', ' ')}", number(name))
                 for name in row
@@ -108,6 +109,18 @@ def _page(row: Mapping[str, Any]) -> dict[str, Any]:
             ("li2026: class, pole, r", f"{row['li_class']}, {row['li_pole']}, {row['li_r']:.2f}"),
         ],
     }
+
+
+def _further(row: Mapping[str, Any], number: Callable[[str], str]) -> Iterator[tuple[str, str]]:
+    """Yield what was asked for beside: other seeds, ablation."""
+    if "found_again" in row:
+        yield "cosine of the nearest direction of other seeds", number("found_again")
+    if "causal" in row:
+        change = number("causal")
+        if row["causal"] is not None:
+            change += f" [{number('causal_low')}, {number('causal_high')}]"
+            change += f"; another as dense: {number('causal_null')}"
+        yield "change of the pole's read-out by ablation, in standard deviations", change
 
 
 def _said(row: Mapping[str, Any]) -> str:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Final
 
 from moralprobe.activations.forecast import plan_extraction
+from moralprobe.activations.store import ActivationStore, TextTable
 from moralprobe.activations.stream import HELD_BYTES
 from moralprobe.data.texts import SUFFIXES, Texts, load_lines
 from moralprobe.errors import DataError
-from moralprobe.sae.recipe import Recipe
+from moralprobe.sae.pooled import TRAIN, one_path, rows_of
+from moralprobe.sae.recipe import PUBLISHED, Recipe, for_epochs
 from moralprobe.sae.tokens import TextOptions, table_at
 
 SPARSE: Final = ("topk", "batchtopk")
@@ -23,13 +25,14 @@ _STATE: Final = 2  # bytes of a state in bf16
 class TrainingCost:
     """What it takes to train some autoencoders of one model.
 
-    `tokens` are about those to train on (what is read, a little more), `epochs` how often each is
-    used; `read_flops` is what reading takes the model, once where the states fit into memory and
-    else once an epoch; `train_flops` the autoencoders' dense products without those that revive
-    dead features. `memory_bytes` are the weights, gradients and two moments of every autoencoder,
-    a batch's pre-activations, and the states that are held; the model's own weights,
-    `model_bytes`, come on top. `disk_bytes` are the results and a checkpoint beside them.
-    `tokens_by` says whose tokenizer counted.
+    `tokens` are about those to read, `activations` what is trained on (these tokens, or vectors
+    pooled over them), `epochs` how often each is used; `read_flops` is what reading takes the
+    model, once where the states fit into memory and else once an epoch; `train_flops` the
+    autoencoders' dense products without those that revive dead features. `memory_bytes` are the
+    weights, gradients and two moments of every autoencoder, a batch's pre-activations, and the
+    states that are held; the model's own weights, `model_bytes`, come on top. `disk_bytes` are the
+    results and a checkpoint beside them, and the store of pooled vectors. `tokens_by` says whose
+    tokenizer counted.
     """
 
     model: str
@@ -37,6 +40,7 @@ class TrainingCost:
     d_in: int
     d_sae: int
     tokens: int
+    activations: int
     tokens_by: str
     epochs: float
     readings: int
@@ -48,7 +52,12 @@ class TrainingCost:
 
 
 def training_cost(
-    model: str, texts: TextOptions, layers: str, recipes: Sequence[Recipe]
+    model: str,
+    texts: TextOptions,
+    layers: str,
+    recipes: Sequence[Recipe],
+    *,
+    source: str = "tokens",
 ) -> TrainingCost:
     """Return what `sae train` would take.
 
@@ -57,6 +66,7 @@ def training_cost(
         texts: what is read; lines of text files are counted in the template too, without windows.
         layers: as `parse_layers` reads them.
         recipes: one an autoencoder and layer.
+        source: `tokens`, or `pooled` for a vector a text or row.
 
     Raises:
         ModelError: a model that isn't known here.
@@ -72,14 +82,26 @@ def training_cost(
         max_tokens=texts.max_tokens,
     )[0]
     d_in = cost.d_model
+    n_layers = cost.layers
+    pooled = source == "pooled"
+    share = 1.0 if pooled else 1 - texts.held_out
+    used = tokens = round(cost.tokens * share)
+    if pooled:
+        table = _table(one_path(texts))
+        if "split" not in table.frame.columns:
+            raise DataError(
+                f"{texts.paths[0]} holds no moral vectors", "it has no splits", "build one of them"
+            )
+        used = rows_of(table.frame, TRAIN, by_row=recipes[0].arch == PUBLISHED).height
+        recipes = [for_epochs(recipe, used) for recipe in recipes]
     for recipe in recipes:
         recipe.check(d_in)
-    n_layers = cost.layers
-    tokens = round(cost.tokens * (1 - texts.held_out))
+    if not used:
+        raise DataError("there is no text to train on", "none is of its split", "give more texts")
     first = recipes[0]
-    epochs = first.steps * first.batch / tokens
-    held = tokens * n_layers * d_in * _STATE
-    readings = 1 if held <= HELD_BYTES else max(1, round(epochs + 0.5))
+    epochs = first.steps * first.batch / used
+    held = used * n_layers * d_in * (_WORD if pooled else _STATE)
+    readings = 1 if pooled or held <= HELD_BYTES else max(1, round(epochs + 0.5))
     weights = [2 * d_in * d_in * recipe.expansion for recipe in recipes]
     # Encoder and decoder, forwards and twice backwards; a sparse step has the encoder's alone.
     products = [
@@ -92,16 +114,17 @@ def training_cost(
         d_in=d_in,
         d_sae=d_in * max(recipe.expansion for recipe in recipes),
         tokens=tokens,
+        activations=used,
         tokens_by=cost.tokens_by,
         epochs=epochs,
         readings=readings,
-        read_flops=cost.flops * (1 - texts.held_out) * readings,
+        read_flops=cost.flops * share * readings,
         train_flops=float(n_layers * samples * sum(products)),
         memory_bytes=n_layers * sum(weights) * _WORD * 4
         + first.batch * d_in * max(recipe.expansion for recipe in recipes) * _STATE
-        + min(held, HELD_BYTES),
+        + (held if pooled else min(held, HELD_BYTES)),
         model_bytes=cost.weights_bytes,
-        disk_bytes=n_layers * sum(weights) * _WORD * 4,
+        disk_bytes=n_layers * sum(weights) * _WORD * 4 + (cost.disk_bytes if pooled else 0),
     )
 
 
@@ -111,7 +134,11 @@ def _actions(texts: TextOptions) -> list[str]:
         if Path(path).suffix in SUFFIXES:
             found += load_lines(Path(path))
             continue
-        found += table_at(path).frame["action"].unique().to_list()
+        found += _table(path).frame["action"].unique().to_list()
     if not found:
         raise DataError("there is no text to train on", "all are empty", "give more texts")
     return found
+
+
+def _table(path: str) -> TextTable:
+    return ActivationStore.open(Path(path)).vectors() if Path(path).is_dir() else table_at(path)

@@ -105,13 +105,17 @@ class Evaluation:
     """An autoencoder on tokens: how it reconstructs them, and what the model loses by that.
 
     `sinks` is the share of tokens that were left out beside every text's token 0, as their norm is
-    a sink's; `warnings` say where it differs from what it was trained for.
+    a sink's; `warnings` say where it differs from what it was trained for; the loss is of `texts`.
+    Of a pooled autoencoder `reconstruction` is of pooled vectors, and `at_tokens` is the variance
+    that it explains of single tokens.
     """
 
     reconstruction: Reconstruction
     loss: Loss
     sinks: float
     warnings: tuple[str, ...]
+    texts: list[Encoded]
+    at_tokens: float | None = None
 
 
 def evaluate(
@@ -140,7 +144,7 @@ def evaluate(
     warnings += check_fits(loaded, found.explained_variance)
     some, mean = spread(tokens.encoded, n_texts), kept.float().mean(0)
     loss = loss_recovered(loaded.sae, model, some, loaded.layer, mean=mean, limit=limit)
-    return Evaluation(found, loss, 1 - len(kept) / len(states), tuple(warnings))
+    return Evaluation(found, loss, 1 - len(kept) / len(states), tuple(warnings), some)
 
 
 def spread(encoded: Sequence[Encoded], n: int) -> list[Encoded]:

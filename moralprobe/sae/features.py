@@ -97,7 +97,8 @@ def moral_features(read: TextFeatures, *, seed: int = 0) -> MoralFeatures:
     on held-out texts effect and contrast are there again, one-sided at `LEVEL`), `half_a`,
     `half_b` (t on halves of the training texts), `slope` with `slope_low` and `slope_high`
     (Spearman with typicality among the pole's held-out texts, of features chosen), `slope_n`; a
-    correlation with each covariate; of li2026 `li_class`, `li_pole`, `li_r`, `li_strict`,
+    correlation with each covariate; `matched`, another feature of about its density (of features
+    chosen); of li2026 `li_class`, `li_pole`, `li_r`, `li_strict`,
     `li_tuned`.
 
     Args:
@@ -127,6 +128,8 @@ def moral_features(read: TextFeatures, *, seed: int = 0) -> MoralFeatures:
         for rows in (train & halves, train & ~halves)
     ]
     slopes = _slopes(read, selection, held, seed)
+    tested = np.asarray(np.isfinite(selection.found.t).any(axis=0))
+    matched = _matched(selection.chosen, tested, np.asarray((Y[train] != 0).sum(axis=0)), rng)
     frame = pl.DataFrame(
         {
             "feature": features,
@@ -141,11 +144,14 @@ def moral_features(read: TextFeatures, *, seed: int = 0) -> MoralFeatures:
             "replicated": replicated,
             "half_a": half[0],
             "half_b": half[1],
+            "matched": matched,
             **slopes,
             **{f"r_{n.replace(' ', '_')}": r for n, r in zip(read.names, _with(Y, C), strict=True)},
             **published(pearson_of_features(Y[held], T[held])),
         }
-    ).with_columns(pl.col(pl.Float64).fill_nan(None))
+    ).with_columns(
+        pl.col(pl.Float64).fill_nan(None), pl.when(pl.col("matched") >= 0).then("matched")
+    )
     return MoralFeatures(frame, _summary(read, frame, selection, holds, rng))
 
 
@@ -160,22 +166,18 @@ def _summary(
     train, held = read.train, ~read.train
     Y, T, C = read.activations, read.moral, read.covariates
     replicated = selection.chosen & holds
-    tested = np.asarray(np.isfinite(selection.found.t).any(axis=0))
-    matched = _matched(selection.chosen, tested, np.asarray((Y[train] != 0).sum(axis=0)), rng)
+    matched = frame["matched"].drop_nulls().to_numpy()
     shuffled = [
         int(choose(Y[train], T[train][rng.permutation(int(train.sum()))], C[train]).chosen.sum())
         for _ in range(_SHUFFLES)
     ]
-    twin = choose(read.random[train], T[train], C[train])
-    twin_again = associate(read.random[held], T[held], C[held])
-    twin_holds = _holds(twin, twin_again)
     own = frame.filter("replicated")["specificity"]
     return {
         "texts": len(T),
         "train": int(train.sum()),
         "held_out": int(held.sum()),
         "features": len(holds),
-        "tested": int(tested.sum()),
+        "tested": int(np.isfinite(selection.found.t).any(axis=0).sum()),
         "chosen": int(selection.chosen.sum()),
         "replicated": int(replicated.sum()),
         "replicated_by_pole": {
@@ -183,10 +185,10 @@ def _summary(
         },
         "specificity_median": own.median() if len(own) else None,
         "null_shuffled_chosen": shuffled,
-        "null_random_dictionary": {
-            "chosen": int(twin.chosen.sum()),
-            "replicated": int((twin.chosen & twin_holds).sum()),
-        },
+        "null_random_dictionary": _of_another(read, read.random),
+        "null_shuffled_activations": None
+        if read.untaught is None
+        else _of_another(read, read.untaught),
         "others_as_dense": {"features": len(matched), "hold": int(holds[matched].sum())},
         "li2026": {
             name: int((frame["li_class"] == name).sum()) for name in ("weak", "mono", "poly")
@@ -195,6 +197,19 @@ def _summary(
         "held_fixed": list(read.names),
         "explained_variance": read.explained_variance,
         "level": LEVEL,
+    }
+
+
+def _of_another(read: TextFeatures, activations: sparse.csr_array) -> dict[str, int]:
+    """Count what the same rule gives of another dictionary's features in the same texts."""
+    train, held = read.train, ~read.train
+    T, C = read.moral, read.covariates
+    chosen = choose(activations[train], T[train], C[train])
+    holds = _holds(chosen, associate(activations[held], T[held], C[held]))
+    return {
+        "features": activations.shape[1],
+        "chosen": int(chosen.chosen.sum()),
+        "replicated": int((chosen.chosen & holds).sum()),
     }
 
 
@@ -231,14 +246,17 @@ def _matched(
     density: NDArray[np.integer],
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """Return for every feature chosen another of the nearest density, chosen or not, each once."""
+    """Return for every feature chosen another of the nearest density, chosen or not, each once.
+
+    -1 for features that weren't chosen, and where none is left.
+    """
     free = list(rng.permutation(np.flatnonzero(tested)))
-    matched: list[int] = []
+    matched = np.full(len(chosen), -1)
     for feature in rng.permutation(np.flatnonzero(chosen)):
         distance = np.abs(density[free] - density[feature]).astype(float)
         distance[np.array(free) == feature] = np.inf
         nearest = int(np.argmin(distance))
         if not np.isfinite(distance[nearest]):
             break
-        matched.append(int(free.pop(nearest)))
-    return np.array(matched, np.int64)
+        matched[feature] = free.pop(nearest)
+    return matched

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -218,6 +219,52 @@ def check_belongs(loaded: LoadedSAE, model: CausalModel, layer: int | None = Non
     return []
 
 
+def is_pooled(loaded: LoadedSAE) -> bool:
+    """Return whether an autoencoder was trained on pooled vectors."""
+    return bool(loaded.sae.cfg.metadata.source == "pooled")
+
+
+def check_same_states(loaded: LoadedSAE, other: LoadedSAE, *, shuffled: bool) -> None:
+    """Refuse an autoencoder that can't stand beside another.
+
+    Args:
+        loaded: the one.
+        other: of the same model, layer and kind of activations.
+        shuffled: whether the other's should have been shuffled.
+
+    Raises:
+        ModelError: with what differs, of both.
+    """
+
+    def states(sae: LoadedSAE) -> dict[str, Any]:
+        said = sae.sae.cfg.metadata
+        return {
+            "layer": sae.layer,
+            "width": sae.sae.cfg.d_in,
+            "source": said.source or "tokens",
+            "pooling": said.pooling,
+            "model": said.model_identity or said.model_name,
+        }
+
+    one, two = states(loaded), states(other)
+    differs = [name for name in one if one[name] != two[name]]
+    if differs:
+        names = [name for name in differs if name != "model"]
+        both = ", ".join(f"{name} {two[name]} and {one[name]}" for name in names)
+        raise ModelError(
+            f"{other.folder} isn't of the same states as {loaded.folder}",
+            both or "it was trained on another model, or on other weights of it",
+            "give one of the same model, layer and source",
+        )
+    if bool(other.sae.cfg.metadata.shuffled) != shuffled:
+        raise ModelError(
+            f"{other.folder} was trained on "
+            + ("shuffled activations" if not shuffled else "activations that weren't shuffled"),
+            "its config says so",
+            "train one with --shuffled" if shuffled else "give one of the states as they are",
+        )
+
+
 def check_fits(loaded: LoadedSAE, explained_variance: float) -> list[str]:
     """Hold what an autoencoder explains here against what it should.
 
@@ -247,10 +294,12 @@ def check_fits(loaded: LoadedSAE, explained_variance: float) -> list[str]:
 
 
 def load_release(release: str, sae_id: str, *, device: str = "cpu") -> Any:
-    """Fetch a public autoencoder through SAELens' list of releases.
+    """Fetch a public autoencoder through SAELens: of a release that it lists, or of any repo.
+
+    Of a repo SAELens reads `{sae_id}/cfg.json` and safetensors; nothing of it is unpickled.
 
     Args:
-        release: for example `gemma-scope-2b-pt-res-canonical`.
+        release: for example `gemma-scope-2b-pt-res-canonical`, or a repo on the Hub: `user/name`.
         sae_id: for example `layer_12/width_16k/canonical`.
         device: where it goes.
 
@@ -259,29 +308,58 @@ def load_release(release: str, sae_id: str, *, device: str = "cpu") -> Any:
 
     Raises:
         UsageError: a release or id that isn't listed, with the nearest that are.
-        ModelError: it can't be fetched.
+        ModelError: it can't be fetched, or would be read on another scale than it was trained on.
     """
     from sae_lens import SAE
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+    from safetensors import SafetensorError
 
     known = get_pretrained_saes_directory()
-    if release not in known:
+    if release not in known and release.count("/") != 1:
         raise UsageError(
-            f"unknown release {release!r}", nearest(release, known), "choose one that SAELens lists"
+            f"unknown release {release!r}",
+            nearest(release, known),
+            "choose one that SAELens lists, or a repo of the Hub as user/name",
         )
-    ids = known[release].saes_map
-    if sae_id not in ids:
+    if release in known and sae_id not in (ids := known[release].saes_map):
         raise UsageError(
             f"{release} holds no autoencoder {sae_id!r}", nearest(sae_id, ids), "choose one of them"
         )
     try:
-        return SAE.from_pretrained(release, sae_id, device=device)
-    except (OSError, ValueError, RuntimeError) as error:
+        with warnings.catch_warnings():
+            # Of a scale that isn't known, which is refused below, and of a repo that is listed too.
+            warnings.filterwarnings("ignore", "norm_scaling_factor|You are loading an SAE")
+            sae = SAE.from_pretrained(release, sae_id, device=device)
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        SafetensorError,
+        hub_error(),
+    ) as error:
         raise ModelError(
             f"can't fetch {sae_id} of {release}",
-            str(error).strip().split("\n")[0],
+            " ".join([line for line in str(error).splitlines() if line.strip()][:2]),
             "repeat the command where there is a network, and copy the folder that it writes",
         ) from error
+    if sae.cfg.normalize_activations == "expected_average_only_in":
+        raise ModelError(
+            f"{sae_id} of {release} reads activations on a scale that isn't known",
+            "it was trained on scaled ones, and neither its weights nor SAELens hold the scale",
+            "use one whose weights were saved with the scale folded in",
+        )
+    return sae
+
+
+def hub_error() -> type[Exception]:
+    """Return what all errors of the Hub's client derive from; its package differs by version."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    base: type[Exception] = HfHubHTTPError.__bases__[0]
+    return base
 
 
 def save_release(sae: Any, folder: Path) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
 
-from moralprobe.errors import UsageError, nearest
+from moralprobe.errors import DataError, UsageError, nearest
 from moralprobe.models.load import DTYPES
 
-ARCHITECTURES: Final = ("topk", "batchtopk", "jumprelu", "relu-l1", "matryoshka")
+PUBLISHED: Final = "li2026"
+EPOCHS: Final = 100
+"""That autoencoders are trained for as published."""
+ARCHITECTURES: Final = ("topk", "batchtopk", "jumprelu", "relu-l1", "matryoshka", PUBLISHED)
 """TopK (Gao et al. 2024), BatchTopK (Bussmann et al. 2024), JumpReLU (Rajamanoharan et al. 2024),
-ReLU with an L1 penalty (Bricken et al. 2023), and BatchTopK in nested sizes (Bussmann et al.
-2025)."""
+ReLU with an L1 penalty (Bricken et al. 2023), BatchTopK in nested sizes (Bussmann et al. 2025), and
+a ReLU with the loss and schedule of Li et al. (2026)."""
 CHOOSE_K: Final = ("topk", "batchtopk", "matryoshka")
 """Those with a number of active features instead of a penalty on them."""
 _NESTED: Final = (16, 8, 4, 2, 1)  # the sizes of a matryoshka, as parts of the whole
@@ -26,15 +29,17 @@ class Recipe:
     Attributes:
         arch: one of `ARCHITECTURES`.
         expansion: features for every dimension of the residual stream.
-        k: features active at once: exactly for topk, on average for batchtopk and matryoshka.
+        k: features active at once: exactly for topk, on average for batchtopk and matryoshka; for
+            li2026 what its penalty is led to.
         sparsity: weight of the penalty on active features, of relu-l1 and jumprelu.
         steps: batches that are trained on.
         batch: activations in a batch.
         lr: learning rate of Adam, warmed up over the first 5 % of steps and led to 0 over the
-            last 20 %.
+            last 20 %; of li2026 as it was published.
         seed: of the initial weights; the order of activations is the same for all.
         dead_after: a feature is dead that hasn't been active for so many steps.
-        precision: of the dense product by which topk and batchtopk choose their features.
+        precision: of the dense product by which topk and batchtopk choose their features, and of
+            all products of li2026.
     """
 
     arch: str = "topk"
@@ -47,6 +52,23 @@ class Recipe:
     seed: int = 0
     dead_after: int = 300
     precision: str = "bf16"
+
+    @classmethod
+    def published(
+        cls,
+        *,
+        expansion: int = 16,
+        k: int = 50,
+        steps: int = 0,
+        batch: int = 4096,
+        lr: float = 1e-4,
+        seed: int = 0,
+        precision: str = "bf16",
+    ) -> Recipe:
+        """Return the paper's: steps of 0 are a hundred epochs of what it is trained on."""
+        return cls(
+            PUBLISHED, expansion, k, steps=steps, batch=batch, lr=lr, seed=seed, precision=precision
+        )
 
     def check(self, d_in: int) -> None:
         """Refuse what can't be trained.
@@ -85,6 +107,42 @@ class Recipe:
             )
 
 
+@dataclass(frozen=True)
+class Task:
+    """One autoencoder to train: on which layer, and how."""
+
+    layer: int
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        """Return the name of its folder, where several are trained."""
+        r = self.recipe
+        size = f"k{r.k}" if r.arch in (*CHOOSE_K, PUBLISHED) else f"s{r.sparsity:g}"
+        return f"resid_post.{self.layer}-{r.arch}-x{r.expansion}-{size}-seed{r.seed}"
+
+
+def for_epochs(recipe: Recipe, n: int) -> Recipe:
+    """Return a recipe whose steps of 0 are those of the published hundred epochs.
+
+    Args:
+        recipe: others stay as they are.
+        n: activations in an epoch.
+
+    Raises:
+        DataError: fewer than a batch.
+    """
+    if recipe.steps or recipe.arch != PUBLISHED:
+        return recipe
+    if not 0 < recipe.batch <= n:
+        raise DataError(
+            "there are too few activations for a batch",
+            f"{n:,}, and a batch of {recipe.batch:,}",
+            "give more texts, or a smaller --batch",
+        )
+    return replace(recipe, steps=EPOCHS * (n // recipe.batch))
+
+
 def new_sae(recipe: Recipe, d_in: int, *, device: str, metadata: dict[str, Any]) -> Any:
     """Return an autoencoder with weights drawn from the recipe's seed.
 
@@ -99,7 +157,7 @@ def new_sae(recipe: Recipe, d_in: int, *, device: str, metadata: dict[str, Any])
     """
     import sae_lens
 
-    from moralprobe.sae import sparse
+    from moralprobe.sae import published_training, sparse
 
     d_sae = recipe.expansion * d_in
     common: dict[str, Any] = {
@@ -129,6 +187,13 @@ def new_sae(recipe: Recipe, d_in: int, *, device: str, metadata: dict[str, Any])
         "matryoshka": lambda: sae_lens.MatryoshkaBatchTopKTrainingSAE(
             sae_lens.MatryoshkaBatchTopKTrainingSAEConfig(
                 **common, k=recipe.k, matryoshka_widths=[d_sae // part for part in _NESTED]
+            )
+        ),
+        PUBLISHED: lambda: published_training.PublishedTrainingSAE(
+            published_training.PublishedTrainingSAEConfig(
+                **{**common, "normalize_activations": "none"},
+                apply_b_dec_to_input=False,
+                target=float(recipe.k),
             )
         ),
     }

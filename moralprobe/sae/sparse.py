@@ -157,7 +157,10 @@ class _Reconstruct(torch.autograd.Function):
 
 
 class _Revive(torch.autograd.Function):
-    """acts @ W_dec, where acts are given values of some features' pre-activations, else 0."""
+    """acts @ W_dec, where acts are given values of some pre-activations, else 0.
+
+    `places` says which, in the flattened acts: a mask of them all would take longer to apply.
+    """
 
     @staticmethod
     def forward(
@@ -168,23 +171,28 @@ class _Revive(torch.autograd.Function):
         W_dec: torch.Tensor,
         b_dec: torch.Tensor,
         acts: torch.Tensor,
+        places: torch.Tensor,
         b_dec_in_encoder: bool,
     ) -> torch.Tensor:
         narrow = W_dec.to(acts.dtype)
         ctx.b_dec_in_encoder = b_dec_in_encoder
-        ctx.save_for_backward(inside, W_enc, narrow, acts)
+        ctx.save_for_backward(inside, W_enc, narrow, acts, places)
         return (acts @ narrow).to(inside.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        inside, W_enc, narrow, acts = ctx.saved_tensors
+        inside, W_enc, narrow, acts, places = ctx.saved_tensors
         grad, dtype = grads[0].to(acts.dtype), inside.dtype
-        grad_pre = (grad @ narrow.T).mul_(acts != 0)
+        grad_pre = grad @ narrow.T
+        flat = grad_pre.view(-1)
+        kept = flat[places]
+        flat.zero_().index_copy_(0, places, kept)
         grad_W_enc = (inside.to(acts.dtype).T @ grad_pre).to(dtype)
-        grad_b_enc = grad_pre.sum(0, dtype=dtype)
+        grad_b_enc = grad_pre.sum(0).to(dtype)
         # Of the bias in the input only its sum over the batch is wanted.
         grad_b_dec = -(W_enc @ grad_b_enc) if ctx.b_dec_in_encoder else None
-        return None, grad_W_enc, grad_b_enc, (acts.T @ grad).to(dtype), grad_b_dec, None, None
+        grad_W_dec = (acts.T @ grad).to(dtype)
+        return None, grad_W_enc, grad_b_enc, grad_W_dec, grad_b_dec, None, None, None
 
 
 def training_step(sae: SparseSAE, step: TrainStepInput) -> TrainStepOutput:
@@ -280,8 +288,12 @@ def auxiliary_loss(
         values = pre.gather(1, best)
         if cfg.rescale_acts_by_decoder_norm:
             values /= W_dec.norm(dim=-1).to(values.dtype)[best]
-        acts = torch.zeros_like(pre).scatter_(1, best, values)
-    found = _Revive.apply(inside, W_enc, b_enc, W_dec, sae.b_dec, acts, cfg.apply_b_dec_to_input)
+        begins = torch.arange(rows, device=pre.device)[:, None] * n_dead
+        places = (begins + best).flatten()
+        acts = torch.zeros_like(pre)
+        acts.view(-1).index_copy_(0, places, values.flatten())
+    weights = W_enc, b_enc, W_dec, sae.b_dec
+    found = _Revive.apply(inside, *weights, acts, places, cfg.apply_b_dec_to_input)
     loss = (found - missing).pow(2).sum(dim=-1).mean()
     return cfg.aux_loss_coefficient * min(n_dead / most, 1.0) * loss
 

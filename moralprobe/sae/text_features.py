@@ -19,8 +19,9 @@ from moralprobe.data import lexicon
 from moralprobe.data.texts import Texts
 from moralprobe.foundations import POLES
 from moralprobe.models.causal import CausalModel
+from moralprobe.models.tokens import Encoded
 from moralprobe.moral_vectors import MoralVectors
-from moralprobe.sae.load import LoadedSAE, check_belongs, check_fits
+from moralprobe.sae.load import LoadedSAE, check_belongs, check_fits, check_same_states
 
 _ROWS: Final = 4096
 
@@ -29,9 +30,11 @@ _ROWS: Final = 4096
 class TextFeatures:
     """A table's distinct texts, and how active each feature is in each.
 
-    `activations` [texts, features] are means over tokens; `moral` [texts, 10] are mean moral
+    `activations` [texts, features] are means over tokens, of a pooled autoencoder those of the
+    pooled vectors; `random` and `untaught` those of a random dictionary and of an autoencoder of
+    shuffled activations, if one is given; `moral` [texts, 10] are mean moral
     vectors; `covariates` [texts, any] and their `names` are what else is known of a text; `train`
-    says which texts features are chosen by.
+    says which texts features are chosen by; `encoded` are the texts' tokens.
     """
 
     texts: list[str]
@@ -43,6 +46,8 @@ class TextFeatures:
     train: NDArray[np.bool_]
     explained_variance: float
     warnings: tuple[str, ...]
+    untaught: sparse.csr_array | None = None
+    encoded: tuple[Encoded, ...] = ()
 
 
 def read_features(
@@ -50,6 +55,8 @@ def read_features(
     model: CausalModel,
     vectors: MoralVectors,
     *,
+    pooled: Callable[[list[str]], torch.Tensor] | None = None,
+    null: LoadedSAE | None = None,
     seed: int = 0,
     reading: Callable[[int, int], None] = lambda done, total: None,
 ) -> TextFeatures:
@@ -61,6 +68,8 @@ def read_features(
         loaded: from `load_sae`.
         model: that it was trained on.
         vectors: the table; texts that differ in case or blanks alone count once.
+        pooled: gives the pooled vectors of texts; of a pooled autoencoder alone.
+        null: an autoencoder of shuffled activations of the same layer.
         seed: of the random dictionary.
         reading: called while the model reads, with tokens read and their number.
 
@@ -69,6 +78,8 @@ def read_features(
         DataError: no text can be read.
     """
     warnings = check_belongs(loaded, model)
+    if null is not None:
+        check_same_states(loaded, null, shuffled=True)
     frame = vectors.frame.unique("row", keep="first", maintain_order=True)
     by_text = frame.group_by("group", maintain_order=True).agg(
         pl.col("action").first(), *(pl.col(pole).mean() for pole in POLES), pl.col("split").first()
@@ -80,17 +91,25 @@ def read_features(
     table = table.filter(pl.col("status") == "ok").with_columns(at=pl.int_range(pl.len()))
     by_text = by_text.join(table, left_on="action", right_on="text", maintain_order="left")
     encoded = [encoded[i] for i in by_text["at"]]
-    tokens = Tokens.distinct(encoded)
-    step = counting(reading, len(tokens))
-    states = read_tokens(model, tokens, [loaded.layer], step=step)[loaded.layer]
-    kept = (states.float().norm(dim=-1) <= loaded.sink_norm).cpu().numpy()
-    paths = token_paths(encoded, tokens) @ sparse.diags_array(kept.astype(np.float32))
-    means = sparse.diags_array(1 / np.maximum(paths.sum(axis=1), 1)) @ paths
+    texts = by_text["action"].to_list()
+    if pooled is None:
+        tokens = Tokens.distinct(encoded)
+        step = counting(reading, len(tokens))
+        states = read_tokens(model, tokens, [loaded.layer], step=step)[loaded.layer]
+        kept = (states.float().norm(dim=-1) <= loaded.sink_norm).cpu().numpy()
+        paths = token_paths(encoded, tokens) @ sparse.diags_array(kept.astype(np.float32))
+        means = sparse.diags_array(1 / np.maximum(paths.sum(axis=1), 1)) @ paths
+    else:
+        states = pooled(texts)
+        kept = np.ones(len(texts), np.bool_)
+        means = sparse.eye_array(len(texts), format="csr", dtype=np.float32)
     activations, explained = _encode(loaded.sae, states, kept)
     warnings += check_fits(loaded, explained)
     active = round(activations.nnz / max(1, int(kept.sum())))
     random, _ = _encode(_random_twin(loaded.sae, active, seed), states, kept)
-    texts = by_text["action"].to_list()
+    untaught = None
+    if null is not None:
+        untaught = sparse.csr_array(means @ _encode(null.sae, states, kept)[0])
     covariates, names = _covariates(texts, by_text["n_tokens"].to_numpy())
     return TextFeatures(
         texts=texts,
@@ -102,6 +121,8 @@ def read_features(
         train=(by_text["split"] == "train").to_numpy(),
         explained_variance=explained,
         warnings=tuple(warnings),
+        untaught=untaught,
+        encoded=tuple(encoded),
     )
 
 

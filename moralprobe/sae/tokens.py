@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from moralprobe.activations.distinct import Tokens, windows
 from moralprobe.activations.job import MAX_TOKENS, encode_texts, prompt_of
-from moralprobe.activations.store import TextTable, load_table
-from moralprobe.activations.stream import TokenSource, counting
+from moralprobe.activations.store import VECTORS, TextTable, load_table
+from moralprobe.activations.stream import Shuffled, TokenSource, counting
 from moralprobe.data.starter import NAME as STARTER
 from moralprobe.data.texts import SUFFIXES, load_lines
 from moralprobe.errors import UsageError
@@ -19,7 +19,9 @@ from moralprobe.models.causal import CausalModel
 from moralprobe.models.tokens import Encoded
 from moralprobe.moral_vectors import build_vectors
 from moralprobe.sae.load import LoadedSAE
-from moralprobe.sae.train import ORDER, State, Task, train
+from moralprobe.sae.recipe import Task
+from moralprobe.sae.train import State, train
+from moralprobe.sae.trainer import ORDER
 
 HELD_OUT: Final = 0.05
 """The share of texts that no autoencoder is trained on."""
@@ -50,8 +52,9 @@ def judging_tokens(model: CausalModel, loaded: LoadedSAE, paths: Sequence[str] |
 
 
 def hashes_of(paths: Sequence[str]) -> dict[str, str]:
-    """Return by which the texts of a path are known again, wherever they lie."""
-    return {path: path if path == STARTER else hash_file(Path(path)) for path in paths}
+    """Return by which the texts of a path are known again, of a store by those of its table."""
+    files = {path: Path(path) / VECTORS if Path(path).is_dir() else Path(path) for path in paths}
+    return {path: path if path == STARTER else hash_file(file) for path, file in files.items()}
 
 
 def read_texts(model: CausalModel, options: TextOptions) -> tuple[Tokens, Tokens]:
@@ -83,6 +86,7 @@ def train_on_tokens(
     tasks: Sequence[Task],
     out: Path,
     *,
+    shuffled: bool = False,
     progress: Callable[[State], None] = lambda state: None,
     reading: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Path]:
@@ -93,6 +97,7 @@ def train_on_tokens(
         texts: what is read.
         tasks: what is trained; all from one reading of the texts.
         out: the folder; of several autoencoders each has one in it.
+        shuffled: every dimension is shuffled by itself: a null, see `stream.Shuffled`.
         progress: called while training.
         reading: called while the model reads, with tokens read and their number.
 
@@ -116,13 +121,19 @@ def train_on_tokens(
         "tokens": len(tokens),
         "digest": tokens.digest(),
         "pieces": source.pieces(0),
+        "shuffled": shuffled,
     }
     return train(
-        source,
+        Shuffled(source, seed=ORDER) if shuffled else source,
         list(tasks),
         out,
         about=about,
-        metadata={**metadata_of(model, texts, len(tokens)), "sinks_of_layers": layers},
+        metadata={
+            **metadata_of(model, texts, len(tokens)),
+            "source": "tokens",
+            "shuffled": shuffled,
+            "sinks_of_layers": layers,
+        },
         sink_norms=lambda: source.limits,
         device=str(model.device),
         progress=progress,

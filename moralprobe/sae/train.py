@@ -7,51 +7,29 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from sae_lens import SAETrainer
-from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.sae import TrainStepOutput
 
 from moralprobe.activations.stream import Source, batches
 from moralprobe.artifacts import Artifact
 from moralprobe.errors import NumericError, StoreError, UsageError
-from moralprobe.files import canonical_json, check_writable, hash_file, write_bytes, write_json
-from moralprobe.models.lens import hook_name
+from moralprobe.files import canonical_json, check_writable, hash_file, write_json
 from moralprobe.sae.checkpoint import NAME, clear_checkpoints, load_checkpoint, save_checkpoint
 from moralprobe.sae.load import CONFIG, TRAINING, WEIGHTS
-from moralprobe.sae.recipe import CHOOSE_K, Recipe, new_sae
-from moralprobe.sites import Site
+from moralprobe.sae.recipe import Task
+from moralprobe.sae.trainer import ORDER, begin_at_the_mean, save_sae, trainer_of
 
-ORDER: Final = 0
-"""Seed of the order of activations, the same for all: what is trained beside others is what it is
-alone."""
 CHECK: Final = 25
 """Steps between two looks at the loss: a look makes a GPU wait."""
 CHECKPOINT: Final = 500
 """Steps between two checkpoints: so much is lost by a kill."""
 MOSTLY_DEAD: Final = 0.95
-_FIRST: Final = 4  # batches that say how large activations are, and where their mean is
-
-
-@dataclass(frozen=True)
-class Task:
-    """One autoencoder to train: on which layer, and how."""
-
-    layer: int
-    recipe: Recipe
-
-    @property
-    def name(self) -> str:
-        """Return the name of its folder, where several are trained."""
-        r = self.recipe
-        size = f"k{r.k}" if r.arch in CHOOSE_K else f"s{r.sparsity:g}"
-        return f"resid_post.{self.layer}-{r.arch}-x{r.expansion}-{size}-seed{r.seed}"
 
 
 @dataclass(frozen=True)
@@ -103,7 +81,7 @@ def train(
         DataError: fewer activations than a batch.
     """
     out = Path(out)
-    _check_together(tasks)
+    check_together(tasks)
     recipe = tasks[0].recipe
     key = _key(tasks, about, device, source.width)
     for task in tasks:
@@ -153,7 +131,7 @@ def train(
     return list(folders.values())
 
 
-def _check_together(tasks: list[Task]) -> None:
+def check_together(tasks: Sequence[Task]) -> None:
     """Refuse tasks that can't be trained from one reading.
 
     Raises:
@@ -167,6 +145,32 @@ def _check_together(tasks: list[Task]) -> None:
             "these autoencoders can't be trained together",
             f"{twice[0]} is asked for twice" if twice else f"steps and batches: {schedules}",
             "name each layer, size and seed once, and train what differs otherwise by itself",
+        )
+
+
+def check_place(out: Path, source: str) -> None:
+    """Refuse a folder that holds something else than a run of a source, or what it is made from.
+
+    Raises:
+        StoreError: as it says.
+    """
+    path = out / TRAINING
+    if path.exists():
+        try:
+            theirs = json.loads(path.read_bytes())["key"]["about"].get("source")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            theirs = None
+        if theirs != source:
+            raise StoreError(
+                f"{out} belongs to another run",
+                f"it was trained on {theirs or 'something else'}, not on {source}",
+                "give another --out, or repeat the command that made it",
+            )
+    elif out.is_dir() and any(not p.name.startswith(".") for p in out.iterdir()):
+        raise StoreError(
+            f"{out} is not empty and holds no training run",
+            f"there is no {TRAINING} in it",
+            "give a new or empty folder",
         )
 
 
@@ -188,12 +192,7 @@ def _finished(out: Path, key: dict[str, Any], folders: dict[str, Path]) -> bool:
     """
     path = out / TRAINING
     if not path.exists():
-        if any(not p.name.startswith(".") for p in out.iterdir()):
-            raise StoreError(
-                f"{out} is not empty and holds no training run",
-                f"there is no {TRAINING} in it",
-                "give a new or empty folder",
-            )
+        check_place(out, key["about"].get("source", ""))
         return False
     try:
         found = json.loads(path.read_bytes())
@@ -214,61 +213,6 @@ def _finished(out: Path, key: dict[str, Any], folders: dict[str, Path]) -> bool:
         for name, folder in folders.items()
         for file in (WEIGHTS, CONFIG)
     )
-
-
-def trainer_of(
-    task: Task, d_in: int, device: str, metadata: Mapping[str, Any]
-) -> SAETrainer[Any, Any]:
-    """Return SAELens' trainer of a task's autoencoder, with Adam in one pass over its moments.
-
-    Args:
-        task: what is trained.
-        d_in: width of the activations.
-        device: where.
-        metadata: what is written into its config.
-    """
-    recipe = task.recipe
-    named = {**metadata, "hook_name": hook_name(Site("resid_post", task.layer))}
-    sae = new_sae(recipe, d_in, device=device, metadata=named)
-    config = SAETrainerConfig(
-        total_training_samples=recipe.steps * recipe.batch,
-        train_batch_size_samples=recipe.batch,
-        lr=recipe.lr,
-        lr_end=recipe.lr / 10,
-        lr_warm_up_steps=recipe.steps // 20,
-        lr_decay_steps=recipe.steps // 5,
-        device=device,
-        dead_feature_window=recipe.dead_after,
-    )
-    trainer = SAETrainer(config, sae, data_provider=iter(()))
-    for group in trainer.optimizer.param_groups:
-        group["foreach"], group["fused"] = False, True
-    return trainer
-
-
-def begin_at_the_mean(
-    trainers: Mapping[str, SAETrainer[Any, Any]],
-    tasks: list[Task],
-    source: Source,
-    recipe: Recipe,
-) -> None:
-    """Scale activations as SAELens does, and begin with their mean as the decoder's bias.
-
-    Scaled, their norm is on average the square root of their width. The mean is most of a residual
-    stream; a bias that begins at 0 is led there step by step, and features stand in for it.
-    """
-    some: dict[int, list[torch.Tensor]] = {layer: [] for layer in source.layers}
-    stream = batches(source, batch=recipe.batch, seed=ORDER)
-    for _ in range(_FIRST):
-        for layer, states in next(stream)[1].items():
-            some[layer].append(states.float())
-    for task in tasks:
-        states = torch.cat(some[task.layer])
-        trainer = trainers[task.name]
-        scale = math.sqrt(source.width) / float(states.norm(dim=-1).mean())
-        trainer.activation_scaler.scaling_factor = scale
-        with torch.no_grad():
-            trainer.sae.b_dec.copy_(states.mean(0) * scale)
 
 
 class _Watch:
@@ -299,7 +243,7 @@ class _Watch:
                 raise NumericError(
                     f"{dead:.0%} of the features of {name} are dead at step {step}",
                     f"they weren't active for {self._trainers[name].cfg.dead_feature_window} steps",
-                    f"{_last_good(out)}; train with a smaller --lr or --sparsity",
+                    f"{_last_good(out)}; train with a smaller --lr or --sparsity, or a larger --k",
                 )
         return self.figures
 
@@ -334,30 +278,3 @@ def _figures(trainer: SAETrainer[Any, Any], output: TrainStepOutput) -> dict[str
         "l0": float((active != 0).sum()) / len(x),
         "dead": float(trainer.dead_neurons.float().mean()),
     }
-
-
-def save_sae(trainer: SAETrainer[Any, Any], folder: Path) -> None:
-    """Fold what was scaled into the weights, and write SAELens' files of the stock class.
-
-    Raises:
-        StoreError: they can't be written.
-    """
-    from safetensors.torch import save
-
-    sae = trainer.sae
-    if trainer.activation_scaler.scaling_factor is not None:
-        sae.fold_activation_norm_scaling_factor(trainer.activation_scaler.scaling_factor)
-        trainer.activation_scaler.scaling_factor = None
-    trainer.set_final_sae_metadata()
-    sae.cfg.normalize_activations = "none"
-    weights = {name: value.detach().clone() for name, value in sae.state_dict().items()}
-    sae.process_state_dict_for_saving_inference(weights)
-    config = sae.cfg.get_inference_sae_cfg_dict()
-    folder.mkdir(parents=True, exist_ok=True)
-    contiguous = {name: value.cpu().contiguous() for name, value in weights.items()}
-    write_bytes(folder / WEIGHTS, save(contiguous))
-    write_json(folder / CONFIG, config)
-    write_bytes(
-        folder / "sparsity.safetensors",
-        save({"sparsity": trainer.log_feature_sparsity.detach().cpu().contiguous()}),
-    )

@@ -11,7 +11,14 @@ import torch
 from moralprobe.activations import stream
 from moralprobe.activations.distinct import Tokens, windows
 from moralprobe.activations.job import encode_texts
-from moralprobe.activations.stream import Position, TokenSource, batches, ordinary, read_tokens
+from moralprobe.activations.stream import (
+    Position,
+    Shuffled,
+    TokenSource,
+    batches,
+    ordinary,
+    read_tokens,
+)
 from moralprobe.data.prompts import get_template
 from moralprobe.errors import DataError, NumericError
 from moralprobe.models.causal import CausalModel
@@ -220,3 +227,52 @@ def test_states_that_are_no_numbers_are_refused() -> None:
 def test_counts_are_tokens_of_their_own() -> None:
     tokens = Tokens.distinct([text(1, 2, 3), text(1, 2, 4, 5)])
     assert np.array_equal(tokens.counts, [2, 2])
+
+
+def test_shuffled_activations_keep_each_dimension_and_nothing_else() -> None:
+    class Rank1:
+        layers = (0, 1)
+        width = 8
+
+        def pieces(self, epoch: int) -> int:
+            return 2
+
+        def read(self, epoch: int, piece: int) -> dict[int, torch.Tensor]:
+            generator = torch.Generator().manual_seed(piece)
+            states = torch.randn(500, 1, generator=generator) * torch.arange(1.0, 9.0)
+            return {0: states, 1: states.bfloat16()}
+
+    source = Shuffled(Rank1(), seed=0)
+    found = source.read(0, 1)
+    before = Rank1().read(0, 1)
+    for layer in (0, 1):
+        assert found[layer].dtype == before[layer].dtype
+        torch.testing.assert_close(found[layer].sort(0).values, before[layer].sort(0).values)
+    correlation = torch.corrcoef(found[0].T) - torch.eye(8)
+    assert float(correlation.abs().max()) < 0.2
+    torch.testing.assert_close(source.read(0, 1)[0], found[0])
+    assert not torch.equal(found[0], found[1].float())
+    assert not torch.equal(source.read(1, 1)[0], found[0])  # as pieces are other tokens then
+
+
+def test_a_single_piece_is_shuffled_once_for_all_epochs() -> None:
+    class Whole:
+        layers = (3,)
+        width = 4
+        read_pieces = 0
+
+        def pieces(self, epoch: int) -> int:
+            return 1
+
+        def read(self, epoch: int, piece: int) -> dict[int, torch.Tensor]:
+            self.read_pieces += 1
+            return {3: torch.arange(400.0).reshape(100, 4)}
+
+    whole = Whole()
+    source = Shuffled(whole, seed=0)
+    first, second = source.read(0, 0)[3], source.read(5, 0)[3]
+    assert first is second and whole.read_pieces == 1
+    assert not torch.equal(first, Whole().read(0, 0)[3])
+    torch.testing.assert_close(first.sort(0).values, Whole().read(0, 0)[3])
+    assert torch.equal(Shuffled(Whole(), seed=0).read(0, 0)[3], first)
+    assert not torch.equal(Shuffled(Whole(), seed=1).read(0, 0)[3], first)

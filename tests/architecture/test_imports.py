@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": GROUND,
     "activations": GROUND | {"data", "moral_vectors", "models"},
     "sae": GROUND | {"data", "geometry", "moral_vectors", "models", "activations"},
+    "autoencoders": {"errors", "foundations", "models", "sites", "sae"},
     "design": {"errors", "foundations", "geometry", "moral_vectors"},
     "analyses": {"errors", "foundations", "geometry", "design"},
     "table": GROUND | {"geometry", "activations", "design"},
@@ -57,6 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "models",
         "activations",
         "sae",
+        "autoencoders",
         "options",
         "study",
         "probing",
@@ -77,7 +79,7 @@ ONLY_IN: dict[str, set[str]] = {
     "transformer_lens": {"models.lens"},
     "sae_lens": {"sae"},
     "tokenizers": {"models"},
-    "huggingface_hub": {"models"},
+    "huggingface_hub": {"models", "sae"},
     "sklearn": {"geometry"},
     "matplotlib": {"report"},
     "jinja2": {"report", "models"},
@@ -86,7 +88,7 @@ ONLY_IN: dict[str, set[str]] = {
     "sentence_transformers": {"models"},
     "vaderSentiment": {"data"},
     "wordfreq": {"data"},
-    "urllib": {"data"},
+    "urllib": {"data", "sae.push"},
     "http": {"data"},
 }
 PURE = {"numpy", "scipy", "sklearn", "moralprobe"}

@@ -29,6 +29,7 @@ ORDER = (
     "sae train",
     "sae eval",
     "sae features",
+    "sae push",
     "sae load",
     "compare",
     "data download",
@@ -46,7 +47,7 @@ SMALLER: dict[str, list[str]] = {
         *("--layer", "1", "--expansion", "4", "--k", "4", "--lr", "0.002"),
         *("--steps", "200", "--batch", "512", "--quiet"),
     ],
-    "sae features": ["--quiet"],
+    "sae features": ["--quiet", "--causal", "3"],
 }
 ELSEWHERE = ("sae load", "compare", "data download", "demo")
 
@@ -85,6 +86,7 @@ def test_every_example_runs_after_the_ones_before_it(made: Path) -> None:
     assert Path("study/report/index.html").is_file()
     assert set(Study.load(Path("control")).frame["analysis"]) == {"control"}
     assert Path("sae/cfg.json").is_file() and Path("features/index.html").is_file()
+    assert Path("hub/resid_post.1/cfg.json").is_file()
 
 
 def test_the_example_of_a_download_asks_for_the_dataset(monkeypatch: pytest.MonkeyPatch) -> None:

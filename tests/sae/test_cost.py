@@ -10,9 +10,8 @@ from moralprobe.errors import ModelError, UsageError
 from moralprobe.models.load import load_model
 from moralprobe.models.tiny import save_tiny
 from moralprobe.sae.cost import training_cost
-from moralprobe.sae.recipe import Recipe
+from moralprobe.sae.recipe import Recipe, Task
 from moralprobe.sae.tokens import TextOptions, read_texts, train_on_tokens
-from moralprobe.sae.train import Task
 
 STARTER = TextOptions(("starter",))
 

@@ -92,7 +92,7 @@ def test_each_chosen_feature_is_matched_by_another_of_its_density() -> None:
     chosen = np.array([True, False, True, False, False, False])
     tested = np.array([True, True, True, True, True, False])
     matched = _matched(chosen, tested, density, np.random.default_rng(0))
-    assert sorted(matched) == [1, 3]
+    assert matched.tolist() == [1, -1, 3, -1, -1, -1]
 
 
 def test_a_random_dictionary_holds_where_it_does_on_its_own_held_out_texts() -> None:
@@ -184,12 +184,14 @@ def test_from_a_model_to_pages(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "features"
-    run("sae", "features", trained / "sae", trained / "starter.parquet", "--out", out)
+    features = ("sae", "features", trained / "sae", trained / "starter.parquet", "--causal", 3)
+    run(*features, "--out", out)
     said = capsys.readouterr().out
     frame = pl.read_parquet(out / "FEATURES.parquet")
     summary = json.loads((out / "features.json").read_bytes())
     assert frame.height == summary["features"] == 4 * 32
     assert f"{summary['chosen']} of" in said and "poles shuffled" in said
+    assert "causal" in frame.columns and "ablated" in said
     pages = sorted(p.name for p in out.glob("feature-*.html"))
     wanted = frame.filter(pl.col("chosen") | pl.col("li_strict"))["feature"].to_list()
     assert pages == sorted(f"feature-{n}.html" for n in wanted)
@@ -200,7 +202,7 @@ def test_from_a_model_to_pages(
         page = (out / name).read_text("utf-8")
         assert "Promoted" in page and "may be offensive" in page
     # The same command gives the same table.
-    run("sae", "features", trained / "sae", trained / "starter.parquet", "--out", tmp_path / "b")
+    run(*features, "--out", tmp_path / "b")
     assert frame.equals(pl.read_parquet(tmp_path / "b" / "FEATURES.parquet"))
 
 

@@ -156,8 +156,11 @@ def test_an_unknown_release_or_id_names_the_nearest() -> None:
         load_release("gemma-scope-2b-pt-res-canonic", "layer_12/width_16k/canonical")
     with pytest.raises(UsageError, match=r"did you mean .*layer_12/width_16k/canonical"):
         load_release("gemma-scope-2b-pt-res-canonical", "layer_12/width_16k/canonicl")
+    with pytest.raises(UsageError, match=r"unknown release 'a/b/c'.*user/name"):
+        load_release("a/b/c", "sae")
 
 
-def test_a_release_without_a_network_says_what_to_do() -> None:
+@pytest.mark.parametrize("release", ["gpt2-small-res-jb", "someone/moral-saes"])
+def test_a_release_without_a_network_says_what_to_do(release: str) -> None:
     with pytest.raises(ModelError, match="can't fetch"):
-        load_release("gpt2-small-res-jb", "blocks.8.hook_resid_pre")
+        load_release(release, "blocks.8.hook_resid_pre")

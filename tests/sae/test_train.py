@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from moralprobe.errors import IntegrityError, NumericError, StoreError, UsageError
 from moralprobe.files import hash_file
 from moralprobe.sae.load import load_sae
-from moralprobe.sae.recipe import ARCHITECTURES, Recipe
-from moralprobe.sae.train import State, Task, train
+from moralprobe.sae.recipe import ARCHITECTURES, Recipe, Task
+from moralprobe.sae.train import State, train
 
 D_IN, N, TRUE = 32, 4096, 64
 RECIPE = Recipe(
@@ -75,14 +75,19 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "sae_weights.safetensors")
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_killed_it_ends_with_the_weights_of_an_unbroken_run(arch: str, tmp_path: Path) -> None:
-    whole = run(tmp_path / "whole", tasks(arch=arch))[0]
+@pytest.mark.parametrize(
+    ("arch", "precision"), [*((arch, "fp32") for arch in ARCHITECTURES), ("li2026", "bf16")]
+)
+def test_killed_it_ends_with_the_weights_of_an_unbroken_run(
+    arch: str, precision: str, tmp_path: Path
+) -> None:
+    asked = tasks(arch=arch, precision=precision)
+    whole = run(tmp_path / "whole", asked)[0]
     for at in (25, 50):
         with pytest.raises(KilledError):
-            run(tmp_path / "broken", tasks(arch=arch), progress=killed_at(at))
+            run(tmp_path / "broken", asked, progress=killed_at(at))
     assert json.loads((tmp_path / "broken/checkpoint.json").read_bytes())["step"] == 40
-    broken = run(tmp_path / "broken", tasks(arch=arch))[0]
+    broken = run(tmp_path / "broken", asked)[0]
     for name, value in weights(whole).items():
         assert torch.equal(weights(broken)[name], value), name
     assert hash_file(broken / "cfg.json") == hash_file(whole / "cfg.json")

@@ -1,0 +1,133 @@
+"""`moralprobe sae features`: the moral features of an autoencoder, a table and pages."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from moralprobe.cli.console import notice, say, steps
+
+
+def features_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An autoencoder.")],
+    vectors: Annotated[
+        Path,
+        typer.Argument(metavar="VECTORS", help="A file made by 'vectors build', or its store."),
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    mode: Annotated[
+        str, typer.Option(help="Whose features get a page: li2026, audited or both.")
+    ] = "both",
+    pages: Annotated[
+        int, typer.Option(min=0, help="At most so many pages, the strongest first.")
+    ] = 200,
+    other: Annotated[
+        list[Path] | None,
+        typer.Option(help="One trained with another seed: is a feature there too? Repeatable."),
+    ] = None,
+    null: Annotated[
+        Path | None, typer.Option(help="One trained with --shuffled: what does it have?")
+    ] = None,
+    causal: Annotated[
+        int, typer.Option(min=0, help="Ablate so many of the strongest, and read their poles out.")
+    ] = 50,
+    model: Annotated[str | None, typer.Option(help="The model, if not found by its name.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of shuffles, halves and resamples.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Find the moral features of an autoencoder, by the published rules and by ours.
+
+    Writes FEATURES.parquet, a row a feature, features.json, and a page a feature.
+
+    Example: moralprobe sae features sae starter.parquet --out features
+    """
+    from moralprobe.autoencoders import find_features
+    from moralprobe.files import check_writable, write_bytes, write_json
+    from moralprobe.models.load import choose_device, load_model
+    from moralprobe.options import parse_modes
+    from moralprobe.report.features import Examples, write_feature_pages
+    from moralprobe.sae.directions import next_tokens
+    from moralprobe.sae.load import load_sae
+    from moralprobe.sae.tokens import origin_of
+
+    modes = parse_modes(mode)
+    place = str(choose_device(device))
+    loaded = load_sae(folder, device=place)
+    others = [load_sae(path, device=place) for path in other or ()]
+    check_writable(out)
+    loaded_model = load_model(**origin_of(loaded, model), device=device)
+    with steps("reading tokens", quiet=quiet) as step:
+        found = find_features(
+            loaded,
+            loaded_model,
+            vectors,
+            others=others,
+            null=load_sae(null, device=place) if null else None,
+            causal=causal,
+            seed=seed,
+            reading=lambda done, total: step(done, total, "tokens"),
+        )
+    read, frame, summary = found.read, found.features.frame, found.features.summary
+    for warning in read.warnings:
+        notice(f"warning: {warning}")
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    write_bytes(out / "FEATURES.parquet", buffer.getvalue())
+    about = {"sae": str(folder), "vectors": str(vectors), "model": loaded_model.name, "seed": seed}
+    write_json(out / "features.json", {**about, "site": str(loaded.site), **summary})
+    columns = {"audited": "chosen", "li2026": "li_strict"}
+    wanted = frame.select(columns[name] for name in modes).max_horizontal()
+    rows = frame.filter(wanted).sort("replicated", "t", descending=True, nulls_last=True)
+    shown = rows.head(pages).to_dicts()
+    raised, lowered = next_tokens(loaded, loaded_model, [row["feature"] for row in shown])
+    examples = Examples(read.texts, read.activations.tocsc(), raised, lowered)
+    page = write_feature_pages(
+        shown, summary, examples, out, model=loaded_model.name, site=str(loaded.site)
+    )
+    say(
+        f"{summary['chosen']} of {summary['tested']:,} features that can be tested are chosen, "
+        f"{summary['replicated']} hold on held-out texts"
+    )
+    say(
+        f"nulls: poles shuffled {', '.join(map(str, summary['null_shuffled_chosen']))} chosen; "
+        f"a random dictionary {summary['null_random_dictionary']['replicated']} hold; "
+        f"other features as often active {summary['others_as_dense']['hold']} of "
+        f"{summary['others_as_dense']['features']} hold"
+    )
+    if (null_count := summary["null_shuffled_activations"]) is not None:
+        say(
+            f"an autoencoder of shuffled activations: {null_count['replicated']} of "
+            f"{null_count['features']:,} hold"
+        )
+    if "found_again" in summary:
+        again = summary["found_again"]
+        held = "none holds" if again["hold"] is None else f"{again['hold']:.2f} for those that hold"
+        say(
+            f"nearest direction of {again['others']} other seeds, median cosine: {held}, "
+            f"{again['all']:.2f} for all, {again['random_directions']:.2f} for random directions"
+        )
+    if "causal" in summary:
+        say(_causal_in_words(summary["causal"]))
+    published = summary["li2026"]
+    say(
+        f"li2026 on the same texts: {published['mono']} mono-semantic, {published['strict']} strict"
+    )
+    say(f"{page}")
+
+
+def _causal_in_words(causal: dict[str, Any]) -> str:
+    if causal["median"] is None:
+        return "none of the features can be ablated in enough held-out texts"
+    return (
+        f"ablated {causal['features']}: their poles' read-out at layer {causal['layer']} moves by "
+        f"{causal['median']:.3f} standard deviations (median), surely down in {causal['down']}; "
+        f"other features as dense move it by {_number(causal['null_median'])}"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "an unknown amount" if value is None else f"{value:.3f}"
