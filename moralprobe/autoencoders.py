@@ -151,10 +151,9 @@ def evaluate_sae(
 
 
 @dataclass(frozen=True)
-class Found:
-    """The moral features of an autoencoder (`frame`, `summary`), and what was `read` for them."""
+class Found(MoralFeatures):
+    """The moral features of an autoencoder, and what was `read` for them."""
 
-    features: MoralFeatures
     read: TextFeatures
 
 
@@ -196,7 +195,7 @@ def find_features(
         features = with_others(features, loaded, others, seed=seed)
     if causal and not is_pooled(loaded):
         features = _with_causal(features, loaded, model, read, most=causal, seed=seed)
-    return Found(features, read)
+    return Found(features.frame, features.summary, read)
 
 
 def _with_causal(

@@ -71,7 +71,7 @@ def features_command(
             seed=seed,
             reading=lambda done, total: step(done, total, "tokens"),
         )
-    read, frame, summary = found.read, found.features.frame, found.features.summary
+    read, frame, summary = found.read, found.frame, found.summary
     for warning in read.warnings:
         notice(f"warning: {warning}")
     buffer = io.BytesIO()
