@@ -18,7 +18,7 @@ from moralprobe.sae.directions import check_other, with_others
 from moralprobe.sae.evaluate import Evaluation, evaluate
 from moralprobe.sae.evaluate_pooled import evaluate_pooled, held_out_of
 from moralprobe.sae.features import MoralFeatures, moral_features
-from moralprobe.sae.load import LoadedSAE, check_same_states, is_pooled
+from moralprobe.sae.load import LoadedSAE, is_pooled
 from moralprobe.sae.pooled import features_of_table, train_on_pooled
 from moralprobe.sae.recipe import PUBLISHED, Recipe, Task
 from moralprobe.sae.text_features import TextFeatures
@@ -184,11 +184,8 @@ def find_features(
         ModelError: an autoencoder that doesn't belong or fit.
         DataError: too few texts.
     """
-    # What doesn't belong together shouldn't wait for the model.
     for other in others:
-        check_other(loaded, other)
-    if null is not None:
-        check_same_states(loaded, null, shuffled=True)
+        check_other(loaded, other)  # what doesn't belong together shouldn't wait for the model
     read = features_of_table(loaded, model, Path(vectors), null=null, seed=seed, reading=reading)
     features = moral_features(read, seed=seed)
     if others:

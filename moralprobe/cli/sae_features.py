@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -88,35 +89,39 @@ def features_command(
     page = write_feature_pages(
         shown, summary, examples, out, model=loaded_model.name, site=str(loaded.site)
     )
-    say(
+    for line in _in_words(summary):
+        say(line)
+    say(f"{page}")
+
+
+def _in_words(summary: dict[str, Any]) -> Iterator[str]:
+    yield (
         f"{summary['chosen']} of {summary['tested']:,} features that can be tested are chosen, "
         f"{summary['replicated']} hold on held-out texts"
     )
-    say(
+    yield (
         f"nulls: poles shuffled {', '.join(map(str, summary['null_shuffled_chosen']))} chosen; "
         f"a random dictionary {summary['null_random_dictionary']['replicated']} hold; "
         f"other features as often active {summary['others_as_dense']['hold']} of "
         f"{summary['others_as_dense']['features']} hold"
     )
-    if (null_count := summary["null_shuffled_activations"]) is not None:
-        say(
-            f"an autoencoder of shuffled activations: {null_count['replicated']} of "
-            f"{null_count['features']:,} hold"
+    if null := summary["null_shuffled_activations"]:
+        yield (
+            f"an autoencoder of shuffled activations: {null['replicated']} of "
+            f"{null['features']:,} hold"
         )
-    if "found_again" in summary:
-        again = summary["found_again"]
+    if again := summary.get("found_again"):
         held = "none holds" if again["hold"] is None else f"{again['hold']:.2f} for those that hold"
-        say(
+        yield (
             f"nearest direction of {again['others']} other seeds, median cosine: {held}, "
             f"{again['all']:.2f} for all, {again['random_directions']:.2f} for random directions"
         )
-    if "causal" in summary:
-        say(_causal_in_words(summary["causal"]))
+    if causal := summary.get("causal"):
+        yield _causal_in_words(causal)
     published = summary["li2026"]
-    say(
+    yield (
         f"li2026 on the same texts: {published['mono']} mono-semantic, {published['strict']} strict"
     )
-    say(f"{page}")
 
 
 def _causal_in_words(causal: dict[str, Any]) -> str:

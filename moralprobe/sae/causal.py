@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from moralprobe.activations.pooling import weigh
 from moralprobe.activations.stream import counting
 from moralprobe.errors import DataError, NumericError, UsageError
-from moralprobe.geometry.arrays import Bools, Floats, Ints
+from moralprobe.geometry.arrays import Floats, Ints
 from moralprobe.geometry.association import MIN_ACTIVE
 from moralprobe.geometry.draws import Draws, interval
-from moralprobe.geometry.recoverability import choose_penalties, gather
-from moralprobe.geometry.uncertainty import bootstrap_counts, group_folds
+from moralprobe.geometry.readout import readout
+from moralprobe.geometry.uncertainty import bootstrap_counts
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.tokens import Encoded
 from moralprobe.sae.evaluate import edited, of_one_length
@@ -30,7 +30,6 @@ from moralprobe.sae.load import LoadedSAE
 from moralprobe.sae.text_features import TextFeatures
 from moralprobe.sites import Site
 
-_FOLDS: Final = 5  # the last holds what is held out
 _DRAWS: Final = 1000
 _LEAST_MOVED: Final = 0.5
 """Share of a feature's texts whose states an ablation must change. Rounding takes a few: a feature
@@ -125,40 +124,6 @@ def causal_scores(
     score, low, high, texts_of = np.array(found, np.float64).reshape(-1, 4).T
     null = np.array([of(int(f), int(k))[0] for f, k in zip(others, poles, strict=True)], np.float64)
     return CausalScores(score, low, high, null, texts_of.astype(np.int64), r, layer)
-
-
-def readout(
-    X: Floats, moral: Floats, train: Bools, seed: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Fit a ridge on training texts, its penalties chosen among them, and try it on the others.
-
-    Args:
-        X: [n, d] pooled states.
-        moral: [n, poles] typicality.
-        train: [n] which texts it is fitted on.
-        seed: of the folds that choose penalties.
-
-    Returns:
-        Directions [d, poles] in which the held-out texts have a standard deviation of 1, and
-        Pearson's r there, [poles]. NaN of a pole that doesn't vary, and all where either part has
-        fewer than `MIN_ACTIVE` texts.
-    """
-    W = np.full((X.shape[1], moral.shape[1]), np.nan)
-    if min(train.sum(), (~train).sum()) < MIN_ACTIVE:
-        return W, W[0]
-    of_row = np.full(len(X), _FOLDS - 1)
-    of_row[train] = group_folds(np.arange(train.sum()), _FOLDS - 1, seed)
-    folds = gather(X, of_row)
-    # Those of the last fold: it takes no part in them.
-    penalties = choose_penalties(folds, moral)[-1]
-    products = X[train].T @ (moral[train] - moral[train].mean(0)) / train.sum()
-    for p in np.unique(penalties):
-        inverse = folds.reader(_FOLDS - 1, int(p), np.float64).inverse
-        W[:, penalties == p] = inverse @ products[:, penalties == p]
-    z, y = (values[~train] - values[~train].mean(0) for values in (X @ W, moral))
-    spread = np.where(z.std(0) > 0, z.std(0), np.nan)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return W / spread, (z * y).mean(0) / (spread * y.std(0))
 
 
 def without(sae: Any, states: torch.Tensor, features: torch.Tensor) -> torch.Tensor:

@@ -32,9 +32,9 @@ class TextFeatures:
 
     `activations` [texts, features] are means over tokens, of a pooled autoencoder those of the
     pooled vectors; `random` and `untaught` those of a random dictionary and of an autoencoder of
-    shuffled activations, if one is given; `moral` [texts, 10] are mean moral
-    vectors; `covariates` [texts, any] and their `names` are what else is known of a text; `train`
-    says which texts features are chosen by; `encoded` are the texts' tokens.
+    shuffled activations, if one is given; `moral` [texts, 10] are mean moral vectors; `covariates`
+    [texts, any] and their `names` are what else is known of a text; `train` says which texts
+    features are chosen by; `encoded` are the texts' tokens.
     """
 
     texts: list[str]

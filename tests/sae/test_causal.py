@@ -12,16 +12,14 @@ import pytest
 import sae_lens
 import torch
 from scipy import sparse
-from sklearn.linear_model import Ridge
-from sklearn.preprocessing import StandardScaler
 
 from moralprobe.errors import DataError, NumericError, UsageError
 from moralprobe.geometry.association import MIN_ACTIVE
-from moralprobe.geometry.recoverability import PENALTIES
+from moralprobe.geometry.readout import readout
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.tokens import Encoded
 from moralprobe.sae import causal
-from moralprobe.sae.causal import causal_scores, readout, without
+from moralprobe.sae.causal import causal_scores, without
 from moralprobe.sae.load import LoadedSAE
 from moralprobe.sae.text_features import TextFeatures, read_features
 from tests.activations.test_extract import starter, tiny
@@ -371,30 +369,6 @@ def test_a_layer_that_can_be_chosen_is_read_out() -> None:
         for layer in (1, 2)
     )
     assert middle > 0.999 and middle > last
-
-
-def test_the_read_out_is_scikit_learns_and_sees_no_held_out_label() -> None:
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(400, 12)) @ rng.normal(size=(12, 12)) + 3
-    moral = X[:, :3] + rng.normal(size=(400, 3)) * [0.1, 3, 30]
-    train = rng.random(400) < 0.6
-    weights, r = readout(X, moral, train, 0)
-    scaler = StandardScaler().fit(X[train])
-    for k in range(3):
-        fits = [
-            Ridge(alpha=p * train.sum()).fit(scaler.transform(X[train]), moral[train, k])
-            for p in PENALTIES
-        ]
-        held = [fit.predict(scaler.transform(X[~train])) for fit in fits]
-        mine = X[~train] @ weights[:, k]
-        mine -= mine.mean()
-        near = [np.abs(mine - (h - h.mean()) / h.std()).max() for h in held]
-        assert min(near) < 1e-8
-        best = held[int(np.argmin(near))]
-        assert r[k] == pytest.approx(np.corrcoef(best, moral[~train, k])[0, 1])
-    other = moral.copy()
-    other[~train] = rng.normal(size=other[~train].shape)
-    np.testing.assert_array_equal(readout(X, other, train, 0)[0], weights)
 
 
 def test_features_that_are_read_bring_their_tokens() -> None:
