@@ -22,7 +22,7 @@ from moralprobe.errors import DataError, ModelError
 from moralprobe.foundations import POLES
 from moralprobe.models.load import load_model
 from moralprobe.models.tiny import save_tiny
-from moralprobe.sae.features import _matched, moral_features
+from moralprobe.sae.features import _matched, choose, moral_features
 from moralprobe.sae.load import load_sae
 from moralprobe.sae.published import published
 from moralprobe.sae.text_features import TextFeatures, read_features
@@ -101,9 +101,19 @@ def test_a_random_dictionary_holds_where_it_does_on_its_own_held_out_texts() -> 
     rows = read.train
     random[rows, 0] += read.moral[rows, 0] * 3  # feature 0 of it goes with care while choosing only
     random[:, 1] += read.moral[:, 1] * 3  # and feature 1 with harm everywhere
-    null = moral_features(replace(read, random=sparse.csr_array(random))).summary
-    assert null["null_random_dictionary"]["chosen"] >= 2
-    assert null["null_random_dictionary"]["replicated"] == 1
+    other = sparse.csr_array(random)
+    null = moral_features(replace(read, random=other, untaught=other[:, :200])).summary
+    chosen = choose(other[rows], read.moral[rows], read.covariates[rows]).chosen
+    assert chosen[:2].all() and chosen.sum() < null["chosen"]
+    assert null["null_random_dictionary"] == {
+        "features": FEATURES,
+        "chosen": int(chosen.sum()),
+        "replicated": 1,
+    }
+    untaught = null["null_shuffled_activations"]
+    assert untaught["features"] == 200 and untaught["replicated"] == 1
+    assert 2 <= untaught["chosen"] < null["chosen"]
+    assert moral_features(read).summary["null_shuffled_activations"] is None
 
 
 def test_the_shuffled_twin_finds_none() -> None:
@@ -221,6 +231,23 @@ def test_activations_are_the_means_of_each_text_alone(trained: Path) -> None:
             acts = loaded.sae.encode(states[states.norm(dim=-1) <= loaded.sink_norm]).mean(0)
         found = read.activations[[i]].toarray()[0]
         np.testing.assert_allclose(found, acts.numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_null_is_read_in_the_same_texts_by_its_own_weights(trained: Path) -> None:
+    loaded, null = load_sae(trained / "sae"), load_sae(trained / "sae")
+    null.sae.cfg.metadata.shuffled = True
+    turn = torch.randperm(loaded.sae.cfg.d_sae, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for name, axis in (("W_enc", 1), ("b_enc", 0), ("W_dec", 0)):
+            weight = getattr(null.sae, name)
+            weight.copy_(weight.index_select(axis, turn))
+    read = read_features(
+        loaded, load_model(trained / "model", dtype="fp32"), starter(60), null=null
+    )
+    assert read.untaught is not None
+    expected = read.activations.toarray()[:, turn.numpy()]
+    np.testing.assert_allclose(read.untaught.toarray(), expected, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(expected, read.activations.toarray())
 
 
 def test_texts_are_shown_as_text(trained: Path, tmp_path: Path) -> None:

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from moralprobe.activations.forecast import plan_extraction
+from moralprobe.data.texts import Texts
 from moralprobe.models.tiny import save_tiny
+from moralprobe.sae.cost import _actions as actions_of
 from moralprobe.sae.cost import training_cost
 from moralprobe.sae.load import load_sae
 from moralprobe.sae.recipe import Recipe
@@ -44,6 +47,13 @@ def test_pooled_vectors_of_the_target_are_planned(tmp_path: Path) -> None:
     # A hundred epochs of whole batches.
     assert cost.epochs == pytest.approx(100 * (rows // 64) * 64 / rows)
     assert cost.train_flops == 12.0 * 4096 * 65536 * 100 * (rows // 64) * 64
+    # Weights and two moments beside the result, and the vectors.
+    weights = 2 * 4096 * 65536 * 4
+    plan = plan_extraction(
+        "Qwen/Qwen3-8B", Texts(actions_of(options)), layers="18", poolings="mean"
+    )
+    store = cost.disk_bytes - 4 * weights
+    assert store == pytest.approx(plan[0].disk_bytes, rel=0.01) and store > 10**6
     once = training_cost(
         "Qwen/Qwen3-8B", options, "18", [Recipe(steps=10, batch=64)], source="pooled"
     )
