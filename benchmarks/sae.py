@@ -1,25 +1,28 @@
 """Train a TopK autoencoder with our sparse step and with SAELens' own, from the same weights.
 
     python benchmarks/sae.py VECTORS... [--layer 15] [--steps 300] [--seeds 0] [--block 20]
-    python benchmarks/sae.py VECTORS... --real [--steps 1500]
+    python benchmarks/sae.py VECTORS... --real [--steps 1500] [--keep DIR]
 
 VECTORS are tables made by `moralprobe vectors build`. Both run inside SAELens' `SAETrainer` on the
 same batches of token states, with the auxiliary loss for features that weren't active for 100
 steps. They alternate in blocks of steps; printed are medians over blocks, and after the last step
 the variance explained and the loss recovered on texts that were held out.
 
-`--real` trains one as `moralprobe sae train` does, judges it beside SAELens' own evaluation, and
-looks for moral features in the first table, each step timed.
+`--real` trains one as `moralprobe sae train` does, judges it beside SAELens' own evaluation, trains
+another seed and one of shuffled activations, and looks for moral features in the first table, each
+step timed. With `--keep DIR` what is trained stays there.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--arch", default="topk", choices=["topk", "batchtopk"])
     parser.add_argument("--real", action="store_true", help="train, judge and search one")
+    parser.add_argument("--keep", help="with --real: a folder in which what is trained is kept")
     options = parser.parse_args()
     if options.real:
         real(options)
@@ -87,53 +91,70 @@ def main() -> None:
 
 
 def real(options: Any) -> None:
-    """Train, judge and search one autoencoder, and write `results/sae-real.json`."""
+    """Train, judge and search one autoencoder, and write `results/sae-real.json`.
+
+    Another seed and an autoencoder of shuffled activations are trained after it, to compare with.
+    """
+    import resource
+
     from results_file import write
 
-    from moralprobe import MoralVectors, load_model
-    from moralprobe.sae.evaluate import evaluate, spread
-    from moralprobe.sae.features import moral_features
-    from moralprobe.sae.load import load_sae
+    from moralprobe import Recipe, evaluate_sae, find_features, load_model, load_sae, train_sae
+    from moralprobe.sae.evaluate import spread
     from moralprobe.sae.peer import evaluate_with_sae_lens
-    from moralprobe.sae.recipe import Recipe, Task
-    from moralprobe.sae.text_features import read_features
-    from moralprobe.sae.tokens import TextOptions, read_texts, train_on_tokens
-    from moralprobe.sae.train import State
+    from moralprobe.sae.tokens import TextOptions, read_texts
 
     model = load_model(options.model)
-    texts = TextOptions(tuple(options.vectors))
-    task = Task(options.layer, Recipe(arch=options.arch, steps=options.steps))
+    recipe = Recipe(arch=options.arch, steps=options.steps)
     seconds = {}
-    states: list[State] = []
+    states: list[dict[str, Any]] = []
+
+    def train(name: str, seed: int, *, shuffled: bool = False) -> Any:
+        start, path = time.perf_counter(), Path(options.keep or folder) / name
+        if path.exists():
+            raise SystemExit(f"{path} exists: what is trained already can't be timed")
+        train_sae(
+            model,
+            options.vectors,
+            path,
+            layers=str(options.layer),
+            recipe=replace(recipe, seed=seed),
+            shuffled=shuffled,
+            progress=lambda state: states.append(copy.deepcopy(vars(state))),
+        )
+        seconds[name] = time.perf_counter() - start
+        print(name, round(seconds[name]), "s", flush=True)
+        return load_sae(path)
+
     with tempfile.TemporaryDirectory() as folder:
+        loaded = train("sae", 0)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        steps = list(states)
         start = time.perf_counter()
-        train_on_tokens(model, texts, [task], Path(folder) / "sae", progress=states.append)
-        seconds["train"] = time.perf_counter() - start
-        loaded = load_sae(Path(folder) / "sae")
-        train, held = read_texts(model, texts)
-        start = time.perf_counter()
-        found = evaluate(loaded, model, held)
+        found = evaluate_sae(loaded, model)
         seconds["evaluate"] = time.perf_counter() - start
+        texts, held = read_texts(model, TextOptions(tuple(options.vectors)))
         peer = evaluate_with_sae_lens(loaded, model, spread(held.encoded, 500))
+        other, null = train("other", 1), train("shuffled", 0, shuffled=True)
         start = time.perf_counter()
-        read = read_features(loaded, model, MoralVectors.load(Path(options.vectors[0])))
-        features = moral_features(read).summary
+        features = find_features(loaded, model, options.vectors[0], others=[other], null=null)
         seconds["features"] = time.perf_counter() - start
     reconstruction = {k: v for k, v in vars(found.reconstruction).items() if k != "density"}
     summary = {
         "model": options.model,
         "layer": options.layer,
-        "recipe": vars(task.recipe),
-        "tokens": len(train),
+        "recipe": vars(recipe),
+        "tokens": len(texts),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
-        "figures": [vars(state) for state in states[:: max(1, len(states) // 12)]],
+        "peak_gib_of_training": round(memory, 1),
+        "figures": steps[:: max(1, len(steps) // 12)],
         "sinks": found.sinks,
         "reconstruction": reconstruction,
         "loss": vars(found.loss),
         "recovered_from_zero": found.loss.recovered_from_zero,
         "recovered_from_mean": found.loss.recovered_from_mean,
         "sae_lens": vars(peer),
-        "features": features,
+        "features": features.summary,
     }
     command = (
         f"python benchmarks/sae.py {' '.join('VECTORS' for _ in options.vectors)} --real "

@@ -22,6 +22,8 @@ from moralprobe.cli import (
     plan,
     probe,
     sae,
+    steering,
+    topology,
     vectors,
 )
 from moralprobe.cli.console import notice, say
@@ -39,6 +41,9 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(vectors.app, name="vectors")
 app.add_typer(sae.app, name="sae")
+app.add_typer(topology.app, name="topology")
+app.add_typer(steering.app, name="intervention")
+app.command("steer")(steering.steer_command)
 app.command("plan")(plan.plan_command)
 app.command("bench")(bench.bench_command)
 app.command("extract")(extract.extract_command)

@@ -49,7 +49,7 @@ def run_taps(decoder: Decoder, batch: Batch, sites: Sequence[Site], on_hidden: O
             for site in sites:
                 handles.append(_hook(decoder, site, read))
             with torch.inference_mode():
-                decoder.module(**_inputs_of(batch))
+                decoder.module(**inputs_of(batch))
         finally:
             for handle in handles:
                 handle.remove()
@@ -117,7 +117,8 @@ def _hook(decoder: Decoder, site: Site, read: Callable[[Site, object], None]) ->
     return block.register_forward_hook(after)
 
 
-def _inputs_of(batch: Batch) -> dict[str, object]:
+def inputs_of(batch: Batch) -> dict[str, object]:
+    """Return what a model is called with to read a batch in one pass, padding and trees masked."""
     inputs: dict[str, object] = {"input_ids": batch.ids, "use_cache": False}
     if batch.tree is not None:
         # A mask of four dimensions is taken as it is.

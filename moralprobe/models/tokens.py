@@ -121,13 +121,21 @@ def _moved(value: Any, device: torch.device) -> Any:
     return replace(value, **moved)
 
 
-def chat_frame(tokenizer: Any) -> tuple[str, str]:
+def chat_frame(
+    tokenizer: Any, *, system: str | None = None, thinking: bool | None = None
+) -> tuple[str, str]:
     """Return what the tokenizer's chat template puts before and after one message of a user.
 
     The text ends where the model's answer would begin. A date in it is always 26 July 2024.
 
+    Args:
+        tokenizer: of transformers.
+        system: a system message before the user's.
+        thinking: what the template is told of `enable_thinking`; nothing, if not given.
+
     Raises:
-        ModelError: no chat template, or one that doesn't hold the message once and unchanged.
+        ModelError: no chat template, or one that doesn't hold the message once and unchanged, or
+            that leaves the system message out.
     """
     from jinja2 import TemplateError
 
@@ -137,12 +145,15 @@ def chat_frame(tokenizer: Any) -> tuple[str, str]:
             "its tokenizer names none",
             "choose another --template, or a model that was tuned to chat",
         )
+    asked = [{"role": "system", "content": system}] if system is not None else []
+    told = {} if thinking is None else {"enable_thinking": thinking}
     try:
         rendered: str = tokenizer.apply_chat_template(
-            [{"role": "user", "content": _HOLE}],
+            [*asked, {"role": "user", "content": _HOLE}],
             chat_template=_FIXED_DATE + tokenizer.get_chat_template(),
             add_generation_prompt=True,
             tokenize=False,
+            **told,
         )
     except (TemplateError, ValueError) as error:
         raise ModelError(
@@ -156,6 +167,12 @@ def chat_frame(tokenizer: Any) -> tuple[str, str]:
             "this model's chat template can't be used",
             f"it gives one message of a user {len(rest)} times",
             "choose another --template",
+        )
+    if system is not None and system.strip() not in before:
+        raise ModelError(
+            "this model's chat template has no place for a system message",
+            "what it gives doesn't hold it",
+            "leave the system message out",
         )
     return before, rest[0]
 

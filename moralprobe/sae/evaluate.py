@@ -16,6 +16,7 @@ from moralprobe.activations.distinct import Tokens
 from moralprobe.activations.stream import read_tokens
 from moralprobe.errors import DataError
 from moralprobe.models.causal import CausalModel
+from moralprobe.models.edits import edited_blocks
 from moralprobe.models.tokens import Batch, Encoded
 from moralprobe.sae.load import LoadedSAE, check_belongs, check_fits
 
@@ -209,18 +210,13 @@ def edited(
         yield
         return
 
-    def hook(_module: torch.nn.Module, _inputs: object, output: Any) -> Any:
-        states = output[0] if isinstance(output, tuple) else output
+    def splice(states: torch.Tensor) -> torch.Tensor:
         sink = states.float().norm(dim=-1, keepdim=True) > limit
         sink[:, 0] = True
-        changed = torch.where(sink, states, edit(states))
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+        return torch.where(sink, states, edit(states))
 
-    handle = model.decoder.layers[layer].register_forward_hook(hook)
-    try:
+    with edited_blocks(model.decoder, {layer: splice}):
         yield
-    finally:
-        handle.remove()
 
 
 def of_one_length(model: CausalModel, encoded: Sequence[Encoded]) -> Iterator[Batch]:

@@ -7,6 +7,7 @@ there.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,14 +18,16 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 import torch
+from scipy import sparse
 
 from moralprobe.activations.extract import Progress, extract
 from moralprobe.activations.store import ActivationStore
+from moralprobe.activations.text_states import TableTexts, TextStates, table_texts, text_states
 from moralprobe.errors import DataError, ModelError, UsageError
 from moralprobe.files import canonical_json
 from moralprobe.models.causal import CausalModel
 from moralprobe.moral_vectors import MoralVectors
-from moralprobe.sae.load import LoadedSAE, is_pooled
+from moralprobe.sae.load import LoadedSAE, check_belongs, is_pooled
 from moralprobe.sae.recipe import EPOCHS, PUBLISHED, Task, for_epochs
 from moralprobe.sae.text_features import TextFeatures, read_features
 from moralprobe.sae.tokens import TextOptions, metadata_of, options_of, table_at
@@ -297,6 +300,52 @@ def features_of_table(
         return read_features(
             loaded, model, vectors, pooled=lambda some: _vectors_of(loaded, store, some), seed=seed
         )
+
+
+def states_of_table(
+    loaded: LoadedSAE,
+    model: CausalModel,
+    path: Path,
+    *,
+    reading: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[MoralVectors, TableTexts, TextStates]:
+    """Read the states of a table's texts that an autoencoder was trained for.
+
+    Args:
+        loaded: from `load_sae`.
+        model: that it was trained on.
+        path: of a table of moral vectors, or of a store of them.
+        reading: called while the model reads.
+
+    Returns:
+        The table, its distinct texts, and their token states; of a pooled autoencoder one state a
+        text, its pooled vector.
+
+    Raises:
+        ModelError: an autoencoder of another width, layer or model.
+        As `text_states`, and `extract` for a pooled autoencoder.
+    """
+    check_belongs(loaded, model)
+    path = Path(path)
+    vectors = ActivationStore.open(path).vectors() if path.is_dir() else MoralVectors.load(path)
+    options = options_of(loaded, [str(path)])
+    texts = table_texts(model, vectors, template=options.template, max_tokens=options.max_tokens)
+    if not is_pooled(loaded):
+        limit = loaded.sink_norm if math.isfinite(loaded.sink_norm) else None
+        read = text_states(model, texts, loaded.layer, sink_norm=limit, reading=reading)
+        return vectors, texts, read
+    with pooled_store(
+        model,
+        options,
+        [loaded.layer],
+        loaded.sae.cfg.metadata.pooling,
+        reading=lambda done: reading(done.texts, done.total),
+    ) as store:
+        check_read_alike(store, options)
+        states = _vectors_of(loaded, store, texts.texts)
+    n = len(texts.texts)
+    alone = sparse.csr_array(sparse.eye_array(n, dtype=np.float32))
+    return vectors, texts, TextStates(states, np.ones(n, np.bool_), alone, math.inf)
 
 
 def _vectors_of(loaded: LoadedSAE, store: ActivationStore, texts: Sequence[str]) -> torch.Tensor:

@@ -7,17 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import polars as pl
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from moralprobe.activations.distinct import Tokens, token_paths
-from moralprobe.activations.job import encode_texts, prompt_of
-from moralprobe.activations.stream import counting, read_tokens
+from moralprobe.activations.text_states import table_texts, text_states
 from moralprobe.data import lexicon
-from moralprobe.data.texts import Texts
-from moralprobe.foundations import POLES
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.tokens import Encoded
 from moralprobe.moral_vectors import MoralVectors
@@ -80,25 +75,12 @@ def read_features(
     warnings = check_belongs(loaded, model)
     if null is not None:
         check_same_states(loaded, null, shuffled=True)
-    frame = vectors.frame.unique("row", keep="first", maintain_order=True)
-    by_text = frame.group_by("group", maintain_order=True).agg(
-        pl.col("action").first(), *(pl.col(pole).mean() for pole in POLES), pl.col("split").first()
-    )
     metadata = loaded.sae.cfg.metadata
-    template = prompt_of(metadata.template or "action-is-morally", model.tokenizer)
-    actions = Texts(by_text["action"].to_list())
-    table, encoded = encode_texts(model.tokenizer, actions, template, 128)
-    table = table.filter(pl.col("status") == "ok").with_columns(at=pl.int_range(pl.len()))
-    by_text = by_text.join(table, left_on="action", right_on="text", maintain_order="left")
-    encoded = [encoded[i] for i in by_text["at"]]
-    texts = by_text["action"].to_list()
+    table = table_texts(model, vectors, template=metadata.template or "action-is-morally")
+    texts = table.texts
     if pooled is None:
-        tokens = Tokens.distinct(encoded)
-        step = counting(reading, len(tokens))
-        states = read_tokens(model, tokens, [loaded.layer], step=step)[loaded.layer]
-        kept = (states.float().norm(dim=-1) <= loaded.sink_norm).cpu().numpy()
-        paths = token_paths(encoded, tokens) @ sparse.diags_array(kept.astype(np.float32))
-        means = sparse.diags_array(1 / np.maximum(paths.sum(axis=1), 1)) @ paths
+        read = text_states(model, table, loaded.layer, sink_norm=loaded.sink_norm, reading=reading)
+        states, kept, means = read.states, read.kept, read.means
     else:
         states = pooled(texts)
         kept = np.ones(len(texts), np.bool_)
@@ -110,19 +92,19 @@ def read_features(
     untaught = None
     if null is not None:
         untaught = sparse.csr_array(means @ _encode(null.sae, states, kept)[0])
-    covariates, names = _covariates(texts, by_text["n_tokens"].to_numpy())
+    covariates, names = _covariates(texts, np.array([len(text) for text in table.encoded]))
     return TextFeatures(
         texts=texts,
         activations=sparse.csr_array(means @ activations),
         random=sparse.csr_array(means @ random),
-        moral=by_text.select(POLES).to_numpy().astype(np.float64),
+        moral=table.moral,
         covariates=covariates,
         names=names,
-        train=(by_text["split"] == "train").to_numpy(),
+        train=table.split == "train",
         explained_variance=explained,
         warnings=tuple(warnings),
         untaught=untaught,
-        encoded=tuple(encoded),
+        encoded=table.encoded,
     )
 
 

@@ -49,7 +49,32 @@ MAY_IMPORT: dict[str, set[str]] = {
     "control": {"options"}
     | GROUND
     | {"data", "geometry", "activations", "design", "analyses", "table", "study"},
-    "report": GROUND | {"options", "study", "baselines", "table", "control", "comparison"},
+    "steering": GROUND
+    | {
+        "geometry",
+        "moral_vectors",
+        "models",
+        "activations",
+        "sae",
+        "design",
+        "analyses",
+        "probing",
+    },
+    "interventions": GROUND | {"moral_vectors", "models", "activations", "sae", "steering"},
+    "evaluation": GROUND | {"data", "geometry", "models", "steering"},
+    "evaluating": {"errors", "files", "models", "steering", "evaluation"},
+    "report": GROUND
+    | {
+        "options",
+        "study",
+        "baselines",
+        "table",
+        "control",
+        "comparison",
+        "steering",
+        "evaluation",
+        "evaluating",
+    },
     "doctor": GROUND | {"models"},
     "cli": GROUND
     | {
@@ -59,6 +84,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "activations",
         "sae",
         "autoencoders",
+        "interventions",
+        "steering",
+        "evaluation",
+        "evaluating",
         "options",
         "study",
         "probing",
@@ -74,8 +103,17 @@ MAY_IMPORT: dict[str, set[str]] = {
 FRONT_DOOR = "__init__"
 # Who may import a heavy or a wordy neighbour: a part, or one module of it.
 ONLY_IN: dict[str, set[str]] = {
-    "torch": {"models", "activations", "sae", "doctor"},
-    "transformers": {"models"},
+    "torch": {
+        "models",
+        "activations",
+        "sae",
+        "steering",
+        "interventions",
+        "evaluation",
+        "doctor",
+    },
+    "transformers": {"models", "steering.generate"},
+    "openai": {"evaluation.judge_backends"},
     "transformer_lens": {"models.lens"},
     "sae_lens": {"sae"},
     "tokenizers": {"models"},
@@ -88,7 +126,7 @@ ONLY_IN: dict[str, set[str]] = {
     "sentence_transformers": {"models"},
     "vaderSentiment": {"data"},
     "wordfreq": {"data"},
-    "urllib": {"data", "sae.push"},
+    "urllib": {"data", "sae.push", "evaluation.judge_backends"},
     "http": {"data"},
 }
 PURE = {"numpy", "scipy", "sklearn", "moralprobe"}

@@ -31,6 +31,11 @@ ORDER = (
     "sae features",
     "sae push",
     "sae load",
+    "topology fit",
+    "topology survive",
+    "intervention direction",
+    "intervention features",
+    "steer",
     "compare",
     "data download",
     "demo",
@@ -48,6 +53,12 @@ SMALLER: dict[str, list[str]] = {
         *("--steps", "200", "--batch", "512", "--quiet"),
     ],
     "sae features": ["--quiet", "--causal", "3"],
+    # So small a model holds no feature that the audited rule chooses.
+    "topology fit": ["--mode", "li2026", "--epochs", "2", "--draws", "20", "--quiet"],
+    "topology survive": ["--draws", "20", "--analyses", "separation", "--quiet"],
+    "intervention direction": ["--layer", "1", "--quiet"],
+    "intervention features": ["--quiet"],
+    "steer": ["--max-tokens", "5", "--plain"],
 }
 ELSEWHERE = ("sae load", "compare", "data download", "demo")
 
@@ -87,6 +98,8 @@ def test_every_example_runs_after_the_ones_before_it(made: Path) -> None:
     assert set(Study.load(Path("control")).frame["analysis"]) == {"control"}
     assert Path("sae/cfg.json").is_file() and Path("features/index.html").is_file()
     assert Path("hub/resid_post.1/cfg.json").is_file()
+    assert Path("rebuilt/tuned/cfg.json").is_file() and Path("survival.parquet").is_file()
+    assert Path("care/intervention.json").is_file()
 
 
 def test_the_example_of_a_download_asks_for_the_dataset(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,123 @@
+"""What a model is asked: a message of a user in its chat template, as tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from moralprobe.errors import DataError
+from moralprobe.models.tokens import Encoded, chat_frame, encode
+
+_UNLIMITED: Final = 1 << 30
+
+
+def has_chat(tokenizer: Any) -> bool:
+    """Return whether a tokenizer has a chat template."""
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def encode_prompts(
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    chat: bool,
+    system: str | None = None,
+    thinking: bool | None = None,
+    spans: Sequence[tuple[int, int]] | None = None,
+    context: int | None = None,
+) -> list[Encoded]:
+    """Return prompts as tokens, each up to where the model's own text begins.
+
+    What a prompt says is text, whatever it looks like: a special token's spelling in it is cut into
+    ordinary tokens, so that no one's words are taken for another role's.
+
+    Args:
+        tokenizer: a fast transformers tokenizer.
+        prompts: what a user says, or with no chat the text that is continued.
+        chat: put each into the tokenizer's chat template.
+        system: a system message before it.
+        thinking: what the template is told of `enable_thinking`, if it knows that.
+        spans: first and last-but-one character in each prompt that are marked as its action; all
+            of it, if not given.
+        context: how many tokens the model can read.
+
+    Raises:
+        DataError: an empty prompt, or one that is longer than the context.
+        ModelError: no chat template, or one that can't be used.
+    """
+    for i, prompt in enumerate(prompts):
+        if not prompt.strip():
+            raise DataError(
+                f"prompt {i + 1} is empty", f"it is {prompt!r}", "leave it out, or write it"
+            )
+    before, after = "", ""
+    if chat:
+        before, after = chat_frame(tokenizer, system=system, thinking=thinking)
+    elif system is not None:
+        raise DataError(
+            "a system message needs a chat template",
+            "the prompts are continued as plain text",
+            "leave out the system message, or use a model that was tuned to chat",
+        )
+    marks = spans if spans is not None else [(0, len(prompt)) for prompt in prompts]
+    special = [str(token) for token in tokenizer.all_special_tokens]
+    found: list[Encoded] = []
+    for prompt, (low, high) in zip(prompts, marks, strict=True):
+        if any(token in prompt for token in special):
+            text = _in_pieces(tokenizer, before, prompt, after, (low, high))
+        else:
+            whole, at = f"{before}{prompt}{after}", len(before)
+            (text,) = encode(
+                tokenizer,
+                [whole],
+                [(at + low, at + high)],
+                max_tokens=_UNLIMITED,
+                add_special_tokens=not chat,
+            )
+            if chat:  # `encode` leaves out special tokens at the end, where the answer begins
+                text = _whole(tokenizer, whole, text)
+        if context is not None and len(text) >= context:
+            raise DataError(
+                "a prompt is longer than the model can read",
+                f"{len(text)} tokens, and {context} is its context: {prompt[:40]!r}...",
+                "shorten it",
+            )
+        found.append(text)
+    return found
+
+
+def _whole(tokenizer: Any, text: str, cut: Encoded) -> Encoded:
+    """Return a text with the special tokens that it ends in."""
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    more = len(ids) - len(cut)
+    return replace(cut, ids=ids, action=[*cut.action, *[False] * more])
+
+
+def _in_pieces(
+    tokenizer: Any, before: str, prompt: str, after: str, span: tuple[int, int]
+) -> Encoded:
+    """Tokenize what stands around a prompt with its special tokens, and the prompt without any."""
+
+    def ids_of(text: str) -> list[int]:
+        ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
+    own = tokenizer(
+        prompt,
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_offsets_mapping=True,
+        verbose=False,
+    )
+    front, back = ids_of(before) if before else [], ids_of(after) if after else []
+    if not before:  # plain text begins as the tokenizer begins texts
+        front = [i for i in tokenizer("", verbose=False)["input_ids"][:1] if i is not None]
+    low, high = span
+    action = [a < high and b > low for a, b in own["offset_mapping"]]
+    return Encoded(
+        [*front, *own["input_ids"], *back],
+        [*[False] * len(front), *action, *[False] * len(back)],
+        False,
+        not front,
+    )

@@ -1,0 +1,1 @@
+"""Change what a model computes: rules, interventions made of them, and text with and without."""

@@ -1,0 +1,387 @@
+"""Text from a model, steered or not; how one is sampled doesn't depend on others beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+import xxhash
+
+from moralprobe.errors import NumericError, UsageError
+from moralprobe.models.causal import CausalModel
+from moralprobe.models.chat import encode_prompts, has_chat
+from moralprobe.models.tokens import Encoded
+from moralprobe.steering.apply import steering
+from moralprobe.steering.intervention import Intervention
+from moralprobe.steering.positions import check_positions
+
+MOST_TOKENS: Final = 1 << 16
+BATCH: Final = 16
+_LIKELIEST: Final = 256  # tokens among which `top_p` is looked for before all are sorted
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn; the same for all that are compared.
+
+    At a `temperature` of 0 it is the likeliest. `top_k` of 0 and `top_p` of 1 leave all tokens in.
+    A draw depends on `seed`, the prompt and how many tokens came before, on nothing else.
+    """
+
+    max_new_tokens: int = 64
+    temperature: float = 0.7
+    top_p: float = 0.9
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        bounds = {
+            "max_new_tokens": (1, MOST_TOKENS),
+            "temperature": (0, 100),
+            "top_p": (1e-6, 1),
+            "top_k": (0, 1 << 30),
+            "repetition_penalty": (1e-3, 1e3),
+            "seed": (0, 2**63),
+        }
+        for name, (low, high) in bounds.items():
+            if not low <= getattr(self, name) <= high:
+                raise UsageError(
+                    f"{name} can't be {getattr(self, name)}",
+                    f"it lies between {low:g} and {high:g}",
+                    f"give for example {getattr(Sampling, name)}",
+                )
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a model wrote after one prompt, and what was done to it meanwhile.
+
+    `ids` are the new tokens, `ended` says that the last of them ends the text; `edits` counts edits
+    of tokens, one a layer and token, and `change` is the mean of |change| / |state| over them.
+    """
+
+    prompt: str
+    text: str
+    ids: tuple[int, ...]
+    ended: bool
+    edits: int
+    change: float
+
+
+OnText = Callable[[int, str], None]
+
+
+def generate(
+    model: CausalModel,
+    prompts: Sequence[str],
+    intervention: Intervention | None = None,
+    *,
+    sampling: Sampling | None = None,
+    positions: str = "all",
+    spans: Sequence[tuple[int, int]] | None = None,
+    steered: Sequence[bool] | None = None,
+    chat: bool | None = None,
+    system: str | None = None,
+    thinking: bool | None = None,
+    batch: int = BATCH,
+    on_text: OnText | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[Generation]:
+    """Let a model write after prompts, with an intervention or as it is.
+
+    In fp32 a batch of n gives what n batches of one do. In 16 bits padding changes how sums are
+    rounded, and two tokens that are almost as likely may change places.
+
+    Args:
+        model: from `load_model`.
+        prompts: what a user says, or with no `chat` the text that is continued.
+        intervention: none, or one of strength 0, leaves the model as it is.
+        sampling: how tokens are drawn.
+        positions: which tokens are edited: `all`, `prompt`, `generated`, `spans`.
+        spans: of each prompt the first and the last-but-one character of what is edited.
+        steered: which prompts' texts are edited at all; every one, if not given.
+        chat: put prompts into the model's chat template; where it has one, if not given.
+        system: a system message.
+        thinking: what the template is told of `enable_thinking`.
+        batch: prompts that are read together.
+        on_text: called with a prompt's number and each piece of text as it comes.
+        stop: asked before every token; when true the texts end there.
+
+    Returns:
+        A text for every prompt, in their order.
+
+    Raises:
+        UsageError: no prompt, unknown positions, or spans that aren't one a prompt.
+        DataError: an empty prompt, or one that is too long.
+        ModelError: an intervention of another model, or no chat template that can be used.
+        NumericError: logits or edits that are NaN or infinity.
+    """
+    sampling = sampling or Sampling()
+    check_positions(positions)
+    if not prompts:
+        raise UsageError("there is no prompt", "the list is empty", "give one")
+    if steered is not None and len(steered) != len(prompts):
+        raise UsageError(
+            "every prompt is steered or not",
+            f"{len(steered)} choices for {len(prompts)} prompts",
+            "give one of each, or none",
+        )
+    if (positions == "spans") != (spans is not None) or (spans and len(spans) != len(prompts)):
+        raise UsageError(
+            "spans are steered where each prompt has one",
+            f"positions {positions!r}, {'no' if spans is None else len(spans)} spans for "
+            f"{len(prompts)} prompts",
+            "give positions='spans' and a span for every prompt, or neither",
+        )
+    encoded = encode_prompts(
+        model.tokenizer,
+        prompts,
+        chat=has_chat(model.tokenizer) if chat is None else chat,
+        system=system,
+        thinking=thinking,
+        spans=spans,
+        context=getattr(model.model.config.get_text_config(), "max_position_embeddings", None),
+    )
+    found: dict[int, Generation] = {}
+    # Longest first: what doesn't fit into memory shows at once.
+    order = sorted(range(len(prompts)), key=lambda i: (-len(encoded[i]), i))
+    for at in range(0, len(order), max(1, batch)):
+        rows = order[at : at + max(1, batch)]
+        some = _generate(
+            model,
+            [prompts[i] for i in rows],
+            [encoded[i] for i in rows],
+            intervention,
+            sampling,
+            positions,
+            [True if steered is None else bool(steered[i]) for i in rows],
+            None if on_text is None else _renumbered(on_text, rows),
+            stop,
+        )
+        found |= dict(zip(rows, some, strict=True))
+    return [found[i] for i in range(len(prompts))]
+
+
+def side_by_side(
+    model: CausalModel,
+    prompt: str,
+    intervention: Intervention,
+    *,
+    sampling: Sampling | None = None,
+    positions: str = "all",
+    spans: Sequence[tuple[int, int]] | None = None,
+    chat: bool | None = None,
+    system: str | None = None,
+    thinking: bool | None = None,
+    on_text: OnText | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> tuple[Generation, Generation]:
+    """Write after one prompt twice at once, as the model is (0) and steered (1), by the same draws.
+
+    At a strength of 0 both are the same to the token. Arguments and errors are those of `generate`;
+    `on_text` is called with 0 or 1 and a piece of that text.
+    """
+    plain, steered = generate(
+        model,
+        [prompt, prompt],
+        intervention,
+        sampling=sampling,
+        positions=positions,
+        spans=None if spans is None else [*spans, *spans],
+        steered=[False, True],
+        chat=chat,
+        system=system,
+        thinking=thinking,
+        batch=2,
+        on_text=on_text,
+        stop=stop,
+    )
+    return plain, steered
+
+
+@torch.inference_mode()
+def _generate(
+    model: CausalModel,
+    prompts: list[str],
+    encoded: list[Encoded],
+    intervention: Intervention | None,
+    sampling: Sampling,
+    positions: str,
+    edited: Sequence[bool],
+    on_text: OnText | None,
+    stop: Callable[[], bool],
+) -> list[Generation]:
+    from transformers import GenerationConfig
+
+    batch = model.collate(encoded, side="left")
+    ends = end_ids(model)
+    config = GenerationConfig(
+        max_new_tokens=sampling.max_new_tokens,
+        do_sample=False,  # `_Draw` has drawn: of what it leaves the likeliest is the only one
+        num_beams=1,
+        repetition_penalty=sampling.repetition_penalty,
+        pad_token_id=model.pad_id,
+        eos_token_id=sorted(ends),
+        use_cache=True,
+        # A model's own defaults would fill in what isn't set here, in one arm as in the other.
+        temperature=1.0,
+        top_p=1.0,
+        top_k=50,
+        no_repeat_ngram_size=0,
+        bad_words_ids=None,
+    )
+    stream = on_text and _Stream(model.tokenizer, len(prompts), ends, on_text)
+    with steering(model, intervention, batch, positions, edited) as steered:
+        out = model.model.generate(
+            input_ids=batch.ids,
+            attention_mask=batch.mask.long(),
+            generation_config=config,
+            logits_processor=[_Draw(sampling, prompts)],
+            stopping_criteria=[lambda ids, scores: torch.full((len(ids),), stop())],
+            streamer=stream,
+        )
+    new = [_until(row, ends) for row in out[:, batch.ids.shape[1] :].tolist()]
+    # The last token of a text is never read again.
+    edits, change = steered.edits([len(ids) - 1 for ids in new])
+    return [
+        Generation(
+            prompt=prompt,
+            text=model.tokenizer.decode(ids, skip_special_tokens=True),
+            ids=tuple(ids),
+            ended=bool(ids) and ids[-1] in ends,
+            edits=n,
+            change=size,
+        )
+        for prompt, ids, n, size in zip(prompts, new, edits, change, strict=True)
+    ]
+
+
+def _renumbered(on_text: OnText, rows: Sequence[int]) -> OnText:
+    return lambda row, piece: on_text(rows[row], piece)
+
+
+def end_ids(model: CausalModel) -> set[int]:
+    """Return the tokens at which a model's text ends."""
+    ends = getattr(model.model.generation_config, "eos_token_id", None)
+    if ends is None:
+        ends = model.tokenizer.eos_token_id
+    return {int(i) for i in (ends if isinstance(ends, list | tuple) else [ends]) if i is not None}
+
+
+def _until(ids: list[int], ends: set[int]) -> list[int]:
+    """Return a text's tokens up to the first that ends it."""
+    for i, token in enumerate(ids):
+        if token in ends:
+            return ids[: i + 1]
+    return ids
+
+
+class _Draw:
+    """Draws every text's next token, and leaves no other one."""
+
+    def __init__(self, sampling: Sampling, prompts: Sequence[str]) -> None:
+        self._sampling = sampling
+        self._step = 0
+        # One number a text and token, known before the model runs.
+        self._numbers = np.stack(
+            [
+                np.random.default_rng(
+                    [sampling.seed, xxhash.xxh64_intdigest(prompt.encode())]
+                ).random(sampling.max_new_tokens)
+                for prompt in prompts
+            ]
+        )
+
+    def __call__(self, _ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        step, how = self._step, self._sampling
+        self._step += 1
+        if not bool(torch.isfinite(scores).any(dim=-1).all()) or bool(torch.isnan(scores).any()):
+            raise NumericError(
+                "the model gives no next token",
+                f"its logits are NaN or infinity after {step} tokens",
+                "lower the strength",
+            )
+        if how.temperature == 0:
+            return scores
+        numbers = torch.from_numpy(self._numbers[:, step]).to(scores.device, torch.float32)
+        drawn = draw(scores.float(), numbers, how)
+        return torch.full_like(scores, -torch.inf).scatter(1, drawn[:, None], 0.0)
+
+
+def draw(logits: torch.Tensor, numbers: torch.Tensor, how: Sampling) -> torch.Tensor:
+    """Draw a token of each row: the first whose cumulative probability passes its number.
+
+    Args:
+        logits: [texts, tokens].
+        numbers: [texts], uniform in [0, 1).
+        how: temperature, `top_k` and `top_p`: the fewest likeliest tokens that reach it are left.
+
+    Returns:
+        [texts] token ids.
+    """
+    scaled = logits / how.temperature
+    if how.top_p == 1 and not how.top_k:
+        return _first(scaled.softmax(dim=-1), numbers)
+    p = scaled.softmax(dim=-1)
+    some = min(how.top_k or _LIKELIEST, p.shape[1])
+    likeliest, tokens = _likeliest(p, some)
+    if not how.top_k and some < p.shape[1] and bool((likeliest.sum(-1) < how.top_p).any()):
+        likeliest, tokens = _likeliest(p, p.shape[1])
+    likeliest = likeliest / likeliest.sum(-1, keepdim=True) if how.top_k else likeliest
+    left = torch.where(likeliest.cumsum(-1) - likeliest < how.top_p, likeliest, 0.0)
+    return tokens.gather(1, _first(left, numbers)[:, None])[:, 0]
+
+
+def _likeliest(p: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the n largest of each row and where they stand, of equal ones the first one first."""
+    tokens = p.topk(n, dim=-1, sorted=False).indices.sort(dim=-1).values
+    ordered, at = p.gather(1, tokens).sort(dim=-1, descending=True, stable=True)
+    return ordered, tokens.gather(1, at)
+
+
+def _first(p: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """Return where each row's running sum first passes its number of the whole."""
+    upto = p.cumsum(dim=-1)
+    at = (upto <= numbers[:, None] * upto[:, -1:]).sum(dim=-1)
+    last = p.shape[1] - 1 - (p > 0).int().flip(-1).argmax(dim=-1)
+    return torch.minimum(at, last)
+
+
+class _Stream:
+    """Hands on texts piece by piece, in whole characters; what transformers calls a streamer."""
+
+    def __init__(self, tokenizer: Any, n: int, ends: set[int], on_text: OnText) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[list[int]] = [[] for _ in range(n)]
+        self._said = [""] * n
+        self._ends = ends
+        self._on_text = on_text
+        self._prompt = True
+
+    def put(self, ids: torch.Tensor) -> None:
+        """Take the prompts, and after them one token of each text at a time."""
+        if self._prompt:
+            self._prompt = False
+            return
+        for row, token in enumerate(ids.reshape(-1).tolist()):
+            own = self._ids[row]
+            if own and own[-1] in self._ends:
+                continue
+            own.append(token)
+            text = self._tokenizer.decode(own, skip_special_tokens=True)
+            if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+                self._say(row, text)
+
+    def end(self) -> None:
+        """Hand on what is left."""
+        for row, own in enumerate(self._ids):
+            self._say(row, self._tokenizer.decode(own, skip_special_tokens=True))
+
+    def _say(self, row: int, text: str) -> None:
+        if piece := text[len(self._said[row]) :]:
+            self._said[row] = text
+            self._on_text(row, piece)

@@ -1,0 +1,321 @@
+"""Steered text against a loop of one's own: no cache, no padding, no hooks of ours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xxhash
+
+from moralprobe.errors import DataError, ModelError, NumericError, UsageError
+from moralprobe.models.causal import CausalModel
+from moralprobe.models.load import load_model
+from moralprobe.models.tiny import FAMILIES, tiny_model, tiny_tokenizer
+from moralprobe.steering.generate import Sampling, draw, end_ids, generate
+from moralprobe.steering.intervention import Edit, Intervention
+from moralprobe.steering.rules import Add, Cap, Gate, ProjectOut
+
+PROMPTS = ["Is it fair", "She broke her promise, and so", "no", "Tell me why one should be kind to"]
+D = 32
+
+
+def tiny(family: str = "llama", *, bos: bool = True) -> CausalModel:
+    return load_model(tiny_model(family), tokenizer=tiny_tokenizer(bos=bos))
+
+
+def vector(seed: int, size: float = 4.0) -> torch.Tensor:
+    v = torch.randn(D, generator=torch.Generator().manual_seed(seed))
+    return size * v / v.norm()
+
+
+def some_edits() -> Intervention:
+    return Intervention(
+        (
+            Edit(1, Add(vector(1)), 0.7),
+            Edit(1, ProjectOut(vector(2)[None]), 0.5),
+            Edit(2, Cap(vector(3), 0.2), 1.0, sink_norm=None),
+            Edit(2, Add(vector(4)), -0.6, sink_norm=9.0, gate=Gate(vector(5), 0.1)),
+        )
+    )
+
+
+Changes = dict[int, Callable[[torch.Tensor, int], torch.Tensor]]
+
+
+def by_hand(at: int, generated: bool) -> Changes:
+    """The same edits on one state x at a position, written out."""
+
+    def first(x: torch.Tensor, position: int) -> torch.Tensor:
+        if position == 0:
+            return x
+        u = vector(2) / vector(2).norm()
+        return x + 0.7 * vector(1) - 0.5 * (x @ u) * u
+
+    def second(x: torch.Tensor, position: int) -> torch.Tensor:
+        u = vector(3) / vector(3).norm()
+        new = x - max(float(x @ u) - 0.2, 0.0) * u
+        if position > 0 and x.norm() <= 9.0 and float(x @ vector(5)) + 0.1 > 0:
+            new = new - 0.6 * vector(4)
+        return new
+
+    return {1: first, 2: second}
+
+
+def naive(
+    model: CausalModel, prompt: str, sampling: Sampling, changes: Changes, reached: str
+) -> tuple[list[int], int]:
+    """Write token by token, each time from the whole text; return the ids and edits of tokens."""
+    ids = model.tokenizer(prompt)["input_ids"]
+    width = len(ids)
+    numbers = np.random.default_rng(
+        [sampling.seed, xxhash.xxh64_intdigest(prompt.encode())]
+    ).random(sampling.max_new_tokens)
+    edited: set[tuple[int, int]] = set()
+    new: list[int] = []
+    for step in range(sampling.max_new_tokens):
+        handles = []
+        for layer, change in changes.items():
+
+            def hook(_m: Any, _i: Any, out: Any, layer: int = layer, change: Any = change) -> Any:
+                states = (out[0] if isinstance(out, tuple) else out).clone()
+                for at in range(states.shape[1]):
+                    inside = at < width
+                    if reached == "all" or (reached == "prompt") == inside:
+                        after = change(states[0, at].clone(), at)
+                        if not torch.equal(after, states[0, at]):
+                            edited.add((layer, at))
+                        states[0, at] = after
+                return (states, *out[1:]) if isinstance(out, tuple) else states
+
+            handles.append(model.decoder.layers[layer].register_forward_hook(hook))
+        with torch.no_grad():
+            logits = model.model(torch.tensor([[*ids, *new]]), use_cache=False).logits[0, -1]
+        for handle in handles:
+            handle.remove()
+        if sampling.temperature == 0:
+            token = int(logits.argmax())
+        else:
+            token = pick(logits, float(numbers[step]), sampling)
+        new.append(token)
+        if token in end_ids(model):
+            break
+    # The last token is never read again.
+    return new, len({(layer, at) for layer, at in edited if at < width + len(new) - 1})
+
+
+def pick(logits: torch.Tensor, number: float, how: Sampling) -> int:
+    """The definition: sort, keep the nucleus, renormalise, walk until the number is passed."""
+    p = (logits.double() / how.temperature).softmax(-1)
+    order = sorted(range(len(p)), key=lambda i: (-float(p[i]), i))
+    if how.top_k:
+        order = order[: how.top_k]
+    total = sum(float(p[i]) for i in order)
+    kept, mass = [], 0.0
+    for i in order:
+        if mass >= how.top_p * total and kept:
+            break
+        kept.append(i)
+        mass += float(p[i])
+    if how.top_p == 1 and not how.top_k:
+        kept = list(range(len(p)))
+    target, walked = number * sum(float(p[i]) for i in kept), 0.0
+    for i in kept:
+        walked += float(p[i])
+        if walked > target:
+            return i
+    return kept[-1]
+
+
+SAMPLING = Sampling(max_new_tokens=7, temperature=0.9, top_p=0.9, seed=3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_padded_batch_writes_what_a_loop_of_ones_own_writes(family: str) -> None:
+    model = tiny(family)
+    found = generate(model, PROMPTS, some_edits(), sampling=SAMPLING, chat=False)
+    for prompt, one in zip(PROMPTS, found, strict=True):
+        ids, edits = naive(model, prompt, SAMPLING, by_hand(0, True), "all")
+        assert list(one.ids) == ids
+        assert one.edits == edits > 0
+        assert one.change > 0
+
+
+@pytest.mark.parametrize("positions", ["prompt", "generated"])
+def test_positions_are_those_of_the_text(positions: str) -> None:
+    model = tiny()
+    found = generate(
+        model, PROMPTS, some_edits(), sampling=SAMPLING, chat=False, positions=positions
+    )
+    plain = generate(model, PROMPTS, sampling=SAMPLING, chat=False)
+    assert [one.ids for one in found] != [one.ids for one in plain]
+    for prompt, one in zip(PROMPTS, found, strict=True):
+        ids, edits = naive(model, prompt, SAMPLING, by_hand(0, True), positions)
+        assert list(one.ids) == ids
+        assert one.edits == edits
+
+
+def test_a_span_is_steered_and_nothing_else() -> None:
+    model, edit = tiny(), Intervention((Edit(1, Add(vector(1))),))
+    spans = [(6, 10), (0, 3), (1, 2), (5, 9)]
+    found = generate(
+        model, PROMPTS, edit, sampling=SAMPLING, chat=False, positions="spans", spans=spans
+    )
+    for prompt, (low, high), one in zip(PROMPTS, spans, found, strict=True):
+        # Tokens are bytes, and one BOS stands in front.
+        changes: Changes = {
+            1: lambda x, at, low=low, high=high: x + vector(1) if low < at <= high else x  # type: ignore[misc]
+        }
+        ids, _ = naive(model, prompt, SAMPLING, changes, "all")
+        assert list(one.ids) == ids
+        assert one.edits == high - low
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "gpt_oss", "qwen3_moe"])
+def test_a_batch_gives_what_its_texts_alone_give(family: str) -> None:
+    model = tiny(family)
+    together = generate(model, PROMPTS, some_edits(), sampling=SAMPLING, chat=False)
+    alone = generate(model, PROMPTS, some_edits(), sampling=SAMPLING, chat=False, batch=1)
+    assert [(o.ids, o.text, o.edits, o.ended) for o in together] == [
+        (o.ids, o.text, o.edits, o.ended) for o in alone
+    ]
+    np.testing.assert_allclose([o.change for o in together], [o.change for o in alone], rtol=1e-4)
+
+
+def test_a_strength_of_0_is_no_steering_at_all() -> None:
+    model = tiny()
+    plain = generate(model, PROMPTS, sampling=SAMPLING, chat=False)
+    nothing = generate(model, PROMPTS, some_edits() * 0, sampling=SAMPLING, chat=False)
+    assert nothing == plain
+    assert all(one.edits == 0 and one.change == 0 for one in nothing)
+
+
+def test_the_same_seed_gives_the_same_text_and_another_another() -> None:
+    model = tiny()
+    one, two, other = (
+        [g.ids for g in generate(model, PROMPTS, sampling=s, chat=False)]
+        for s in (SAMPLING, SAMPLING, Sampling(max_new_tokens=7, temperature=0.9, seed=4))
+    )
+    assert one == two != other
+
+
+def test_without_temperature_the_likeliest_is_taken_as_transformers_does() -> None:
+    model = tiny()
+    prompt = PROMPTS[1]
+    ids = torch.tensor([model.tokenizer(prompt)["input_ids"]])
+    reference = model.model.generate(
+        ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=9
+    )
+    (found,) = generate(
+        model, [prompt], sampling=Sampling(max_new_tokens=9, temperature=0), chat=False
+    )
+    assert list(found.ids) == reference[0, ids.shape[1] :].tolist()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        Sampling(temperature=1.3, top_p=0.6),
+        Sampling(temperature=0.5, top_p=1.0),
+        Sampling(temperature=1.0, top_p=0.95, top_k=7),
+        Sampling(temperature=5.0, top_p=0.999),
+        Sampling(temperature=0.8, top_p=1e-6),
+    ],
+)
+def test_a_draw_is_its_definition(how: Sampling) -> None:
+    rng = np.random.default_rng(0)
+    logits = torch.from_numpy(rng.normal(scale=2, size=(64, 400))).float()
+    logits[:, 5] = logits[:, 9]  # a tie
+    numbers = torch.from_numpy(rng.random(64)).float()
+    found = draw(logits, numbers, how)
+    expected = [pick(row, float(n), how) for row, n in zip(logits, numbers, strict=True)]
+    assert (found.numpy() == np.array(expected)).mean() > 0.98  # fp32 against fp64 at an edge
+
+
+def test_draws_have_the_model_s_probabilities() -> None:
+    logits = torch.tensor([0.0, 1.0, 2.0, -1.0]).repeat(20000, 1)
+    numbers = torch.from_numpy(np.random.default_rng(1).random(20000)).float()
+    for how in (Sampling(temperature=1, top_p=1), Sampling(temperature=1, top_p=1, top_k=4)):
+        share = torch.bincount(draw(logits, numbers, how), minlength=4) / 20000
+        torch.testing.assert_close(share, logits[0].softmax(-1), atol=0.015, rtol=0)
+
+
+def test_pieces_make_up_the_text() -> None:
+    model = tiny()
+    said: dict[int, str] = {}
+
+    def take(row: int, piece: str) -> None:
+        said[row] = said.get(row, "") + piece
+
+    found = generate(model, PROMPTS, sampling=SAMPLING, chat=False, on_text=take, batch=3)
+    assert [said.get(i, "") for i in range(len(PROMPTS))] == [one.text for one in found]
+
+
+def test_it_stops_within_one_token() -> None:
+    model, seen = tiny(), []
+
+    def stop() -> bool:
+        seen.append(1)
+        return len(seen) == 3
+
+    (one,) = generate(
+        model, PROMPTS[:1], sampling=Sampling(max_new_tokens=50), chat=False, stop=stop
+    )
+    assert len(one.ids) == 3
+
+
+def test_hooks_are_gone_after_an_error() -> None:
+    model = tiny()
+
+    def fail() -> bool:
+        raise RuntimeError("the reader went away")
+
+    with pytest.raises(RuntimeError, match="went away"):
+        generate(model, PROMPTS, some_edits(), sampling=SAMPLING, chat=False, stop=fail)
+    assert not any(m._forward_hooks for m in model.model.modules())
+
+
+def test_edits_that_give_no_number_are_refused() -> None:
+    model = tiny()
+    huge = Intervention((Edit(1, Add(vector(1, 1e37)), 1000.0),))
+    with pytest.raises(NumericError, match="strength"):
+        generate(model, PROMPTS, huge, sampling=SAMPLING, chat=False)
+    with pytest.raises(UsageError, match="strength"):
+        Edit(1, Add(vector(1)), math.nan)
+    with pytest.raises(UsageError, match="at most 1000"):
+        Edit(1, Add(vector(1)), 1e308)
+
+
+def test_what_doesnt_belong_is_refused() -> None:
+    model = tiny()
+    with pytest.raises(ModelError, match=r"edits 8 dimensions, .* has 32"):
+        generate(model, PROMPTS, Intervention((Edit(1, Add(torch.ones(8))),)), chat=False)
+    with pytest.raises(ModelError, match="layers 0 to 2"):
+        generate(model, PROMPTS, Intervention((Edit(3, Add(vector(1))),)), chat=False)
+    with pytest.raises(ModelError, match="differ in"):
+        other = Intervention((Edit(1, Add(vector(1))),), {"name": "x", "identity": {"weights": 1}})
+        generate(model, PROMPTS, other, chat=False)
+    with pytest.raises(DataError, match="prompt 2 is empty"):
+        generate(model, ["a", "  "], chat=False)
+    with pytest.raises(UsageError, match="no prompt"):
+        generate(model, [], chat=False)
+    with pytest.raises(DataError, match="longer than the model can read"):
+        generate(model, ["a" * 300], chat=False)
+    with pytest.raises(UsageError, match="did you mean generated"):
+        generate(model, ["a"], chat=False, positions="generate")
+    with pytest.raises(UsageError, match="span for every prompt"):
+        generate(model, ["a"], chat=False, positions="spans")
+    with pytest.raises(ModelError, match="no chat template"):
+        generate(model, ["a"], chat=True)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"temperature": math.nan}, {"top_p": 0}, {"max_new_tokens": 0}, {"max_new_tokens": 10**9}],
+)
+def test_sampling_out_of_bounds_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        Sampling(**wrong)
