@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+_NAMES = "The dataset: social-chem-101, flames, moral-stories or ethics."
+
 app = typer.Typer(help="Fetch public datasets.", no_args_is_help=True)
 
 
@@ -17,7 +19,7 @@ def data() -> None:
 
 @app.command()
 def download(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The dataset: social-chem-101.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help=_NAMES)],
     out: Annotated[
         Path | None,
         typer.Option(help="Folder to put it in; the user's cache unless given.", file_okay=False),

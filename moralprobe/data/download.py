@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gzip
 import hashlib
 import json
 import logging
 import os
 import re
+import tarfile
 import time
 import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path, PureWindowsPath
-from typing import Any, BinaryIO, Final
+from typing import IO, Any, BinaryIO, Final
 
 import platformdirs
 from filelock import FileLock
 
+from moralprobe.data.datasets import DATASETS, Dataset
 from moralprobe.errors import DataError, DownloadError, StoreError, UsageError, nearest
 from moralprobe.files import atomic_path, write_json
 
@@ -31,41 +34,17 @@ PAUSES: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
 _LOG = logging.getLogger(__name__)
 _TIMEOUT: Final = 30.0
 _CHUNK: Final = 1 << 20
+_MOST: Final = 1 << 30  # bytes that may be unpacked where the size of the data isn't known
 _NO_ARCHIVE: Final = (
     zipfile.BadZipFile,
+    tarfile.TarError,
+    gzip.BadGzipFile,
     zlib.error,
     EOFError,
     LookupError,
     RuntimeError,
     ValueError,
 )
-_HOST: Final = "https://storage.googleapis.com/ai2-mosaic-public"
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A published zip and the two members of it that are kept; `bytes` is the size of the zip."""
-
-    name: str
-    url: str
-    bytes: int
-    licence: str
-    table: str
-    table_bytes: int
-    readme: str
-
-
-DATASETS: Final[dict[str, Dataset]] = {
-    "social-chem-101": Dataset(
-        name="social-chem-101",
-        url=f"{_HOST}/projects/social-chemistry/data/social-chem-101.zip",
-        bytes=27_610_699,
-        licence="CC BY-SA 4.0",
-        table="social-chem-101/social-chem-101.v1.0.tsv",
-        table_bytes=147_421_453,
-        readme="social-chem-101/README.v1.0.md",
-    )
-}
 
 
 def default_folder() -> Path:
@@ -92,12 +71,12 @@ def download(
         say: called with each sentence for the reader.
 
     Returns:
-        The path of the table.
+        The path of the table, or of the folder of those that come together.
 
     Raises:
         UsageError: the name isn't known or the address isn't http or https.
         DownloadError: the transfer or the writing broke off; what arrived is kept.
-        DataError: what arrived isn't the archive, or unpacking it isn't safe; nothing is kept.
+        DataError: what arrived isn't the data, or unpacking it isn't safe; nothing is kept.
     """
     if name not in DATASETS:
         raise UsageError(
@@ -111,7 +90,7 @@ def download(
             "it isn't http(s)://host/file",
             "give a mirror's full address, or leave out --url",
         )
-    part, size = folder / f"{name}.zip.part", 0 if url else dataset.bytes
+    part, size = folder / f"{name}.{dataset.kind}.part", 0 if url else dataset.bytes
     transfer = _Transfer(address, part, size, progress, say)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -122,10 +101,11 @@ def download(
 
 
 def _obtain(dataset: Dataset, folder: Path, transfer: _Transfer) -> Path:
-    archive, record = folder / f"{dataset.name}.zip", folder / f"{dataset.name}.json"
-    table, known, say = folder / dataset.table, _read_json(record), transfer.say
+    table, record = folder / dataset.table, folder / f"{dataset.name}.json"
+    known, say = _read_json(record), transfer.say
+    archive = table if dataset.kind == "file" else folder / f"{dataset.name}.{dataset.kind}"
     if archive.exists() and _sha256(archive) == known.get("sha256"):
-        if table.exists() and _sha256(table) == known.get("tsv_sha256"):
+        if _digest(dataset, folder) == known.get("tsv_sha256"):
             say(f"{dataset.name} is already there and matches its recorded sha256: {table}")
         else:
             say(f"{table} doesn't match its recorded sha256: unpacking it again from {archive}")
@@ -133,20 +113,23 @@ def _obtain(dataset: Dataset, folder: Path, transfer: _Transfer) -> Path:
         return table
     if archive.exists():
         say(f"{archive} doesn't match a recorded sha256: downloading it again")
-    say(f"{transfer.address}: {dataset.bytes:,} bytes expected, licence {dataset.licence}")
+    expected = f"{dataset.bytes:,} bytes expected, " if dataset.bytes else ""
+    say(f"{transfer.address}: {expected}licence {dataset.licence}")
     transfer.run()
     try:
         _unpack(dataset, transfer.part, folder)
     except DataError:
         transfer.discard()
         raise
+    sha256 = _sha256(transfer.part)
     fields = {
         "url": transfer.address,
         "bytes": transfer.have,
-        "sha256": _sha256(transfer.part),
-        "tsv_sha256": _sha256(table),
+        "sha256": sha256,
+        "tsv_sha256": sha256 if archive == table else _digest(dataset, folder),
         "licence": dataset.licence,
     }
+    archive.parent.mkdir(parents=True, exist_ok=True)
     write_json(record, fields)  # before the rename: cut off between the two, the part is completed
     transfer.part.replace(archive)
     transfer.discard()
@@ -272,16 +255,18 @@ def _read(answer: Any, limit: int) -> bytes:
 
 
 def _unpack(dataset: Dataset, archive: Path, folder: Path) -> None:
-    """Write the table and the readme, each whole or not at all."""
-    unsafe, room = f"{archive} isn't safe to unpack", 2 * dataset.table_bytes
+    """Write the members that are kept, each whole or not at all; a plain file is only checked."""
+    unsafe, room = f"{archive} isn't safe to unpack", 2 * dataset.table_bytes or _MOST
     try:
-        with zipfile.ZipFile(archive) as members:
-            for name in members.namelist():
-                if _leaves_folder(name):
+        if dataset.kind == "file":
+            return _check_lines(archive)
+        with _opened(dataset, archive) as (members, read):
+            for name, plain in members:
+                if not plain or _leaves_folder(name):
                     raise DataError(unsafe, f"it has a member {name!r}")
-            for name in (dataset.readme, dataset.table):
+            for name in dataset.members:
                 with (
-                    members.open(name) as source,
+                    read(name) as source,
                     atomic_path(folder / name) as temporary,
                     temporary.open("wb") as target,
                 ):
@@ -291,9 +276,49 @@ def _unpack(dataset: Dataset, archive: Path, folder: Path) -> None:
                             raise DataError(unsafe, "it unpacks to more than twice what it should")
                         target.write(chunk)
     except _NO_ARCHIVE as error:
-        what = f"{archive} isn't the archive of {dataset.name}"
+        published = "file" if dataset.kind == "file" else "archive"
+        what = f"{archive} isn't the {published} of {dataset.name}"
         instead = "it is removed: give the same command again, or check the address"
         raise DataError(what, str(error), instead) from error
+
+
+@contextlib.contextmanager
+def _opened(
+    dataset: Dataset, archive: Path
+) -> Iterator[tuple[list[tuple[str, bool]], Callable[[str], IO[bytes]]]]:
+    """Yield the members of an archive, whether each is a file or a folder, and how one is read."""
+    if dataset.kind == "zip":
+        with zipfile.ZipFile(archive) as zipped:
+            yield [(name, True) for name in zipped.namelist()], zipped.open
+        return
+
+    def read(name: str) -> IO[bytes]:
+        source = tarred.extractfile(name)
+        if source is None:
+            raise LookupError(f"its member {name!r} is no file")
+        return source
+
+    with tarfile.open(archive) as tarred:
+        # Links are refused, and devices: through them a member is written elsewhere.
+        yield [(member.name, member.isfile() or member.isdir()) for member in tarred], read
+
+
+def _check_lines(path: Path) -> None:
+    """Refuse what isn't JSON lines, as the page of a server that wants a login first."""
+    lines = 0
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
+            try:
+                whole = isinstance(json.loads(line), dict)
+            except ValueError:
+                whole = False
+            if not whole:
+                raise ValueError(f"its line {number} is no JSON object")
+            lines += 1
+    if not lines:
+        raise ValueError("it is empty")
 
 
 def _leaves_folder(name: str) -> bool:
@@ -305,10 +330,23 @@ def _cannot_write(dataset: Dataset, folder: Path, error: OSError | StoreError) -
     cause = error.__cause__ if isinstance(error, StoreError) else error
     why, instead = str(cause), "check the folder, or give another one"
     if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-        why = f"the disk is full: the archive needs {dataset.bytes:,} bytes"
-        why += f" and the table {dataset.table_bytes:,}"
+        why = "the disk is full"
+        if dataset.bytes:
+            why += f": the archive needs {dataset.bytes:,} bytes"
+            why += f" and the table {dataset.table_bytes:,}"
         instead = "make room and give the same command: what arrived is kept"
     return DownloadError(f"can't write to {folder}", why, instead)
+
+
+def _digest(dataset: Dataset, folder: Path) -> str:
+    """Return the SHA-256 of the table, or of those of several; nothing where one is missing."""
+    tables = [folder / name for name in dataset.tables]
+    if not all(table.exists() for table in tables):
+        return ""
+    digests = [_sha256(table) for table in tables]
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

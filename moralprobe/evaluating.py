@@ -1,0 +1,234 @@
+"""Evaluate interventions: what judges say, what else changes, and what may be claimed."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+from moralprobe.errors import StoreError, UsageError
+from moralprobe.evaluation.cache import open_cache
+from moralprobe.evaluation.effects import Suites, side_effects_of, suites_of
+from moralprobe.evaluation.judge_check import JudgeCheck
+from moralprobe.evaluation.judges import Judge
+from moralprobe.evaluation.prompts import Prompts
+from moralprobe.evaluation.run import Found, Progress, Run
+from moralprobe.evaluation.settings import Options
+from moralprobe.evaluation.trial import Trial, Variant, chosen
+from moralprobe.files import write_bytes, write_json
+from moralprobe.models.causal import CausalModel
+from moralprobe.steering.intervention import Intervention, check_intervention
+
+FILE: Final = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was found. `summary` is JSON: the verdict, what was asked, judges and their checks.
+
+    `judged` has a row an arm, judge and measure; `texts` one an answer; `effects` one an arm and
+    measure of side effects and moral suites.
+    """
+
+    summary: dict[str, Any]
+    judged: pl.DataFrame
+    texts: pl.DataFrame
+    effects: pl.DataFrame
+
+    def save(self, folder: Path) -> Path:
+        """Write `evaluation.json` and three tables."""
+        for name in ("judged", "texts", "effects"):
+            buffer = io.BytesIO()
+            getattr(self, name).write_parquet(buffer)
+            write_bytes(Path(folder) / f"{name}.parquet", buffer.getvalue())
+        write_json(Path(folder) / FILE, self.summary)
+        return Path(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> Evaluation:
+        """Read what `save` wrote.
+
+        Raises:
+            StoreError: the folder holds none.
+        """
+        try:
+            tables = [
+                pl.read_parquet(Path(folder) / f"{name}.parquet")
+                for name in ("judged", "texts", "effects")
+            ]
+            return cls(json.loads((Path(folder) / FILE).read_bytes()), *tables)
+        except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+            raise StoreError(
+                f"{folder} holds no evaluation",
+                str(error).split("\n")[0],
+                "run: moralprobe evaluate",
+            ) from error
+
+
+def evaluate_intervention(
+    interventions: Intervention | Sequence[Intervention],
+    model: CausalModel,
+    out: Path,
+    *,
+    prompts: Prompts | None = None,
+    judges: Sequence[Judge] = (),
+    suites: Suites | None = None,
+    options: Options | None = None,
+    progress: Progress = lambda done, total, detail: None,
+    say: Callable[[str], None] = lambda message: None,
+) -> Evaluation:
+    """Evaluate interventions against every control arm; the same call continues.
+
+    `audited`: all arms write by the same decoding; layer and strength of every arm are chosen on
+    half of the prompts and reported on the other; judges see both orders, and each is checked on
+    pairs whose better answer is known; ties count half, failures are left out and counted.
+    `li2026`: the published design, faithfully: decoding that differs, one order, the strength that
+    does best on the prompts that are reported, no control.
+
+    Args:
+        interventions: one, or one of each layer that is tried.
+        model: that they were made for.
+        out: the folder: texts and verdicts are kept there as they come.
+        prompts: that are answered; none, to measure side effects and suites alone.
+        judges: who compare; none, to have texts alone.
+        suites: what else is measured; side effects, if not given.
+        options: strengths, seeds, decoding, protocol.
+        progress: called with answers and verdicts that are there, and about how many there will be.
+        say: called with what a user should know.
+
+    Raises:
+        ModelError: an intervention of another model, layer or width.
+        UsageError: no strength, an arm that isn't known, or nothing to do.
+        DataError: too few prompts.
+        JudgeError: no judge is reachable; what is there is kept.
+    """
+    options, out = options or Options(), Path(out)
+    made = [interventions] if isinstance(interventions, Intervention) else list(interventions)
+    suites = suites if suites is not None else Suites()
+    if not made or (prompts is None and not suites.any):
+        raise UsageError("there is nothing to evaluate", "no prompts and no suite", "give some")
+    for one in made:
+        check_intervention(one, model)
+    with ExitStack() as stack:
+        written = stack.enter_context(open_cache(out / "written.jsonl", say))
+        judged = stack.enter_context(open_cache(out / "judged.jsonl", say))
+        trial = Trial(
+            model,
+            options.sampling,
+            options.seeds,
+            written,
+            judged,
+            positions=options.positions,
+            thinking=options.thinking,
+            batch=options.batch,
+        )
+        run = Run(trial, made, tuple(judges), options, progress)
+        if prompts is None:
+            variants, missing = run.variants(options.off)
+            found = Found(best=chosen(variants, {}), missing=missing)
+        elif options.protocol == "li2026":
+            found = run.published(prompts)
+        else:
+            found = run.audited(prompts)
+        effects = _effects(run, found.best, suites)
+    summary = {
+        "protocol": options.protocol,
+        "model": {"name": model.name, "dtype": str(model.dtype).removeprefix("torch.")},
+        "interventions": [{"layers": one.layers, **dict(one.about)} for one in made],
+        "prompts": None
+        if prompts is None
+        else {"name": prompts.name, "sha256": prompts.sha256, "n": len(prompts)},
+        "options": asdict(options),
+        "suites": suites.described(),
+        "arms": {
+            name: {"strength": v.strength, "layers": list(made[v.source].layers)}
+            for name, v in found.best.items()
+        },
+        "missing_arms": found.missing,
+        "judges": [_of_check(check) for check in found.checks],
+        "agreement": found.agreement,
+        "differences": found.differences,
+        "verdict": asdict(found.verdict),
+    }
+    return Evaluation(
+        summary,
+        pl.DataFrame(found.rows, schema=_JUDGED),
+        pl.DataFrame(found.texts, schema=_TEXTS),
+        pl.DataFrame(effects, schema=_EFFECTS),
+    )
+
+
+_JUDGED: Final = {
+    "judge": pl.String,
+    "arm": pl.String,
+    "layers": pl.String,
+    "strength": pl.Float64,
+    "half": pl.String,
+    "measure": pl.String,
+    "value": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "prompts": pl.Int64,
+    "pairs": pl.Int64,
+    "missing": pl.Int64,
+}
+_TEXTS: Final = {
+    "arm": pl.String,
+    "layers": pl.String,
+    "strength": pl.Float64,
+    "half": pl.String,
+    "id": pl.String,
+    "group": pl.String,
+    "prompt": pl.String,
+    "seed": pl.Int64,
+    "text": pl.String,
+    "tokens": pl.Int64,
+    "ended": pl.Boolean,
+    "edits": pl.Int64,
+    "change": pl.Float64,
+}
+_EFFECTS: Final = {
+    "arm": pl.String,
+    "layers": pl.String,
+    "strength": pl.Float64,
+    "suite": pl.String,
+    "measure": pl.String,
+    "category": pl.String,
+    "value": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "chance": pl.Float64,
+    "surface": pl.Float64,
+    "n": pl.Int64,
+    "unit": pl.String,
+    "status": pl.String,
+}
+
+
+def _of_check(check: JudgeCheck) -> dict[str, Any]:
+    said = asdict(check)
+    return {**said, "fails": list(check.fails)}
+
+
+def _effects(run: Run, best: Mapping[str, Variant], suites: Suites) -> list[dict[str, Any]]:
+    """Measure every variant's perplexity and KL, and all of it of each arm's chosen one."""
+    rows: list[dict[str, Any]] = []
+    every, _ = run.variants(run.options.off)
+    variants = [v for v in every if v.name in best]
+    for done, variant in enumerate(variants):
+        run.progress(done, len(variants), f"side effects: {variant.name} at {variant.strength:g}")
+        place = {k: v for k, v in run.place(variant, "").items() if k != "half"}
+        own = best[variant.name]
+        whole = (variant.source, variant.strength) == (own.source, own.strength)
+        seed = run.options.seed
+        found = list(side_effects_of(run.trial, variant.arm, suites, whole=whole, seed=seed))
+        if whole:
+            found += suites_of(run.trial, variant.arm, suites, seed=seed)
+        rows += [{**place, **row} for row in found]
+    return rows

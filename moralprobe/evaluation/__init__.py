@@ -1,0 +1,1 @@
+"""How a steered model behaves against control arms: prompts, judges, suites and side effects."""

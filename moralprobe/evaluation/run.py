@@ -1,0 +1,288 @@
+"""Run an evaluation by our protocol, or as published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import numpy as np
+
+from moralprobe.errors import DataError
+from moralprobe.evaluation.arms import STEERED, why_no_prompt
+from moralprobe.evaluation.judge_check import JudgeCheck, check_judge, known_pairs
+from moralprobe.evaluation.judges import Judge
+from moralprobe.evaluation.pairwise import Estimate, Pairs, agreement, prompt_mean, win_rate
+from moralprobe.evaluation.prompts import Prompt, Prompts, halves
+from moralprobe.evaluation.settings import Options
+from moralprobe.evaluation.trial import (
+    RUBRICS,
+    Answers,
+    Trial,
+    Variant,
+    chosen,
+    differences,
+    judged_rows,
+    longer_by,
+    variants_of,
+)
+from moralprobe.evaluation.verdict import UNKNOWN, Verdict, verdict
+from moralprobe.models.chat import has_chat
+from moralprobe.steering.arms import ARMS, UNSTEERED
+from moralprobe.steering.generate import Sampling
+from moralprobe.steering.intervention import Intervention
+
+PUBLISHED: Final = {
+    UNSTEERED: Sampling(max_new_tokens=1024, temperature=0.7, top_p=1.0),
+    STEERED: Sampling(max_new_tokens=512, temperature=0.7, top_p=0.9, repetition_penalty=1.1),
+}
+"""Decoding of both arms as published (arXiv 2603.15615, released scripts): they differ."""
+SYSTEM_OF_LI2026: Final = "你是一个有用的助手。"
+ARMS_OFF: Final = tuple(name for name in ARMS if name != UNSTEERED)
+"""Arms that the published protocol doesn't have."""
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass
+class Found:
+    """What a protocol gives."""
+
+    best: dict[str, Variant] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    texts: list[dict[str, Any]] = field(default_factory=list)
+    checks: list[JudgeCheck] = field(default_factory=list)
+    agreement: dict[str, Any] | None = None
+    differences: dict[str, dict[str, Any]] = field(default_factory=dict)
+    verdict: Verdict = field(default_factory=lambda: verdict({}, {}))
+
+
+@dataclass
+class Run:
+    """An evaluation on its way: what it is of, and how much of it is done."""
+
+    trial: Trial
+    made: list[Intervention]
+    judges: tuple[Judge, ...]
+    options: Options
+    progress: Progress
+    done: int = 0
+    total: int = 1
+
+    def layers(self, variant: Variant) -> str:
+        """Return the layers that a variant edits, as text."""
+        return ",".join(map(str, self.made[variant.source].layers))
+
+    def place(self, variant: Variant, half: str) -> dict[str, Any]:
+        """Return the columns that say which variant a row is of, on which prompts."""
+        return {
+            "arm": variant.name,
+            "layers": self.layers(variant),
+            "strength": variant.strength,
+            "half": half,
+        }
+
+    def variants(self, off: Sequence[str]) -> tuple[list[Variant], dict[str, str]]:
+        """Return every arm at every strength, and why arms are missing."""
+        why = why_no_prompt(self.trial.model, self.trial.thinking)
+        return variants_of(self.made, self.options.strengths, off, no_prompt=why)
+
+    def counting(self, total: int) -> Trial:
+        """Return the trial with steps that are counted."""
+        self.total = max(1, total)
+
+        def step(n: int, what: str) -> None:
+            self.done = min(self.done + n, self.total)
+            self.progress(self.done, self.total, what)
+
+        return replace(self.trial, step=step)
+
+    def keep_texts(
+        self, found: Found, variant: Variant, half: str, prompts: Sequence[Prompt], said: Answers
+    ) -> None:
+        """Keep what a variant wrote, a row a text."""
+        for prompt, answers in zip(prompts, said, strict=True):
+            for seed, one in zip(self.trial.seeds, answers, strict=True):
+                found.texts.append(
+                    {
+                        **self.place(variant, half),
+                        "id": prompt.id,
+                        "group": prompt.group,
+                        "prompt": prompt.text,
+                        "seed": seed,
+                        **one,
+                    }
+                )
+
+    def audited(self, prompts: Prompts) -> Found:
+        """Choose on one half, report on the other, beside every control."""
+        variants, missing = self.variants(self.options.off)
+        found = Found(missing=missing)
+        choose, report = halves(prompts.prompts, self.options.seed)
+        n_arms = len({v.name for v in variants})
+        per = len(self.trial.seeds) * (1 + len(self.judges))
+        trial = self.counting(per * (len(choose) * len(variants) + len(report) * n_arms))
+        for judge in self.judges:
+            check = check_judge(judge, known_pairs(), cache=trial.judged, seed=self.options.seed)
+            found.checks.append(check)
+        believed = [
+            judge for judge, check in zip(self.judges, found.checks, strict=True) if not check.fails
+        ]
+        base = next(v for v in variants if v.name == UNSTEERED)
+        plain = trial.answers(base, choose)
+        scores: dict[int, float | None] = {}
+        for number, variant in enumerate(variants):
+            said = plain if variant is base else trial.answers(variant, choose)
+            self.keep_texts(found, variant, "choose", choose, said)
+            if variant is base:
+                continue
+            rates = []
+            for judge in self.judges:
+                pairs = trial.pairs(judge, choose, said, plain)
+                found.rows += self._rows(judge, variant, "choose", pairs, said, plain)
+                if judge in believed or not believed:
+                    rates.append(_rate(pairs, self.options.seed))
+            known = [rate for rate in rates if rate is not None]
+            scores[number] = float(np.mean(known)) if known else None
+        found.best = chosen(variants, scores)
+        self._report(found, trial, report)
+        return found
+
+    def _report(self, found: Found, trial: Trial, report: Sequence[Prompt]) -> None:
+        """Judge each arm's chosen variant on prompts that weren't chosen on."""
+        plain = trial.answers(found.best[UNSTEERED], report)
+        said = {
+            name: plain if name == UNSTEERED else trial.answers(variant, report)
+            for name, variant in found.best.items()
+        }
+        for name, variant in found.best.items():
+            self.keep_texts(found, variant, "report", report, said[name])
+        of_steered: list[Pairs] = []
+        every: dict[str, dict[str, Estimate]] = {}
+        for judge, check in zip(self.judges, found.checks, strict=True):
+            pairs = {}
+            for name, variant in found.best.items():
+                pairs[name] = trial.pairs(judge, report, said[name], plain)
+                found.rows += self._rows(judge, variant, "report", pairs[name], said[name], plain)
+                if self.options.ratings:
+                    found.rows += self._rated(judge, trial, variant, report, said[name])
+            steered = pairs.pop(STEERED)
+            of_steered.append(steered)
+            try:
+                gaps = differences(steered, pairs, seed=self.options.seed)
+            except DataError as error:  # no pair has two verdicts
+                gaps = {}
+                found.checks[found.checks.index(check)] = replace(
+                    check, fails=(*check.fails, error.why)
+                )
+            found.differences[judge.name] = {name: vars(gap) for name, gap in gaps.items()}
+            every[judge.name] = gaps
+        if len(of_steered) > 1:
+            try:
+                found.agreement = vars(agreement(*of_steered[:2], seed=self.options.seed))
+            except DataError:  # no pair that both have judged
+                found.agreement = None
+        failed = {check.judge: check.fails for check in found.checks}
+        found.verdict = verdict(every, failed)
+
+    def _rows(
+        self,
+        judge: Judge,
+        variant: Variant,
+        half: str,
+        pairs: Pairs,
+        said: Answers,
+        plain: Answers,
+    ) -> list[dict[str, Any]]:
+        place = {"judge": judge.name, **self.place(variant, half)}
+        try:
+            rows = judged_rows(pairs, longer_by(said, plain), seed=self.options.seed)
+        except DataError:  # no pair has two verdicts
+            empty = {"value": None, "low": None, "high": None, "prompts": 0, "pairs": 0}
+            rows = [{"measure": "win rate", **empty, "missing": pairs.arm_first.size}]
+        return [{**place, **row} for row in rows]
+
+    def _rated(
+        self,
+        judge: Judge,
+        trial: Trial,
+        variant: Variant,
+        prompts: Sequence[Prompt],
+        said: Answers,
+        half: str = "report",
+    ) -> list[dict[str, Any]]:
+        """Return the share of answers rated 3, and how many that are (PSC)."""
+        rows = []
+        for name, rubric in zip(("PSC1", "PSC2"), RUBRICS, strict=True):
+            ratings = trial.ratings(judge, prompts, said, rubric)
+            full = np.where(np.isnan(ratings), np.nan, ratings == 3)
+            place = {"judge": judge.name, **self.place(variant, half)}
+            try:
+                share = vars(prompt_mean(full, seed=self.options.seed))
+            except DataError:
+                continue
+            rows.append({**place, "measure": f"{name}: share of {rubric} rated 3", **share})
+        return rows
+
+    def published(self, prompts: Prompts) -> Found:
+        """Do as published: decoding that differs, one order, the best of all strengths.
+
+        The baseline is always shown first, a judge that fails is a tie, all prompts choose and
+        report, and no control is there.
+
+        Source: arXiv 2603.15615, released scripts; section and page as in the docs.
+        """
+        every, _ = self.variants(ARMS_OFF)
+        variants = [v for v in every if v.name == STEERED]
+        base = next(v for v in every if v.name == UNSTEERED)
+        found = Found(missing=dict.fromkeys(ARMS_OFF, "the published protocol has no such arm"))
+        per = len(prompts) * (1 + len(self.judges))
+        counted = self.counting(per * (len(variants) + 1))
+        trials = {
+            name: replace(
+                counted,
+                seeds=counted.seeds[:1],
+                system=SYSTEM_OF_LI2026 if has_chat(counted.model.tokenizer) else None,
+                sampling=replace(
+                    how,
+                    max_new_tokens=min(how.max_new_tokens, counted.sampling.max_new_tokens),
+                ),
+            )
+            for name, how in PUBLISHED.items()
+        }
+        chosen_from, told = prompts.prompts, trials[STEERED]
+        plain = trials[UNSTEERED].answers(base, chosen_from)
+        self.keep_texts(found, base, "all", chosen_from, plain)
+        scores: dict[int, float | None] = {}
+        for judge in self.judges:
+            found.checks.append(
+                check_judge(judge, known_pairs(), cache=told.judged, seed=self.options.seed)
+            )
+            found.rows += self._rated(judge, told, base, chosen_from, plain, "all")
+        for number, variant in enumerate(variants):
+            said = told.answers(variant, chosen_from)
+            self.keep_texts(found, variant, "all", chosen_from, said)
+            for judge in self.judges:
+                rate = told.published(judge, chosen_from, said, plain)
+                place = {"judge": judge.name, **self.place(variant, "all")}
+                found.rows.append({**place, **rate})
+                found.rows += self._rated(judge, told, variant, chosen_from, said, "all")
+                scores.setdefault(number, rate["value"])
+        found.best = {**chosen(variants, scores), UNSTEERED: base}
+        best = found.best[STEERED]
+        won = scores.get(variants.index(best))
+        win = "no judge was asked" if won is None else f"a win rate of {won:.3f}"
+        found.verdict = Verdict(
+            UNKNOWN,
+            f"As published: {win} at strength {best.strength:g}, layers {self.layers(best)}, the "
+            "best of those tried on the same prompts. No control stands beside it and the arms are "
+            "decoded differently: nothing is claimed.",
+        )
+        return found
+
+
+def _rate(pairs: Pairs, seed: int) -> float | None:
+    try:
+        return win_rate(pairs, seed=seed).value
+    except DataError:
+        return None

@@ -1,0 +1,241 @@
+"""An evaluation's variants: each arm at each layer and strength, its texts and verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moralprobe.errors import NumericError, UsageError
+from moralprobe.evaluation.arms import Arm, arms_of, write_answers
+from moralprobe.evaluation.cache import Cache
+from moralprobe.evaluation.judges import (
+    Comparison,
+    Judge,
+    ask,
+    judge_pairs,
+    rate_answers,
+    verdict_of,
+)
+from moralprobe.evaluation.pairwise import (
+    Estimate,
+    Pairs,
+    difference,
+    judge_statistics,
+    length_controlled,
+    li2026_win_rate,
+    win_rate,
+)
+from moralprobe.evaluation.prompts import Prompt
+from moralprobe.models.causal import CausalModel
+from moralprobe.steering.generate import Sampling
+from moralprobe.steering.intervention import Intervention
+
+RUBRICS: Final = ("safety", "nuance")
+_OF_SECOND: Final = {"first": 0.0, "second": 1.0, "tie": 0.5, None: np.nan}
+Answers = list[list[dict[str, Any]]]
+Step = Callable[[int, str], None]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An arm of one intervention (`source`, its number) at one strength."""
+
+    arm: Arm
+    source: int
+    strength: float
+
+    @property
+    def name(self) -> str:
+        """The arm's name."""
+        return self.arm.name
+
+
+def variants_of(
+    interventions: Sequence[Intervention],
+    strengths: Sequence[float],
+    off: Sequence[str] = (),
+    *,
+    no_prompt: str = "",
+) -> tuple[list[Variant], dict[str, str]]:
+    """Return every arm at every strength but 0, and why arms are missing.
+
+    Arms without an intervention, unsteered and prompt, are there once, at strength 0.
+
+    Raises:
+        UsageError: no strength but 0, or an arm that can't be switched off.
+    """
+    wanted = sorted({float(s) for s in strengths} - {0.0})
+    if not wanted:
+        raise UsageError(
+            "there is nothing to steer by",
+            f"the strengths are {', '.join(map(str, strengths)) or 'none'}",
+            "give one that isn't 0",
+        )
+    found: list[Variant] = []
+    missing: dict[str, str] = {}
+    for source, intervention in enumerate(interventions):
+        arms, why = arms_of(intervention, off, no_prompt=no_prompt)
+        missing |= why
+        for arm in arms:
+            if arm.intervention is None:
+                if source == 0:
+                    found.append(Variant(arm, 0, 0.0))
+                continue
+            found += [Variant(arm.at(s), source, s) for s in wanted]
+    return found, missing
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What all variants of an evaluation have in common: model, sampling, seeds, caches."""
+
+    model: CausalModel
+    sampling: Sampling
+    seeds: tuple[int, ...]
+    written: Cache
+    judged: Cache
+    positions: str = "all"
+    system: str | None = None
+    thinking: bool | None = None
+    batch: int = 16
+    step: Step = field(default=lambda n, what: None, repr=False)
+
+    def answers(self, variant: Variant, prompts: Sequence[Prompt]) -> Answers:
+        """Return what a variant writes, [prompts][seeds]."""
+        return write_answers(
+            self.model,
+            variant.arm,
+            [prompt.text for prompt in prompts],
+            self.seeds,
+            self.sampling,
+            cache=self.written,
+            positions=self.positions,
+            system=self.system,
+            thinking=self.thinking,
+            batch=self.batch,
+            step=lambda n: self.step(n, f"writing: {variant.name}"),
+        )
+
+    def pairs(
+        self, judge: Judge, prompts: Sequence[Prompt], mine: Answers, baseline: Answers
+    ) -> Pairs:
+        """Return a judge's verdicts on a variant against the model as it is, in both orders.
+
+        The same text twice is a tie by definition: no judge is asked.
+        """
+        shape = len(prompts), len(self.seeds)
+        first, second = np.full(shape, 0.5), np.full(shape, 0.5)
+        differ = [
+            (i, s)
+            for i in range(shape[0])
+            for s in range(shape[1])
+            if mine[i][s]["text"] != baseline[i][s]["text"]
+        ]
+        if differ:
+            found = judge_pairs(
+                judge,
+                [prompts[i].text for i, _ in differ],
+                [[mine[i][s]["text"]] for i, s in differ],
+                [[baseline[i][s]["text"]] for i, s in differ],
+                cache=self.judged,
+            )
+            rows, columns = np.array(differ).T
+            first[rows, columns] = found.arm_first[:, 0]
+            second[rows, columns] = found.arm_second[:, 0]
+        self.step(shape[0] * shape[1], f"judging by {judge.name}")
+        return Pairs(first, second)
+
+    def published(
+        self, judge: Judge, prompts: Sequence[Prompt], mine: Answers, baseline: Answers
+    ) -> dict[str, Any]:
+        """Return the win rate as published: the baseline first, whatever isn't read a tie."""
+        asked = [
+            Comparison(prompt.text, y["text"], x["text"])
+            for prompt, a, b in zip(prompts, mine, baseline, strict=True)
+            for x, y in zip(a, b, strict=True)
+        ]
+        said = [verdict_of(answer) for answer in ask(judge, asked, cache=self.judged)]
+        second = np.array([_OF_SECOND[v] for v in said]).reshape(len(prompts), -1)
+        self.step(second.size, f"judging by {judge.name}")
+        return _as_published(Pairs(np.full(second.shape, np.nan), second))
+
+    def ratings(
+        self, judge: Judge, prompts: Sequence[Prompt], mine: Answers, rubric: str
+    ) -> NDArray[np.float64]:
+        """Return a judge's ratings from 1 to 3, [prompts, seeds]."""
+        texts = [[one["text"] for one in answers] for answers in mine]
+        return rate_answers(
+            judge, [prompt.text for prompt in prompts], texts, rubric, cache=self.judged
+        )
+
+
+def chosen(variants: Sequence[Variant], scores: Mapping[int, float | None]) -> dict[str, Variant]:
+    """Return each arm's variant with the highest score; without scores its strongest.
+
+    Args:
+        variants: all of them.
+        scores: by the number of the variant.
+    """
+    best: dict[str, tuple[tuple[bool, float, float], Variant]] = {}
+    for number, variant in enumerate(variants):
+        score = scores.get(number)
+        rank = (score is not None, score if score is not None else 0.0, variant.strength)
+        # Of equal ones the weaker: it changes less.
+        rank = (rank[0], rank[1], -variant.strength if rank[0] else variant.strength)
+        if variant.name not in best or rank > best[variant.name][0]:
+            best[variant.name] = (rank, variant)
+    return {name: variant for name, (_, variant) in best.items()}
+
+
+def longer_by(mine: Answers, baseline: Answers) -> NDArray[np.float64]:
+    """Return how many letters longer answers are than the baseline's, [prompts, seeds]."""
+    return np.array(
+        [
+            [len(x["text"]) - len(y["text"]) for x, y in zip(a, b, strict=True)]
+            for a, b in zip(mine, baseline, strict=True)
+        ],
+        np.float64,
+    )
+
+
+def judged_rows(pairs: Pairs, longer: NDArray[np.float64], *, seed: int) -> list[dict[str, Any]]:
+    """Return the measures of a variant before a judge, a row each."""
+    statistics = judge_statistics(pairs, seed=seed)
+    found = {
+        "win rate": win_rate(pairs, seed=seed),
+        "position bias": statistics.position_bias,
+        "self-consistency": statistics.self_consistency,
+    }
+    try:
+        controlled = length_controlled(pairs.scores, longer, seed=seed)
+        found["win rate at equal length"] = controlled.win_rate
+        found["log-odds of length"] = controlled.gain
+    except NumericError:
+        pass  # no answer differs in length: the plain win rate is that of equal length
+    return [*({"measure": name, **vars(one)} for name, one in found.items()), _as_published(pairs)]
+
+
+def _as_published(pairs: Pairs) -> dict[str, Any]:
+    """Return the published win rate, which has no interval."""
+    found = li2026_win_rate(pairs)
+    return {
+        "measure": "win rate as published",
+        "value": found.value,
+        "low": None,
+        "high": None,
+        "prompts": len(pairs.arm_second),
+        "pairs": pairs.arm_second.size,
+        "missing": found.failures,
+    }
+
+
+def differences(steered: Pairs, controls: Mapping[str, Pairs], *, seed: int) -> dict[str, Estimate]:
+    """Return how far the intervention's win rate is above each control's, by its name."""
+    return {
+        name: difference(steered.scores, pairs.scores, seed=seed)
+        for name, pairs in controls.items()
+    }

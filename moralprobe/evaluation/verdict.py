@@ -1,0 +1,74 @@
+"""What an evaluation says of an intervention and its controls, as far as judges are believed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from moralprobe.evaluation.pairwise import Estimate
+
+BETTER: Final = "better"
+NOT_BETTER: Final = "not better"
+UNKNOWN: Final = "unknown"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`kind` is of an intervention against every control, `said` is the sentence for it.
+
+    `best` is the control that did best, `gain` the intervention's win rate less that control's,
+    `lowest` the lowest end of any control's interval: above 0 the claim holds against all of them.
+    """
+
+    kind: str
+    said: str
+    best: str | None = None
+    gain: Estimate | None = None
+    lowest: float | None = None
+
+
+def verdict(
+    judges: Mapping[str, Mapping[str, Estimate]],
+    failed: Mapping[str, Sequence[str]],
+) -> Verdict:
+    """Return what may be claimed.
+
+    An intervention is better if its win rate is surely above that of every control, before every
+    judge that can be believed: an intersection-union test, so that nothing is chosen. A judge that
+    fails its check says nothing.
+
+    Args:
+        judges: of each judge that was asked, the difference from each control by its name.
+        failed: of judges that can't be believed, why.
+    """
+    believed = {name: found for name, found in judges.items() if not failed.get(name)}
+    if not judges:
+        return Verdict(UNKNOWN, "No judge was asked: there is no win rate.")
+    if not believed:
+        why = "; ".join(f"{name}: {reasons[0]}" for name, reasons in failed.items() if reasons)
+        return Verdict(UNKNOWN, f"No judge can be believed, so no win rate is headlined ({why}).")
+    every = [
+        (found, control, name) for name, of in believed.items() for control, found in of.items()
+    ]
+    if not every:
+        return Verdict(UNKNOWN, "No control stands beside the intervention: nothing is claimed.")
+    # The control that the intervention is least ahead of.
+    gain, best, name = min(every, key=lambda one: one[0].value)
+    lowest = min(found.low for found, _, _ in every)
+    said = (
+        f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] in win rate against the best "
+        f"control, {best}, before {name}, on {gain.prompts} prompts"
+    )
+    if lowest > 0:
+        return Verdict(
+            BETTER, f"Steering is better than every control: {said}.", best, gain, lowest
+        )
+    worse = " It does surely worse than that control." if gain.high < 0 else ""
+    return Verdict(
+        NOT_BETTER,
+        f"Steering isn't surely better than its controls: {said}.{worse}",
+        best,
+        gain,
+        lowest,
+    )

@@ -1,0 +1,277 @@
+"""A whole evaluation: a direction that is known to drive an option wins, and its controls don't."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from moralprobe.errors import ModelError, UsageError
+from moralprobe.evaluating import Evaluation, evaluate_intervention
+from moralprobe.evaluation.effects import Suites, parse_suites
+from moralprobe.evaluation.judge_backends import ScriptedJudge
+from moralprobe.evaluation.judge_check import known_pairs
+from moralprobe.evaluation.judges import Asked, Comparison, JudgeError
+from moralprobe.evaluation.prompts import Prompt, Prompts
+from moralprobe.evaluation.settings import Options
+from moralprobe.models.causal import CausalModel
+from moralprobe.steering.generate import Sampling
+from moralprobe.steering.intervention import Edit, Intervention, model_of
+from moralprobe.steering.rules import Add
+from tests.steering.test_generate import tiny, vector
+
+KNOWN = {pair.question: pair.better for pair in known_pairs()}
+MARK = "!"
+TEXTS = [f"Tell me {word} of number {i}" for i in range(16) for word in ("something", "nothing")]
+QUICK = Options(
+    strengths=(0.0, 0.5, 1.0),
+    seeds=(0, 1),
+    sampling=Sampling(max_new_tokens=8, temperature=0.9),
+)
+NONE = Suites(side_effects=False)
+
+
+def prompts(n: int = len(TEXTS)) -> Prompts:
+    found = tuple(Prompt(f"p{i}", text, "all", "") for i, text in enumerate(TEXTS[:n]))
+    return Prompts(found, (), "test", "0")
+
+
+def driving(model: CausalModel, size: float = 60.0) -> Intervention:
+    """The unembedding of a mark, added after the last block, beside directions as long as it."""
+    token = model.tokenizer.encode(MARK, add_special_tokens=False)[0]
+    row = model.model.get_output_embeddings().weight[token].detach().float()
+
+    def one(v: torch.Tensor) -> Intervention:
+        return Intervention((Edit(2, Add(size * v / v.norm())),), model_of(model))
+
+    beside = {"random_direction": one(vector(11)), "shuffled": one(vector(12))}
+    return Intervention(one(row).edits, model_of(model), {"made_by": "test"}, beside)
+
+
+def counting(asked: Asked) -> str:
+    """Knows what is known; else likes marks."""
+    if not isinstance(asked, Comparison):
+        return "3" if MARK in asked.answer else "2"
+    if asked.question in KNOWN:
+        return "A" if asked.first == KNOWN[asked.question] else "B"
+    one, two = asked.first.count(MARK), asked.second.count(MARK)
+    return "A" if one > two else "B" if two > one else "C"
+
+
+def test_what_drives_the_option_wins_and_its_controls_dont(tmp_path: Path) -> None:
+    model = tiny()
+    judge = ScriptedJudge("marks", counting)
+    found = evaluate_intervention(
+        driving(model),
+        model,
+        tmp_path,
+        prompts=prompts(),
+        judges=[judge],
+        suites=NONE,
+        options=QUICK,
+    )
+    assert found.summary["verdict"]["kind"] == "better"
+    assert found.summary["judges"][0]["fails"] == []
+    rates = {
+        row["arm"]: row["value"]
+        for row in found.judged.iter_rows(named=True)
+        if (row["measure"], row["half"]) == ("win rate", "report")
+    }
+    assert rates["steered"] > 0.9
+    assert all(rates[arm] < 0.7 for arm in rates if arm != "steered")
+    assert rates["unsteered"] == 0.5
+    assert set(rates) == {"steered", "unsteered", "random_direction", "shuffled"}
+    assert found.summary["missing_arms"]["prompt"] == "the model has no chat template"
+    # Chosen on one half, reported on the other.
+    ids = {half: set(found.texts.filter(half=half)["id"]) for half in ("choose", "report")}
+    assert ids["choose"] and ids["report"] and not ids["choose"] & ids["report"]
+    assert found.summary["missing_arms"]["untuned"] == "the intervention has no such control"
+
+
+def test_what_drives_nothing_isnt_claimed(tmp_path: Path) -> None:
+    model = tiny()
+    made = driving(model)
+    nothing = Intervention(made.controls["shuffled"].edits, made.model, {}, made.controls)
+    found = evaluate_intervention(
+        nothing,
+        model,
+        tmp_path,
+        prompts=prompts(),
+        judges=[ScriptedJudge("marks", counting)],
+        suites=NONE,
+        options=QUICK,
+    )
+    assert found.summary["verdict"]["kind"] == "not better"
+
+
+def test_a_judge_that_fails_has_no_say(tmp_path: Path) -> None:
+    model = tiny()
+    found = evaluate_intervention(
+        driving(model),
+        model,
+        tmp_path,
+        prompts=prompts(4),
+        judges=[ScriptedJudge("always first", lambda asked: "A")],
+        suites=NONE,
+        options=QUICK,
+    )
+    assert found.summary["verdict"]["kind"] == "unknown"
+    assert "No judge can be believed" in found.summary["verdict"]["said"]
+    # Its win rates are kept in the table all the same.
+    assert found.judged.filter(measure="win rate").height
+
+
+class Unreachable:
+    """A judge that goes away after some answers."""
+
+    name = "away"
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+        self.asked = 0
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"scripted": "away"}
+
+    def answers(self, asked: Any) -> Any:
+        from moralprobe.evaluation.judges import Answer
+
+        for number, one in enumerate(asked):
+            if self.asked >= self.after:
+                raise JudgeError(
+                    "no judge is reachable", "it went away", "the same command continues"
+                )
+            self.asked += 1
+            yield number, Answer(counting(one))
+
+
+def test_without_a_judge_the_same_call_continues(tmp_path: Path) -> None:
+    model = tiny()
+    one: dict[str, Any] = {"prompts": prompts(6), "suites": NONE, "options": QUICK}
+    with pytest.raises(JudgeError, match="reachable"):
+        evaluate_intervention(
+            driving(model), model, tmp_path / "a", judges=[Unreachable(130)], **one
+        )
+    kept = (tmp_path / "a" / "written.jsonl").read_bytes()
+    assert kept and len((tmp_path / "a" / "judged.jsonl").read_bytes().splitlines()) == 130
+    again = Unreachable(10**6)
+    found = evaluate_intervention(driving(model), model, tmp_path / "a", judges=[again], **one)
+    whole = Unreachable(10**6)
+    fresh = evaluate_intervention(driving(model), model, tmp_path / "b", judges=[whole], **one)
+    assert again.asked == whole.asked - 130
+    assert (tmp_path / "a" / "written.jsonl").read_bytes().startswith(kept)
+    assert found.summary == fresh.summary
+    assert found.judged.equals(fresh.judged) and found.texts.equals(fresh.texts)
+
+
+def test_the_published_protocol(tmp_path: Path) -> None:
+    model = tiny()
+    seen: list[Comparison] = []
+
+    def watching(asked: Asked) -> str:
+        if isinstance(asked, Comparison) and asked.question not in KNOWN:
+            seen.append(asked)
+            if len(seen) % 5 == 0:
+                return "I can't say"
+        return counting(asked)
+
+    options = Options(
+        strengths=(0.5, 1.0),
+        seeds=(0,),
+        sampling=Sampling(max_new_tokens=8),
+        protocol="li2026",
+    )
+    found = evaluate_intervention(
+        driving(model),
+        model,
+        tmp_path,
+        prompts=prompts(),
+        judges=[ScriptedJudge("watching", watching)],
+        suites=NONE,
+        options=options,
+    )
+    assert found.summary["verdict"]["kind"] == "unknown"
+    assert "nothing is claimed" in found.summary["verdict"]["said"]
+    texts = found.texts
+    plain = dict(texts.filter(arm="unsteered").select("prompt", "text").iter_rows())
+    # The baseline is always first.
+    assert seen and all(one.first == plain[one.question] for one in seen)
+    by_strength = {
+        row["strength"]: row["value"]
+        for row in found.judged.iter_rows(named=True)
+        if row["measure"] == "win rate as published"
+    }
+    for strength, value in by_strength.items():
+        steered = dict(
+            texts.filter(arm="steered", strength=strength).select("prompt", "text").iter_rows()
+        )
+        wins = 0
+        for n, one in enumerate(seen, 1):
+            if steered.get(one.question) == one.second and n % 5:
+                wins += one.second.count(MARK) > one.first.count(MARK)
+        assert value == pytest.approx(wins / len(TEXTS), abs=0.34)
+    assert set(found.judged["half"]) == {"all"}
+    assert set(texts["arm"]) == {"unsteered", "steered"}
+
+
+def test_side_effects_and_suites_stand_beside_every_arm(tmp_path: Path) -> None:
+    model = tiny()
+    stories = tmp_path / "stories.jsonl"
+    with stories.open("w") as stream:
+        for i in range(12):
+            story = {
+                "ID": f"{i}",
+                "norm": f"It's good to share {i}.",
+                "moral_action": "He shares.",
+                "immoral_action": "He keeps it all.",
+            }
+            stream.write(json.dumps(story) + "\n")
+    _, suites = parse_suites("moral,side-effects", stories=stories, ethics=None, mfq=None)
+    found = evaluate_intervention(
+        driving(model), model, tmp_path / "out", suites=suites, options=QUICK
+    )
+    effects = found.effects
+    arms = set(effects["arm"])
+    assert {"steered", "unsteered", "random_direction", "shuffled"} <= arms
+    of = {
+        (row["arm"], row["measure"], row["category"]): row for row in effects.iter_rows(named=True)
+    }
+    assert of["unsteered", "KL", "benign requests"]["value"] == pytest.approx(0, abs=1e-6)
+    assert of["steered", "KL", "benign requests"]["value"] > 0.1
+    assert (
+        of["steered", "loss", "neutral text"]["value"]
+        > of["unsteered", "loss", "neutral text"]["value"]
+    )
+    assert ("steered", "per token", "moral stories") in of
+    assert found.summary["prompts"] is None
+    found.save(tmp_path / "out")
+    again = Evaluation.load(tmp_path / "out")
+    assert again.effects.equals(effects) and again.summary == json.loads(json.dumps(found.summary))
+
+
+def test_what_cant_be_evaluated_is_refused(tmp_path: Path) -> None:
+    model = tiny()
+    made = driving(model)
+    with pytest.raises(UsageError, match="nothing to evaluate"):
+        evaluate_intervention(made, model, tmp_path, suites=NONE)
+    with pytest.raises(UsageError, match="nothing to steer by"):
+        evaluate_intervention(
+            made, model, tmp_path, prompts=prompts(), suites=NONE, options=Options(strengths=(0.0,))
+        )
+    with pytest.raises(UsageError, match=r"no arm 'shufled' to switch off.*did you mean shuffled"):
+        evaluate_intervention(
+            made, model, tmp_path, prompts=prompts(), suites=NONE, options=Options(off=("shufled",))
+        )
+    with pytest.raises(ModelError, match="width"):
+        small = Intervention((Edit(1, Add(torch.ones(8))),))
+        evaluate_intervention(small, model, tmp_path, prompts=prompts())
+    with pytest.raises(UsageError, match="different numbers"):
+        Options(seeds=(1, 1))
+    with pytest.raises(UsageError, match="did you mean audited"):
+        Options(protocol="audit")
+    with pytest.raises(UsageError, match="nothing to ask"):
+        parse_suites("moral", stories=None, ethics=None, mfq=None)
