@@ -21,6 +21,7 @@ PAGES = (
     ROOT / "README.md",
     ROOT / "docs" / "howto" / "plan.md",
     ROOT / "docs" / "howto" / "autoencoders.md",
+    ROOT / "docs" / "howto" / "steering.md",
     ROOT / "docs" / "explanation" / "design.md",
     ROOT / "docs" / "explanation" / "two-modes.md",
     ROOT / "docs" / "explanation" / "statistics.md",
@@ -176,6 +177,93 @@ def sae_speed() -> str:
     )
 
 
+def _row(rows: list[dict[str, Any]], arm: str, name: str, layer: int | None = None) -> str:
+    """Return a measure of an arm with its interval."""
+    row = next(
+        r
+        for r in rows
+        if (r["arm"], r["name"]) == (arm, name) and (layer is None or r["layer"] == layer)
+    )
+    return f"{row['value']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
+
+
+def _of_topology(mode: str) -> str:
+    """Say what tuning does to held-out texts, at the layer and at the last one."""
+    found = json.loads((RESULTS / f"topology-{mode}.json").read_text())
+    rows, later, about = found["geometry"], found["survival"], found["about"]
+    last = max(row["layer"] for row in later)
+    null = next(
+        r["null_high"] for r in rows if (r["arm"], r["name"]) == ("steered", "category_rdm")
+    )
+    beside = [
+        r["value"]
+        for r in rows
+        if r["name"] == "category_rdm" and r["arm"] not in ("steered", "unsteered")
+    ]
+    n = next(r["n"] for r in rows if r["name"] == "category_rdm")
+
+    def change(name: str, rows: list[dict[str, Any]] = rows, layer: int | None = None) -> str:
+        pair = [_row(rows, arm, name, layer) for arm in ("unsteered", "steered")]
+        return f"{pair[0]} before, {pair[1]} after"
+
+    return (
+        f"`{mode}` on {found['model']}, layer {about['layer']}: {about['features']:,} of "
+        f"{about['of']:,} features tuned. On {n:,} held-out texts\n`category_rdm` is "
+        f"{change('category_rdm')} (null up to {null:.3f},\ncontrols {min(beside):.3f} to "
+        f"{max(beside):.3f}); the opposed cosine {change('opposed_cosine')};\nAUROC "
+        f"{change('auroc')}; the gradient given length\n{change('spearman_given_length')}; R2 of "
+        f"the ten dimensions {change('r2')}.\nAt layer {last}, the last, `category_rdm` is "
+        f"{change('category_rdm', later, last)}."
+    )
+
+
+def topology() -> str:
+    """Say what both modes' tuning does, of those that were run."""
+    modes = [m for m in ("geometry", "li2026") if (RESULTS / f"topology-{m}.json").exists()]
+    return "\n\n".join(_of_topology(mode) for mode in modes)
+
+
+def steering() -> str:
+    """Say in short what tuning does to held-out texts, there and at the last layer."""
+    found = json.loads((RESULTS / "topology-geometry.json").read_text())
+    rows, later, about = found["geometry"], found["survival"], found["about"]
+    last = max(row["layer"] for row in later)
+    return (
+        f"On {found['model']}, layer {about['layer']}, tuning {about['features']:,} features takes "
+        f"the likeness of the ten categories' geometry to\nthe human one from "
+        f"{_row(rows, 'unsteered', 'category_rdm')} to {_row(rows, 'steered', 'category_rdm')} on "
+        f"held-out texts, and from\n{_row(later, 'unsteered', 'category_rdm', last)} to "
+        f"{_row(later, 'steered', 'category_rdm', last)} at layer {last}, the last. Shuffled "
+        f"labels, tuned as long, leave it at\n{_row(rows, 'shuffled', 'category_rdm')} and "
+        f"{_row(later, 'shuffled', 'category_rdm', last)}."
+    )
+
+
+def steering_speed() -> str:
+    """Say what each rule adds to the time of writing."""
+    found = json.loads((RESULTS / "steering.json").read_text())
+    lines = [
+        f"Time of writing {found['new_tokens']} tokens on {found['model']}, as a part of the "
+        f"model's "
+        f"own, medians of {found['rounds']} alternating runs on {found['machine']['cores']} cores; "
+        f"the encoder's weights are {found['encoder_of_model']:.0%} of the model's bytes.",
+        "",
+        "| prompts at once | "
+        + " | ".join(f"`{name}`" for name in _first(found) if name != "plain")
+        + " |",
+        "|---|" + "---|" * (len(_first(found)) - 1),
+    ]
+    for n, batch in found["batches"].items():
+        cells = [f"{v:.2f}" for k, v in batch["times_plain"].items() if k != "plain"]
+        lines.append(f"| {n} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _first(found: dict[str, Any]) -> dict[str, float]:
+    times: dict[str, float] = next(iter(found["batches"].values()))["times_plain"]
+    return times
+
+
 def attention() -> str:
     """Say how much slower attention's operations are."""
     found = json.loads((RESULTS / "attention.json").read_text())
@@ -326,6 +414,9 @@ def filled(page: str) -> str:
         "planted": planted,
         "sae": sae,
         "sae_speed": sae_speed,
+        "steering": steering,
+        "steering_speed": steering_speed,
+        "topology": topology,
         "wide": wide,
     }
     return re.sub(

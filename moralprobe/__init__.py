@@ -31,8 +31,11 @@ if TYPE_CHECKING:
     from moralprobe.errors import NumericError as NumericError
     from moralprobe.errors import StoreError as StoreError
     from moralprobe.errors import UsageError as UsageError
+    from moralprobe.evaluating import evaluate_intervention as evaluate_intervention
     from moralprobe.foundations import AXES as AXES
     from moralprobe.foundations import POLES as POLES
+    from moralprobe.interventions import direction_intervention as direction_intervention
+    from moralprobe.interventions import fit_topology as fit_topology
     from moralprobe.models.available import available_models as available_models
     from moralprobe.models.causal import CausalModel as CausalModel
     from moralprobe.models.load import load_model as load_model
@@ -43,6 +46,9 @@ if TYPE_CHECKING:
     from moralprobe.sae.load import load_sae as load_sae
     from moralprobe.sae.recipe import Recipe as Recipe
     from moralprobe.sites import Site as Site
+    from moralprobe.steering.generate import generate as generate
+    from moralprobe.steering.intervention import Intervention as Intervention
+    from moralprobe.steering.sampling import Sampling as Sampling
     from moralprobe.study import Study as Study
     from moralprobe.table import MEASURES as MEASURES
 
@@ -56,6 +62,7 @@ _HOMES = {
     "DataError": "errors",
     "DownloadError": "errors",
     "IntegrityError": "errors",
+    "Intervention": "steering.intervention",
     "MEASURES": "table",
     "ModelError": "errors",
     "MoralVectors": "moral_vectors",
@@ -65,6 +72,7 @@ _HOMES = {
     "POOLINGS": "activations.pooling",
     "Ratings": "data.ratings",
     "Recipe": "sae.recipe",
+    "Sampling": "steering.sampling",
     "Site": "sites",
     "StoreError": "errors",
     "Study": "study",
@@ -73,10 +81,14 @@ _HOMES = {
     "available_models": "models.available",
     "build_vectors": "moral_vectors",
     "compare": "comparison",
+    "direction_intervention": "interventions",
     "download": "data.download",
+    "evaluate_intervention": "evaluating",
     "evaluate_sae": "autoencoders",
     "extract": "activations.extract",
     "find_features": "autoencoders",
+    "fit_topology": "interventions",
+    "generate": "steering.generate",
     "load_model": "models.load",
     "load_ratings": "data.ratings",
     "load_sae": "sae.load",

@@ -15,7 +15,7 @@ import polars as pl
 from moralprobe.errors import StoreError, UsageError
 from moralprobe.evaluation.cache import open_cache
 from moralprobe.evaluation.effects import Suites, side_effects_of, suites_of
-from moralprobe.evaluation.judge_check import JudgeCheck
+from moralprobe.evaluation.judge_check import JudgeCheck, KnownPair, known_pairs
 from moralprobe.evaluation.judges import Judge
 from moralprobe.evaluation.prompts import Prompts
 from moralprobe.evaluation.run import Found, Progress, Run
@@ -78,6 +78,7 @@ def evaluate_intervention(
     *,
     prompts: Prompts | None = None,
     judges: Sequence[Judge] = (),
+    known: Sequence[KnownPair] | None = None,
     suites: Suites | None = None,
     options: Options | None = None,
     progress: Progress = lambda done, total, detail: None,
@@ -85,9 +86,10 @@ def evaluate_intervention(
 ) -> Evaluation:
     """Evaluate interventions against every control arm; the same call continues.
 
-    `audited`: all arms write by the same decoding; layer and strength of every arm are chosen on
-    half of the prompts and reported on the other; judges see both orders, and each is checked on
-    pairs whose better answer is known; ties count half, failures are left out and counted.
+    `audited`: all arms write by the same decoding; judges see both orders, and each is checked on
+    pairs whose better answer is known; layer and strength of every arm are chosen on half of the
+    prompts before judges that can be believed, and reported on the other; ties count half,
+    failures are left out and counted.
     `li2026`: the published design, faithfully: decoding that differs, one order, the strength that
     does best on the prompts that are reported, no control.
 
@@ -97,6 +99,7 @@ def evaluate_intervention(
         out: the folder: texts and verdicts are kept there as they come.
         prompts: that are answered; none, to measure side effects and suites alone.
         judges: who compare; none, to have texts alone.
+        known: pairs that judges are checked on; those of this project, if not given.
         suites: what else is measured; side effects, if not given.
         options: strengths, seeds, decoding, protocol.
         progress: called with answers and verdicts that are there, and about how many there will be.
@@ -104,7 +107,7 @@ def evaluate_intervention(
 
     Raises:
         ModelError: an intervention of another model, layer or width.
-        UsageError: no strength, an arm that isn't known, or nothing to do.
+        UsageError: no strength, an arm that isn't known, two judges of one name, or nothing to do.
         DataError: too few prompts.
         JudgeError: no judge is reachable; what is there is kept.
     """
@@ -115,6 +118,18 @@ def evaluate_intervention(
         raise UsageError("there is nothing to evaluate", "no prompts and no suite", "give some")
     for one in made:
         check_intervention(one, model)
+    if len({one.layers for one in made}) < len(made):
+        raise UsageError(
+            "two interventions are of the same layers",
+            "; ".join(", ".join(map(str, one.layers)) for one in made),
+            "evaluate them one after the other: tables tell them apart by it",
+        )
+    if len({judge.name for judge in judges}) < len(judges):
+        raise UsageError(
+            "two judges have the same name",
+            ", ".join(judge.name for judge in judges),
+            "give each its own: what they say is kept apart by it",
+        )
     with ExitStack() as stack:
         written = stack.enter_context(open_cache(out / "written.jsonl", say))
         judged = stack.enter_context(open_cache(out / "judged.jsonl", say))
@@ -128,7 +143,8 @@ def evaluate_intervention(
             thinking=options.thinking,
             batch=options.batch,
         )
-        run = Run(trial, made, tuple(judges), options, progress)
+        pairs = tuple(known_pairs() if known is None else known)
+        run = Run(trial, made, tuple(judges), pairs, options, progress)
         if prompts is None:
             variants, missing = run.variants(options.off)
             found = Found(best=chosen(variants, {}), missing=missing)
@@ -152,6 +168,7 @@ def evaluate_intervention(
         },
         "missing_arms": found.missing,
         "judges": [_of_check(check) for check in found.checks],
+        "decoding": found.decoding,
         "agreement": found.agreement,
         "differences": found.differences,
         "verdict": asdict(found.verdict),
@@ -188,6 +205,7 @@ _TEXTS: Final = {
     "prompt": pl.String,
     "seed": pl.Int64,
     "text": pl.String,
+    "thought": pl.String,
     "tokens": pl.Int64,
     "ended": pl.Boolean,
     "edits": pl.Int64,

@@ -13,17 +13,31 @@ import polars as pl
 import torch
 
 from moralprobe.activations.text_states import table_texts, text_states
-from moralprobe.errors import UsageError
+from moralprobe.errors import DataError, UsageError
 from moralprobe.files import hash_file, write_bytes
 from moralprobe.models.causal import CausalModel
 from moralprobe.moral_vectors import MoralVectors
 from moralprobe.sae.load import LoadedSAE, check_belongs, is_pooled
 from moralprobe.sae.pooled import states_of_table
+from moralprobe.sae.tokens import options_of
 from moralprobe.sites import parse_layers
-from moralprobe.steering.arms import UNSTEERED, active_features, controls_of, random_twin
-from moralprobe.steering.directions import MORAL, check_target, of_states
-from moralprobe.steering.intervention import Edit, Intervention, check_intervention, model_of
-from moralprobe.steering.rules import Reconstruct, ScaleFeatures, SwapFeatures
+from moralprobe.steering.arms import (
+    UNSTEERED,
+    controls_of,
+    density_of,
+    others_as_dense,
+    random_twin,
+)
+from moralprobe.steering.directions import MORAL, check_target, of_states, read_vector
+from moralprobe.steering.intervention import (
+    Edit,
+    Intervention,
+    check_empty,
+    check_intervention,
+    check_layer,
+    model_of,
+)
+from moralprobe.steering.rules import Add, Reconstruct, ScaleFeatures, SwapFeatures
 from moralprobe.steering.selection import Material
 from moralprobe.steering.survival import ANALYSES, survival
 from moralprobe.steering.topology import Fitted, Schedule, tune
@@ -59,6 +73,7 @@ class Topology:
             StoreError: the folder holds an intervention, or can't be written.
         """
         folder = Path(folder)
+        check_empty(folder)
         for name, frame in (("history", self.history), ("geometry", self.geometry)):
             buffer = io.BytesIO()
             frame.write_parquet(buffer)
@@ -109,12 +124,14 @@ def fit_topology(
     material = Material(loaded, table, texts, read)
     fits: dict[str, Fitted] = {}
     for name in (TUNED, "shuffled"):
+        # The twin is tuned as long: it has nothing that its dev split could tell it.
         fits[name] = tune(
             material,
             features,
             mode=mode,
             shuffled=name == "shuffled",
             schedule=schedule,
+            epochs=fits[TUNED].about["kept_epoch"] if fits else None,
             seed=seed,
             progress=lambda done, total, detail, name=name: progress(  # type: ignore[misc]
                 done, total, f"{name}: {detail}"
@@ -141,6 +158,7 @@ def fit_topology(
         "made_by": "topology",
         **own.about,
         "layer": loaded.layer,
+        "template": options_of(loaded, [str(vectors)]).template,
         "sae": loaded.folder.name,
         "vectors": str(vectors),
         "vectors_hash": hash_file(vectors) if vectors.is_file() else None,
@@ -199,8 +217,16 @@ def does_it_survive(
             f"the first edit is at layer {first}",
             f"measure at layers {first} to {model.n_layers - 1}",
         )
+    made_of = intervention.about.get("vectors_hash")
+    if made_of is not None and made_of != hash_file(Path(vectors)):
+        raise DataError(
+            f"{vectors} isn't the table that the intervention was made of",
+            "what is held out there may have been learnt from here",
+            f"give {intervention.about.get('vectors')}",
+        )
     table = MoralVectors.load(Path(vectors))
-    texts = table_texts(model, table)
+    template = intervention.about.get("template") or "action-is-morally"
+    texts = table_texts(model, table, template=template)
     arms = {UNSTEERED: None, STEERED: intervention, **intervention.controls}
     return survival(
         model,
@@ -244,12 +270,7 @@ def direction_intervention(
         UsageError: an unknown target, kind or layer.
         DataError: too few texts.
     """
-    if not 0 <= layer < model.n_layers:
-        raise UsageError(
-            f"there is no layer {layer}",
-            f"{model.name} has layers 0 to {model.n_layers - 1}",
-            "choose one of them",
-        )
+    check_layer(model, layer)
     check_target(target, kind)
     vectors = Path(vectors)
     texts = table_texts(model, MoralVectors.load(vectors))
@@ -265,6 +286,50 @@ def direction_intervention(
         del beside["means"]  # it is the intervention itself
     about = {**own.about, "vectors": str(vectors), "vectors_hash": hash_file(vectors)}
     return Intervention(own.edits, own.model, about, beside)
+
+
+def vector_intervention(
+    path: str | Path,
+    model: CausalModel,
+    layer: int,
+    *,
+    vectors: str | Path | None = None,
+    seed: int = 0,
+    progress: Progress = _nothing,
+) -> Intervention:
+    """Return an intervention that adds a vector from a file, at its own length.
+
+    Args:
+        path: a safetensors file with one tensor, [d_model] or [1, d_model].
+        model: that it is for.
+        layer: decoder block, counted from 0.
+        vectors: a table of moral vectors, by whose texts controls are made, and sinks told from
+            other tokens; without one there are no controls, and token 0 alone is left as it is.
+        seed: of the controls.
+        progress: called with tokens read and their number.
+
+    Raises:
+        DataError: a file that can't be read, or holds anything else.
+        UsageError: a layer that the model doesn't have.
+        NumericError: a vector that is zero, NaN or infinite.
+    """
+    check_layer(model, layer)
+    vector = read_vector(Path(path), model.d_model)
+    about = {
+        "made_by": "file",
+        "layer": layer,
+        "file": Path(path).name,
+        "file_hash": hash_file(Path(path)),
+    }
+    if vectors is None:
+        return Intervention((Edit(layer, Add(vector)),), model_of(model), about)
+    texts = table_texts(model, MoralVectors.load(Path(vectors)))
+    read = text_states(
+        model, texts, layer, reading=lambda done, total: progress(done, total, "tokens")
+    )
+    own = Edit(layer, Add(vector), 1.0, read.sink_norm)
+    beside = controls_of(own, {}, model, texts, read, seed=seed)
+    return Intervention((own,), model_of(model), about, beside)
 
 
 def feature_intervention(
@@ -315,11 +380,11 @@ def feature_intervention(
     )
     if is_pooled(loaded):
         tokens = text_states(model, texts, loaded.layer)
-    others = np.setdiff1d(active_features(loaded.sae, tokens), list(changes))
-    drawn = np.random.default_rng([seed, 15]).permutation(others)[: len(changes)]
+    density = density_of(loaded.sae, tokens)
+    drawn = others_as_dense(list(changes), density, np.random.default_rng([seed, 15]))
     candidates = {}
     if len(drawn) == len(changes):
-        candidates["random_features"] = edit_of(drawn.tolist())
+        candidates["random_features"] = edit_of(drawn)
     beside = controls_of(own, candidates, model, texts, tokens, seed=seed)
     return Intervention((own,), model_of(model), about, beside)
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from moralprobe.errors import ModelError, UsageError
 from moralprobe.evaluating import Evaluation, evaluate_intervention
+from moralprobe.evaluation.arms import Arm, without_thought, write_answers
+from moralprobe.evaluation.cache import open_cache
 from moralprobe.evaluation.effects import Suites, parse_suites
 from moralprobe.evaluation.judge_backends import ScriptedJudge
 from moralprobe.evaluation.judge_check import known_pairs
@@ -18,9 +22,9 @@ from moralprobe.evaluation.judges import Asked, Comparison, JudgeError
 from moralprobe.evaluation.prompts import Prompt, Prompts
 from moralprobe.evaluation.settings import Options
 from moralprobe.models.causal import CausalModel
-from moralprobe.steering.generate import Sampling
 from moralprobe.steering.intervention import Edit, Intervention, model_of
 from moralprobe.steering.rules import Add
+from moralprobe.steering.sampling import Sampling
 from tests.steering.test_generate import tiny, vector
 
 KNOWN = {pair.question: pair.better for pair in known_pairs()}
@@ -91,10 +95,11 @@ def test_what_drives_the_option_wins_and_its_controls_dont(tmp_path: Path) -> No
     assert found.summary["missing_arms"]["untuned"] == "the intervention has no such control"
 
 
-def test_what_drives_nothing_isnt_claimed(tmp_path: Path) -> None:
+def test_what_drives_the_other_way_isnt_claimed(tmp_path: Path) -> None:
     model = tiny()
     made = driving(model)
-    nothing = Intervention(made.controls["shuffled"].edits, made.model, {}, made.controls)
+    (edit,) = made.edits
+    nothing = Intervention((replace(edit, strength=-1.0),), made.model, {}, made.controls)
     found = evaluate_intervention(
         nothing,
         model,
@@ -105,6 +110,60 @@ def test_what_drives_nothing_isnt_claimed(tmp_path: Path) -> None:
         options=QUICK,
     )
     assert found.summary["verdict"]["kind"] == "not better"
+
+
+def test_without_a_control_that_changes_as_much_nothing_is_claimed(tmp_path: Path) -> None:
+    model = tiny()
+    alone = Intervention(driving(model).edits, model_of(model))
+    found = evaluate_intervention(
+        alone,
+        model,
+        tmp_path,
+        prompts=prompts(),
+        judges=[ScriptedJudge("marks", counting)],
+        suites=NONE,
+        options=QUICK,
+    )
+    assert found.summary["verdict"]["kind"] == "unknown"
+    assert "No control that changes states as much" in found.summary["verdict"]["said"]
+
+
+def test_a_judge_that_leaves_too_much_out_fails(tmp_path: Path) -> None:
+    model = tiny()
+
+    def silent(asked: Asked) -> str:
+        known = isinstance(asked, Comparison) and asked.question in KNOWN
+        return counting(asked) if known or hash(asked.prompt) % 4 else "no comment"
+
+    found = evaluate_intervention(
+        driving(model),
+        model,
+        tmp_path,
+        prompts=prompts(),
+        judges=[ScriptedJudge("silent", silent)],
+        suites=NONE,
+        options=QUICK,
+    )
+    assert found.summary["verdict"]["kind"] == "unknown"
+    assert "are missing" in found.summary["judges"][0]["fails"][-1]
+
+
+def test_what_was_thought_isnt_the_answer() -> None:
+    assert without_thought("<think>hm\n</think>\n\nYes.") == {"text": "Yes.", "thought": "hm"}
+    assert without_thought("<think>never done") == {"text": "", "thought": "never done"}
+    assert without_thought("Yes, <think> is a tag.")["text"] == "Yes, <think> is a tag."
+
+
+def test_texts_are_written_anew_where_the_template_changed(tmp_path: Path) -> None:
+    from tests.models.test_chat import TEMPLATE
+
+    model = tiny(bos=False)
+    one = Arm("unsteered")
+    with open_cache(tmp_path / "w.jsonl") as cache:
+        for template in (None, TEMPLATE, TEMPLATE + " ", TEMPLATE):
+            model.tokenizer.chat_template = template
+            write_answers(model, one, ["a"], [0], Sampling(max_new_tokens=2), cache=cache)
+        assert len(cache) == 3
 
 
 def test_a_judge_that_fails_has_no_say(tmp_path: Path) -> None:
@@ -171,11 +230,12 @@ def test_without_a_judge_the_same_call_continues(tmp_path: Path) -> None:
 def test_the_published_protocol(tmp_path: Path) -> None:
     model = tiny()
     seen: list[Comparison] = []
+    unread = set(TEXTS[::5])
 
     def watching(asked: Asked) -> str:
         if isinstance(asked, Comparison) and asked.question not in KNOWN:
             seen.append(asked)
-            if len(seen) % 5 == 0:
+            if asked.question in unread:
                 return "I can't say"
         return counting(asked)
 
@@ -209,11 +269,11 @@ def test_the_published_protocol(tmp_path: Path) -> None:
         steered = dict(
             texts.filter(arm="steered", strength=strength).select("prompt", "text").iter_rows()
         )
-        wins = 0
-        for n, one in enumerate(seen, 1):
-            if steered.get(one.question) == one.second and n % 5:
-                wins += one.second.count(MARK) > one.first.count(MARK)
-        assert value == pytest.approx(wins / len(TEXTS), abs=0.34)
+        wins = [
+            text not in unread and steered[text].count(MARK) > plain[text].count(MARK)
+            for text in TEXTS
+        ]
+        assert value == pytest.approx(np.mean(wins))  # what can't be read is a tie, and no win
     assert set(found.judged["half"]) == {"all"}
     assert set(texts["arm"]) == {"unsteered", "steered"}
 
@@ -269,6 +329,9 @@ def test_what_cant_be_evaluated_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="width"):
         small = Intervention((Edit(1, Add(torch.ones(8))),))
         evaluate_intervention(small, model, tmp_path, prompts=prompts())
+    twice = [ScriptedJudge("one", counting), ScriptedJudge("one", counting)]
+    with pytest.raises(UsageError, match="same name"):
+        evaluate_intervention(made, model, tmp_path, prompts=prompts(), judges=twice)
     with pytest.raises(UsageError, match="different numbers"):
         Options(seeds=(1, 1))
     with pytest.raises(UsageError, match="did you mean audited"):

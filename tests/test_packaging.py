@@ -19,6 +19,7 @@ IMPORT_NAMES = {
     "scikit-learn": "sklearn",
     "huggingface-hub": "huggingface_hub",
     "ml-dtypes": "ml_dtypes",
+    "pyyaml": "yaml",
     "sae-lens": "sae_lens",
     "sentence-transformers": "sentence_transformers",
     "transformer-lens": "transformer_lens",
@@ -35,7 +36,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # Extras for users, whose packages the code asks for before it imports them.
-EXTRAS = ("lexicon", "sentence", "ray")
+EXTRAS = ("lexicon", "sentence", "ray", "judges")
 
 
 def names_of(requirements: list[str]) -> set[str]:
@@ -69,7 +70,13 @@ def test_the_wheel_holds_the_package_and_the_starter_set_and_nothing_else(wheel:
         "_vectors/starter.tsv",
         "_vectors/README.md",
         "_vectors/LICENSE",
+        "_recipes/qwen3-8b.yaml",
+        "_recipes/smollm2.yaml",
         "report/page.html.j2",
+        "report/evaluation.html.j2",
+        "evaluation/english.jsonl",
+        "evaluation/known_pairs.json",
+        "evaluation/neutral.json",
     ):
         assert f"moralprobe/{name}" in names
     sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "moralprobe").rglob("*.py")}

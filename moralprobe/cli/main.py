@@ -17,6 +17,7 @@ from moralprobe.cli import (
     data,
     demo,
     doctor,
+    evaluate,
     extract,
     models,
     plan,
@@ -25,6 +26,9 @@ from moralprobe.cli import (
     steering,
     topology,
     vectors,
+)
+from moralprobe.cli import (
+    run as recipe,
 )
 from moralprobe.cli.console import notice, say
 from moralprobe.errors import MoralprobeError
@@ -44,6 +48,7 @@ app.add_typer(sae.app, name="sae")
 app.add_typer(topology.app, name="topology")
 app.add_typer(steering.app, name="intervention")
 app.command("steer")(steering.steer_command)
+app.command("evaluate")(evaluate.evaluate_command)
 app.command("plan")(plan.plan_command)
 app.command("bench")(bench.bench_command)
 app.command("extract")(extract.extract_command)
@@ -52,6 +57,7 @@ app.command("probe")(probe.probe_command)
 app.command("control")(control.control_command)
 app.command("compare")(compare.compare_command)
 app.command("models")(models.models_command)
+app.command("run")(recipe.run_command)
 app.command("demo")(demo.demo_command)
 app.command("doctor")(doctor.doctor_command)
 

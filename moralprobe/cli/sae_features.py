@@ -47,12 +47,12 @@ def features_command(
     Example: moralprobe sae features sae starter.parquet --out features
     """
     from moralprobe.autoencoders import find_features
-    from moralprobe.files import check_writable, write_bytes, write_json
+    from moralprobe.files import check_writable, hash_file, write_bytes, write_json
     from moralprobe.models.load import choose_device, load_model
     from moralprobe.options import parse_modes
     from moralprobe.report.features import Examples, write_feature_pages
     from moralprobe.sae.directions import next_tokens
-    from moralprobe.sae.load import load_sae
+    from moralprobe.sae.load import WEIGHTS, load_sae
     from moralprobe.sae.tokens import origin_of
 
     modes = parse_modes(mode)
@@ -78,7 +78,14 @@ def features_command(
     buffer = io.BytesIO()
     frame.write_parquet(buffer)
     write_bytes(out / "FEATURES.parquet", buffer.getvalue())
-    about = {"sae": str(folder), "vectors": str(vectors), "model": loaded_model.name, "seed": seed}
+    about = {
+        "sae": str(folder),
+        "sae_hash": hash_file(loaded.folder / WEIGHTS),
+        "vectors": str(vectors),
+        "vectors_hash": hash_file(vectors) if vectors.is_file() else None,
+        "model": loaded_model.name,
+        "seed": seed,
+    }
     write_json(out / "features.json", {**about, "site": str(loaded.site), **summary})
     columns = {"audited": "chosen", "li2026": "li_strict"}
     wanted = frame.select(columns[name] for name in modes).max_horizontal()

@@ -48,10 +48,11 @@ def steer_command(
 ) -> None:
     """Let a model write while it is steered.
 
-    Example: moralprobe steer smollm2-135m --intervention care --strength 0.2 --prompt "Should I lie?"
+    Example: moralprobe steer smollm2-135m --intervention care@0.2 --prompt "Should I lie?"
     """
     from moralprobe.models.load import load_model
-    from moralprobe.steering.generate import Sampling, generate, side_by_side
+    from moralprobe.steering.generate import generate, side_by_side
+    from moralprobe.steering.sampling import Sampling
 
     steered = _sum(intervention) * strength
     sampling = Sampling(max_tokens, temperature, top_p, seed=seed)
@@ -187,7 +188,9 @@ def direction_command(
     from moralprobe.files import check_writable
     from moralprobe.interventions import direction_intervention
     from moralprobe.models.load import load_model
+    from moralprobe.steering.intervention import check_empty
 
+    check_empty(out)
     check_writable(out)
     loaded = load_model(model, dtype=dtype, device=device)
     with steps("reading tokens", quiet=quiet) as step:
@@ -206,6 +209,41 @@ def direction_command(
     say(f"{out}: {kind} of {target} at resid_post.{layer}; r with it on held-out texts {said}")
 
 
+@app.command("vector")
+def vector_command(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A .safetensors file of one vector.")
+    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's id, path or name.")],
+    layer: Annotated[int, typer.Option(help="The block whose output is edited, from 0.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    vectors: Annotated[
+        Path | None, typer.Option(help="A file made by 'vectors build': makes controls by it.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the controls.")] = 0,
+    dtype: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Make an intervention that adds a vector of yours, at its own length.
+
+    Example: moralprobe intervention vector mine.safetensors smollm2-135m --layer 15 --out mine
+    """
+    from moralprobe.files import check_writable
+    from moralprobe.interventions import vector_intervention
+    from moralprobe.models.load import load_model
+    from moralprobe.steering.intervention import check_empty
+
+    check_empty(out)
+    check_writable(out)
+    loaded = load_model(model, dtype=dtype, device=device)
+    with steps("reading tokens", quiet=quiet) as step:
+        made = vector_intervention(file, loaded, layer, vectors=vectors, seed=seed, progress=step)
+    made.save(out)
+    beside = ", ".join(made.controls) or "none, as no --vectors are given"
+    say(f"{out}: {file.name} at resid_post.{layer}; controls: {beside}")
+
+
 @app.command("features")
 def features_command(
     sae: Annotated[Path, typer.Argument(metavar="DIR", help="An autoencoder.")],
@@ -219,6 +257,7 @@ def features_command(
     ] = None,
     model: Annotated[str | None, typer.Option(help="The model, if not found by its name.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the controls.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Make an intervention of single features: only their change enters.
@@ -227,14 +266,16 @@ def features_command(
     """
     from moralprobe.files import check_writable
     from moralprobe.interventions import feature_intervention
-    from moralprobe.models.load import load_model
+    from moralprobe.models.load import choose_device, load_model
     from moralprobe.sae.load import load_sae
     from moralprobe.sae.tokens import origin_of
+    from moralprobe.steering.intervention import check_empty
 
     changes = dict(parse_change(text) for text in change)
+    check_empty(out)
     check_writable(out)
-    loaded = load_sae(sae)
-    loaded_model = load_model(**origin_of(loaded, model))
+    loaded = load_sae(sae, device=str(choose_device(device)))
+    loaded_model = load_model(**origin_of(loaded, model), device=device)
     with steps("reading tokens", quiet=quiet) as step:
         made = feature_intervention(
             loaded, loaded_model, changes, vectors=vectors, seed=seed, progress=step

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from moralprobe.cli.console import say, steps
+from moralprobe.cli.console import notice, say, steps
 
 if TYPE_CHECKING:
     import polars as pl
 
+STRETCHED: Final = 2.0
+"""Times a tuned control is scaled above which that is said."""
 app = typer.Typer(help="Rebuild the topology of moral features.", no_args_is_help=True)
 
 
@@ -57,7 +59,11 @@ def fit_command(
     from moralprobe.sae.load import load_sae
     from moralprobe.sae.tokens import origin_of
     from moralprobe.steering.intervention import check_empty
-    from moralprobe.steering.selection import check_mode, read_feature_table
+    from moralprobe.steering.selection import (
+        check_features_of,
+        check_mode,
+        read_feature_table,
+    )
     from moralprobe.steering.topology import SCHEDULES
 
     check_mode(mode)
@@ -66,6 +72,8 @@ def fit_command(
     table = read_feature_table(features)
     schedule = SCHEDULES[mode]
     loaded = load_sae(sae, device=str(choose_device(device)))
+    for warning in check_features_of(features, loaded, vectors):
+        notice(f"warning: {warning}")
     loaded_model = load_model(**origin_of(loaded, model), device=device)
     with steps("fitting", quiet=quiet) as step:
         found = fit_topology(
@@ -85,6 +93,13 @@ def fit_command(
         f"{out}: {about['features']:,} of {about['of']:,} features tuned ({mode}), "
         f"{about['epochs']} epochs"
     )
+    if mode == "li2026":
+        notice(
+            "features are chosen on held-out texts too, as published: so are these, dev and test"
+        )
+    for name, control in found.intervention.controls.items():
+        if control.about["scale"] > STRETCHED and "tuned" in control.about["is"]:
+            notice(f"the control {name} is {control.about['scale']:.1f} times what its tuning gave")
     _print(found.geometry)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,10 +14,13 @@ from moralprobe.models.causal import CausalModel
 from moralprobe.models.chat import has_chat
 from moralprobe.models.tokens import chat_frame
 from moralprobe.steering.arms import ARMS, PROMPT, UNSTEERED
-from moralprobe.steering.generate import Sampling, generate
+from moralprobe.steering.generate import encoded_for, end_ids, generate
 from moralprobe.steering.intervention import Intervention
+from moralprobe.steering.sampling import Sampling
 
 STEERED: Final = "steered"
+_THOUGHT_BEGINS: Final = "<think>"
+_THOUGHT_ENDS: Final = "</think>"
 _CHINESE: Final = re.compile(r"[\u4e00-\u9fff]")
 _ASKED: Final = {
     "en": "Before you answer, think of everyone whom your answer touches: who could be hurt, what "
@@ -103,6 +107,16 @@ def system_message(prompt: str, asked: bool, usual: str | None) -> str | None:
     return told if usual is None else f"{usual} {told}"
 
 
+def without_thought(text: str) -> dict[str, str]:
+    """Return an answer apart from what a model thought before it; none that it never got to."""
+    thought, closed, answer = text.partition(_THOUGHT_ENDS)
+    if closed:
+        return {"text": answer.strip(), "thought": thought.replace(_THOUGHT_BEGINS, "").strip()}
+    if text.lstrip().startswith(_THOUGHT_BEGINS):
+        return {"text": "", "thought": text.strip()[len(_THOUGHT_BEGINS) :].strip()}
+    return {"text": text, "thought": ""}
+
+
 def write_answers(
     model: CausalModel,
     arm: Arm,
@@ -133,11 +147,20 @@ def write_answers(
         step: called with the number of answers that are there, as they come.
 
     Returns:
-        [prompts][seeds] of `text`, `tokens`, `ended`, `edits` and `change`.
+        [prompts][seeds] of `text`, `thought`, `tokens`, `ended`, `edits` and `change`.
     """
     digest = None if arm.intervention is None else arm.intervention.digest()
     if arm.intervention is not None and not arm.intervention.active:
         digest = None  # strength 0 is the model as it is
+    ids = {
+        prompt: encoded_for(
+            model,
+            [prompt],
+            system=system_message(prompt, arm.system, system),
+            thinking=thinking,
+        )[0].ids
+        for prompt in dict.fromkeys(prompts)
+    }
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for seed in seeds:
         keys = {
@@ -148,12 +171,14 @@ def write_answers(
                     "intervention": digest,
                     "positions": positions if digest is not None else None,
                     "sampling": {**asdict(sampling), "seed": seed},
-                    "system": system_message(prompt, arm.system, system),
-                    "thinking": thinking,
+                    "ids": ids[prompt],
                     "prompt": prompt,
+                    "ends": sorted(end_ids(model)),
+                    "device": model.device.type,
+                    "transformers": importlib.metadata.version("transformers"),
                 }
             )
-            for prompt in dict.fromkeys(prompts)
+            for prompt in ids
         }
         left = [prompt for prompt, key in keys.items() if cache.get(key) is None]
         step(len(keys) - len(left))
@@ -177,7 +202,7 @@ def write_answers(
                     cache.put(
                         keys[prompt],
                         {
-                            "text": one.text,
+                            **without_thought(one.text),
                             "tokens": len(one.ids),
                             "ended": one.ended,
                             "edits": one.edits,

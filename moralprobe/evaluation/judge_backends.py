@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from itertools import groupby
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -89,8 +90,9 @@ class ServerJudge:
 
     @property
     def name(self) -> str:
-        """The model's name."""
-        return self.model
+        """The model's name; of one that is served from a folder the folder's."""
+        path = PurePath(self.model)
+        return path.name if path.is_absolute() else self.model
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -214,9 +216,10 @@ class LocalJudge:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Weights, config, tokenizer and dtype."""
+        """Weights, config, tokenizer and its chat template, and dtype."""
         return {
             "local": self.model.identity,
+            "chat_template": getattr(self.model.tokenizer, "chat_template", None),
             "dtype": str(self.model.dtype),
             "max_tokens": self.max_tokens,
         }

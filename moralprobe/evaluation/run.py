@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
 
 from moralprobe.errors import DataError
 from moralprobe.evaluation.arms import STEERED, why_no_prompt
-from moralprobe.evaluation.judge_check import JudgeCheck, check_judge, known_pairs
+from moralprobe.evaluation.judge_check import MOST_UNREAD, JudgeCheck, KnownPair, check_judge
 from moralprobe.evaluation.judges import Judge
 from moralprobe.evaluation.pairwise import Estimate, Pairs, agreement, prompt_mean, win_rate
 from moralprobe.evaluation.prompts import Prompt, Prompts, halves
@@ -20,23 +20,27 @@ from moralprobe.evaluation.trial import (
     Answers,
     Trial,
     Variant,
+    asked_of,
     chosen,
     differences,
     judged_rows,
     longer_by,
+    missing_share,
     variants_of,
 )
 from moralprobe.evaluation.verdict import UNKNOWN, Verdict, verdict
 from moralprobe.models.chat import has_chat
 from moralprobe.steering.arms import ARMS, UNSTEERED
-from moralprobe.steering.generate import Sampling
 from moralprobe.steering.intervention import Intervention
+from moralprobe.steering.sampling import Sampling
 
 PUBLISHED: Final = {
     UNSTEERED: Sampling(max_new_tokens=1024, temperature=0.7, top_p=1.0),
     STEERED: Sampling(max_new_tokens=512, temperature=0.7, top_p=0.9, repetition_penalty=1.1),
 }
 """Decoding of both arms as published (arXiv 2603.15615, released scripts): they differ."""
+PUBLISHED_MOST: Final = 1024
+"""New tokens that the published decoding allows at most."""
 SYSTEM_OF_LI2026: Final = "你是一个有用的助手。"
 ARMS_OFF: Final = tuple(name for name in ARMS if name != UNSTEERED)
 """Arms that the published protocol doesn't have."""
@@ -53,6 +57,7 @@ class Found:
     texts: list[dict[str, Any]] = field(default_factory=list)
     checks: list[JudgeCheck] = field(default_factory=list)
     agreement: dict[str, Any] | None = None
+    decoding: dict[str, dict[str, Any]] = field(default_factory=dict)
     differences: dict[str, dict[str, Any]] = field(default_factory=dict)
     verdict: Verdict = field(default_factory=lambda: verdict({}, {}))
 
@@ -64,6 +69,7 @@ class Run:
     trial: Trial
     made: list[Intervention]
     judges: tuple[Judge, ...]
+    known: tuple[KnownPair, ...]
     options: Options
     progress: Progress
     done: int = 0
@@ -102,7 +108,7 @@ class Run:
     ) -> None:
         """Keep what a variant wrote, a row a text."""
         for prompt, answers in zip(prompts, said, strict=True):
-            for seed, one in zip(self.trial.seeds, answers, strict=True):
+            for seed, one in zip(self.trial.seeds, answers, strict=False):
                 found.texts.append(
                     {
                         **self.place(variant, half),
@@ -115,35 +121,52 @@ class Run:
                 )
 
     def audited(self, prompts: Prompts) -> Found:
-        """Choose on one half, report on the other, beside every control."""
+        """Choose on one half, report on the other, beside every control.
+
+        Chosen is by the first seed's texts before judges that can be believed. Where there is none
+        nothing can be chosen: every arm is at its largest strength, and all prompts are reported.
+        """
         variants, missing = self.variants(self.options.off)
-        found = Found(missing=missing)
-        choose, report = halves(prompts.prompts, self.options.seed)
-        n_arms = len({v.name for v in variants})
-        per = len(self.trial.seeds) * (1 + len(self.judges))
-        trial = self.counting(per * (len(choose) * len(variants) + len(report) * n_arms))
+        found = Found(missing=missing, decoding={"all": asdict(self.trial.sampling)})
         for judge in self.judges:
-            check = check_judge(judge, known_pairs(), cache=trial.judged, seed=self.options.seed)
-            found.checks.append(check)
+            found.checks.append(
+                check_judge(
+                    judge,
+                    self.known,
+                    cache=self.trial.judged,
+                    seed=self.options.seed,
+                    progress=lambda done, total, judge=judge: self.progress(  # type: ignore[misc]
+                        done, total, f"checking {judge.name}"
+                    ),
+                )
+            )
         believed = [
             judge for judge, check in zip(self.judges, found.checks, strict=True) if not check.fails
         ]
-        base = next(v for v in variants if v.name == UNSTEERED)
-        plain = trial.answers(base, choose)
+        choose: Sequence[Prompt] = ()
+        report: Sequence[Prompt] = prompts.prompts
+        if believed:
+            choose, report = halves(prompts.prompts, self.options.seed)
+        n_arms, n_seeds = len({v.name for v in variants}), len(self.trial.seeds)
+        to_choose = len(choose) * len(variants) * (1 + len(believed))
+        trial = self.counting(to_choose + len(report) * n_arms * n_seeds * (1 + len(self.judges)))
         scores: dict[int, float | None] = {}
-        for number, variant in enumerate(variants):
-            said = plain if variant is base else trial.answers(variant, choose)
-            self.keep_texts(found, variant, "choose", choose, said)
-            if variant is base:
-                continue
-            rates = []
-            for judge in self.judges:
-                pairs = trial.pairs(judge, choose, said, plain)
-                found.rows += self._rows(judge, variant, "choose", pairs, said, plain)
-                if judge in believed or not believed:
+        if believed:
+            first = replace(trial, seeds=trial.seeds[:1])
+            base = next(v for v in variants if v.name == UNSTEERED)
+            plain = first.answers(base, choose)
+            for number, variant in enumerate(variants):
+                said = first.answers(variant, choose)
+                self.keep_texts(found, variant, "choose", choose, said)
+                if variant is base:
+                    continue
+                rates = []
+                for judge in believed:
+                    pairs = first.pairs(judge, choose, said, plain)
+                    found.rows += self._rows(judge, variant, "choose", pairs, said, plain)
                     rates.append(_rate(pairs, self.options.seed))
-            known = [rate for rate in rates if rate is not None]
-            scores[number] = float(np.mean(known)) if known else None
+                known = [rate for rate in rates if rate is not None]
+                scores[number] = float(np.mean(known)) if known else None
         found.best = chosen(variants, scores)
         self._report(found, trial, report)
         return found
@@ -159,22 +182,26 @@ class Run:
             self.keep_texts(found, variant, "report", report, said[name])
         of_steered: list[Pairs] = []
         every: dict[str, dict[str, Estimate]] = {}
-        for judge, check in zip(self.judges, found.checks, strict=True):
+        for number, (judge, check) in enumerate(zip(self.judges, tuple(found.checks), strict=True)):
             pairs = {}
             for name, variant in found.best.items():
                 pairs[name] = trial.pairs(judge, report, said[name], plain)
                 found.rows += self._rows(judge, variant, "report", pairs[name], said[name], plain)
                 if self.options.ratings:
                     found.rows += self._rated(judge, trial, variant, report, said[name])
+            unread = {
+                name: share
+                for name, of in pairs.items()
+                if (share := missing_share(of)) > MOST_UNREAD
+            }
+            if unread:
+                worst = max(unread, key=lambda name: unread[name])
+                why = f"{unread[worst]:.0%} of its verdicts on {worst} are missing"
+                check = replace(check, fails=(*check.fails, f"{why}, more than {MOST_UNREAD:.0%}"))
+                found.checks[number] = check
             steered = pairs.pop(STEERED)
             of_steered.append(steered)
-            try:
-                gaps = differences(steered, pairs, seed=self.options.seed)
-            except DataError as error:  # no pair has two verdicts
-                gaps = {}
-                found.checks[found.checks.index(check)] = replace(
-                    check, fails=(*check.fails, error.why)
-                )
+            gaps = differences(steered, pairs, seed=self.options.seed)
             found.differences[judge.name] = {name: vars(gap) for name, gap in gaps.items()}
             every[judge.name] = gaps
         if len(of_steered) > 1:
@@ -183,7 +210,7 @@ class Run:
             except DataError:  # no pair that both have judged
                 found.agreement = None
         failed = {check.judge: check.fails for check in found.checks}
-        found.verdict = verdict(every, failed)
+        found.verdict = verdict(every, failed, sorted(found.missing))
 
     def _rows(
         self,
@@ -196,7 +223,9 @@ class Run:
     ) -> list[dict[str, Any]]:
         place = {"judge": judge.name, **self.place(variant, half)}
         try:
-            rows = judged_rows(pairs, longer_by(said, plain), seed=self.options.seed)
+            rows = judged_rows(
+                pairs, longer_by(said, plain), asked_of(said, plain), seed=self.options.seed
+            )
         except DataError:  # no pair has two verdicts
             empty = {"value": None, "low": None, "high": None, "prompts": 0, "pairs": 0}
             rows = [{"measure": "win rate", **empty, "missing": pairs.arm_first.size}]
@@ -250,13 +279,14 @@ class Run:
             )
             for name, how in PUBLISHED.items()
         }
+        found.decoding = {name: asdict(trial.sampling) for name, trial in trials.items()}
         chosen_from, told = prompts.prompts, trials[STEERED]
         plain = trials[UNSTEERED].answers(base, chosen_from)
         self.keep_texts(found, base, "all", chosen_from, plain)
         scores: dict[int, float | None] = {}
         for judge in self.judges:
             found.checks.append(
-                check_judge(judge, known_pairs(), cache=told.judged, seed=self.options.seed)
+                check_judge(judge, self.known, cache=told.judged, seed=self.options.seed)
             )
             found.rows += self._rated(judge, told, base, chosen_from, plain, "all")
         for number, variant in enumerate(variants):
@@ -272,6 +302,8 @@ class Run:
         best = found.best[STEERED]
         won = scores.get(variants.index(best))
         win = "no judge was asked" if won is None else f"a win rate of {won:.3f}"
+        if found.checks and found.checks[0].fails:
+            win = f"a judge that can't be believed gives {win}"
         found.verdict = Verdict(
             UNKNOWN,
             f"As published: {win} at strength {best.strength:g}, layers {self.layers(best)}, the "

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from moralprobe.errors import UsageError, nearest
-from moralprobe.steering.generate import Sampling
+from moralprobe.steering.sampling import Sampling
 
 PROTOCOLS: Final = ("audited", "li2026")
 

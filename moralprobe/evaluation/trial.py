@@ -31,8 +31,8 @@ from moralprobe.evaluation.pairwise import (
 )
 from moralprobe.evaluation.prompts import Prompt
 from moralprobe.models.causal import CausalModel
-from moralprobe.steering.generate import Sampling
 from moralprobe.steering.intervention import Intervention
+from moralprobe.steering.sampling import Sampling
 
 RUBRICS: Final = ("safety", "nuance")
 _OF_SECOND: Final = {"first": 0.0, "second": 1.0, "tie": 0.5, None: np.nan}
@@ -77,16 +77,18 @@ def variants_of(
         )
     found: list[Variant] = []
     missing: dict[str, str] = {}
+    present: set[str] = set()
     for source, intervention in enumerate(interventions):
         arms, why = arms_of(intervention, off, no_prompt=no_prompt)
         missing |= why
+        present |= {arm.name for arm in arms}
         for arm in arms:
             if arm.intervention is None:
                 if source == 0:
                     found.append(Variant(arm, 0, 0.0))
                 continue
             found += [Variant(arm.at(s), source, s) for s in wanted]
-    return found, missing
+    return found, {name: why for name, why in missing.items() if name not in present}
 
 
 @dataclass(frozen=True)
@@ -129,12 +131,7 @@ class Trial:
         """
         shape = len(prompts), len(self.seeds)
         first, second = np.full(shape, 0.5), np.full(shape, 0.5)
-        differ = [
-            (i, s)
-            for i in range(shape[0])
-            for s in range(shape[1])
-            if mine[i][s]["text"] != baseline[i][s]["text"]
-        ]
+        differ = np.argwhere(asked_of(mine, baseline)).tolist()
         if differ:
             found = judge_pairs(
                 judge,
@@ -185,7 +182,8 @@ def chosen(variants: Sequence[Variant], scores: Mapping[int, float | None]) -> d
         score = scores.get(number)
         rank = (score is not None, score if score is not None else 0.0, variant.strength)
         # Of equal ones the weaker: it changes less.
-        rank = (rank[0], rank[1], -variant.strength if rank[0] else variant.strength)
+        size = abs(variant.strength)
+        rank = (rank[0], rank[1], -size if rank[0] else size)
         if variant.name not in best or rank > best[variant.name][0]:
             best[variant.name] = (rank, variant)
     return {name: variant for name, (_, variant) in best.items()}
@@ -202,20 +200,34 @@ def longer_by(mine: Answers, baseline: Answers) -> NDArray[np.float64]:
     )
 
 
-def judged_rows(pairs: Pairs, longer: NDArray[np.float64], *, seed: int) -> list[dict[str, Any]]:
-    """Return the measures of a variant before a judge, a row each."""
-    statistics = judge_statistics(pairs, seed=seed)
-    found = {
-        "win rate": win_rate(pairs, seed=seed),
-        "position bias": statistics.position_bias,
-        "self-consistency": statistics.self_consistency,
-    }
+def judged_rows(
+    pairs: Pairs,
+    longer: NDArray[np.float64],
+    asked: NDArray[np.bool_],
+    *,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Return the measures of a variant before a judge, a row each.
+
+    Args:
+        pairs: its verdicts.
+        longer: [prompts, seeds] by how much its answers are longer.
+        asked: [prompts, seeds] of which pairs the judge was asked: of these alone is what is said
+            of the judge.
+        seed: of the resamples.
+    """
+    found = {"win rate": win_rate(pairs, seed=seed)}
+    of_judge = Pairs(*(np.where(asked, x, np.nan) for x in (pairs.arm_first, pairs.arm_second)))
+    if np.isfinite(of_judge.scores).any():
+        statistics = judge_statistics(of_judge, seed=seed)
+        found["position bias"] = statistics.position_bias
+        found["self-consistency"] = statistics.self_consistency
     try:
         controlled = length_controlled(pairs.scores, longer, seed=seed)
         found["win rate at equal length"] = controlled.win_rate
         found["log-odds of length"] = controlled.gain
     except NumericError:
-        pass  # no answer differs in length: the plain win rate is that of equal length
+        pass  # every answer is longer by the same: nothing tells length and arm apart
     return [*({"measure": name, **vars(one)} for name, one in found.items()), _as_published(pairs)]
 
 
@@ -233,9 +245,28 @@ def _as_published(pairs: Pairs) -> dict[str, Any]:
     }
 
 
+def asked_of(mine: Answers, baseline: Answers) -> NDArray[np.bool_]:
+    """Return which pairs differ, [prompts, seeds]: of the others a judge isn't asked."""
+    return np.array(
+        [
+            [x["text"] != y["text"] for x, y in zip(a, b, strict=True)]
+            for a, b in zip(mine, baseline, strict=True)
+        ]
+    )
+
+
 def differences(steered: Pairs, controls: Mapping[str, Pairs], *, seed: int) -> dict[str, Estimate]:
-    """Return how far the intervention's win rate is above each control's, by its name."""
-    return {
-        name: difference(steered.scores, pairs.scores, seed=seed)
-        for name, pairs in controls.items()
-    }
+    """Return how far the intervention's win rate is above each control's, by its name.
+
+    A control without a pair that both have is left out: `missing_share` says so before.
+    """
+    found = {}
+    for name, pairs in controls.items():
+        if np.isfinite(steered.scores - pairs.scores).any():
+            found[name] = difference(steered.scores, pairs.scores, seed=seed)
+    return found
+
+
+def missing_share(pairs: Pairs) -> float:
+    """Return the share of pairs that lack a verdict."""
+    return float(np.isnan(pairs.scores).mean())

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from moralprobe.evaluation.pairwise import Estimate
+from moralprobe.steering.arms import PROMPT, UNSTEERED
 
 BETTER: Final = "better"
 NOT_BETTER: Final = "not better"
 UNKNOWN: Final = "unknown"
+_WITHOUT_EDITS: Final = {UNSTEERED, PROMPT}
+"""Arms that change no state: beating them alone says nothing of what was changed."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Verdict:
 def verdict(
     judges: Mapping[str, Mapping[str, Estimate]],
     failed: Mapping[str, Sequence[str]],
+    missing: Sequence[str] = (),
 ) -> Verdict:
     """Return what may be claimed.
 
@@ -41,6 +45,7 @@ def verdict(
     Args:
         judges: of each judge that was asked, the difference from each control by its name.
         failed: of judges that can't be believed, why.
+        missing: controls that weren't run, for the sentence.
     """
     believed = {name: found for name, found in judges.items() if not failed.get(name)}
     if not judges:
@@ -51,8 +56,12 @@ def verdict(
     every = [
         (found, control, name) for name, of in believed.items() for control, found in of.items()
     ]
-    if not every:
-        return Verdict(UNKNOWN, "No control stands beside the intervention: nothing is claimed.")
+    if not {control for _, control, _ in every} - _WITHOUT_EDITS:
+        return Verdict(
+            UNKNOWN,
+            "No control that changes states as much stands beside the intervention: nothing is "
+            "claimed.",
+        )
     # The control that the intervention is least ahead of.
     gain, best, name = min(every, key=lambda one: one[0].value)
     lowest = min(found.low for found, _, _ in every)
@@ -60,14 +69,15 @@ def verdict(
         f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] in win rate against the best "
         f"control, {best}, before {name}, on {gain.prompts} prompts"
     )
+    without = f" Not run: {', '.join(missing)}." if missing else ""
     if lowest > 0:
         return Verdict(
-            BETTER, f"Steering is better than every control: {said}.", best, gain, lowest
+            BETTER, f"Steering is better than every control: {said}.{without}", best, gain, lowest
         )
     worse = " It does surely worse than that control." if gain.high < 0 else ""
     return Verdict(
         NOT_BETTER,
-        f"Steering isn't surely better than its controls: {said}.{worse}",
+        f"Steering isn't surely better than its controls: {said}.{worse}{without}",
         best,
         gain,
         lowest,

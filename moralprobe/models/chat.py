@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -29,8 +30,8 @@ def encode_prompts(
 ) -> list[Encoded]:
     """Return prompts as tokens, each up to where the model's own text begins.
 
-    What a prompt says is text, whatever it looks like: a special token's spelling in it is cut into
-    ordinary tokens, so that no one's words are taken for another role's.
+    What a prompt says is text, whatever it looks like: the spelling of an added token in it is cut
+    into ordinary tokens, so that no one's words are taken for another role's.
 
     Args:
         tokenizer: a fast transformers tokenizer.
@@ -61,7 +62,8 @@ def encode_prompts(
             "leave out the system message, or use a model that was tuned to chat",
         )
     marks = spans if spans is not None else [(0, len(prompt)) for prompt in prompts]
-    special = [str(token) for token in tokenizer.all_special_tokens]
+    # Not only those that have a name: roles and thoughts are marked by others.
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values()]
     found: list[Encoded] = []
     for prompt, (low, high) in zip(prompts, marks, strict=True):
         if any(token in prompt for token in special):
@@ -97,27 +99,38 @@ def _whole(tokenizer: Any, text: str, cut: Encoded) -> Encoded:
 def _in_pieces(
     tokenizer: Any, before: str, prompt: str, after: str, span: tuple[int, int]
 ) -> Encoded:
-    """Tokenize what stands around a prompt with its special tokens, and the prompt without any."""
+    """Tokenize what stands around a prompt with its added tokens, and the prompt without any."""
 
     def ids_of(text: str) -> list[int]:
         ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 
-    own = tokenizer(
-        prompt,
-        add_special_tokens=False,
-        split_special_tokens=True,
-        return_offsets_mapping=True,
-        verbose=False,
-    )
+    own = _plain_backend(tokenizer).encode(prompt, add_special_tokens=False)
+    if forged := set(own.ids) & set(tokenizer.added_tokens_decoder):
+        raise DataError(
+            "a prompt spells one of the model's own control tokens",
+            f"it can't be read as text: {tokenizer.decode(sorted(forged))!r} in {prompt[:40]!r}",
+            "write it otherwise",
+        )
     front, back = ids_of(before) if before else [], ids_of(after) if after else []
     if not before:  # plain text begins as the tokenizer begins texts
         front = [i for i in tokenizer("", verbose=False)["input_ids"][:1] if i is not None]
     low, high = span
-    action = [a < high and b > low for a, b in own["offset_mapping"]]
+    action = [a < high and b > low for a, b in own.offsets]
     return Encoded(
-        [*front, *own["input_ids"], *back],
+        [*front, *own.ids, *back],
         [*[False] * len(front), *action, *[False] * len(back)],
         False,
         not front,
     )
+
+
+def _plain_backend(tokenizer: Any) -> Any:
+    """Return a tokenizer's backend without its added tokens: all that it reads is text."""
+    from tokenizers import Tokenizer
+
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    described["added_tokens"] = []
+    described["post_processor"] = None
+    described["padding"] = described["truncation"] = None
+    return Tokenizer.from_str(json.dumps(described))

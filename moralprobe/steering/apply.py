@@ -57,6 +57,8 @@ def steering(
     batch: Batch,
     positions: str = "all",
     steered: Sequence[bool] | None = None,
+    *,
+    scored: bool = False,
 ) -> Iterator[Steered]:
     """Steer what the model makes of a batch within the `with`: one forward pass, or a generation.
 
@@ -70,6 +72,7 @@ def steering(
         batch: the token ids that the model is given, padded on either side; no tree.
         positions: which tokens are edited; see `positions.reach`.
         steered: which of the batch's texts are edited at all; every one, if not given.
+        scored: the batch holds what is written too; see `positions.reach`.
 
     Yields:
         What was done, filled as it happens.
@@ -79,7 +82,7 @@ def steering(
         NumericError: an edit that gives NaN or infinity.
         UsageError: unknown positions.
     """
-    reached = reach(batch, positions, steered)
+    reached = reach(batch, positions, steered, scored=scored)
     if intervention is not None:
         check_intervention(intervention, model)
     if intervention is None or not intervention.active:
@@ -103,7 +106,9 @@ def steering(
 def steered_logits(
     model: CausalModel, intervention: Intervention | None, positions: str = "all"
 ) -> Callable[[Batch], torch.Tensor]:
-    """Return what gives a model's logits of a batch while it is steered.
+    """Return what gives a model's logits of texts that are there already, while it is steered.
+
+    What a batch marks as its texts' actions is taken as written by the model, for `positions`.
 
     Args:
         model: with its language-model head.
@@ -117,7 +122,7 @@ def steered_logits(
 
     @torch.inference_mode()
     def logits_of(batch: Batch) -> torch.Tensor:
-        with steering(model, intervention, batch, positions):
+        with steering(model, intervention, batch, positions, scored=True):
             logits = getattr(model.model(**inputs_of(batch)), "logits", None)
         if not isinstance(logits, torch.Tensor):
             raise ModelError(
@@ -144,7 +149,7 @@ class _Layer:
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
         if self._device is None:
             self._device = states.device
-            self._edits = [_on(edit, states.device) for edit in self._edits]
+            self._edits = [on_device(edit, states.device) for edit in self._edits]
         n, start = states.shape[1], self._passed
         self._passed += n
         if start >= self._reach.prompt.shape[1] and not self._later[0]:
@@ -201,7 +206,7 @@ def _keep(
     return keep
 
 
-def _on(edit: Edit, device: torch.device) -> Edit:
+def on_device(edit: Edit, device: torch.device) -> Edit:
     """Return an edit whose tensors lie on a device; an autoencoder is moved there."""
     moved: dict[str, Any] = {}
     for f in fields(edit.rule):

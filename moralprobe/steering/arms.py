@@ -1,12 +1,12 @@
-"""What stands beside an intervention: controls that change states as much, and mean nothing.
+"""What stands beside an intervention: controls that change states by as much.
 
-A control's strength is set so that the mean length of its change, over the training texts' tokens,
-is the intervention's own.
+A control's strength is set so that the mean length of its change, over the training texts' tokens
+that are no sinks, is the intervention's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from moralprobe.activations.text_states import TableTexts, TextStates
 from moralprobe.errors import NumericError
 from moralprobe.models.causal import CausalModel
+from moralprobe.steering.apply import on_device
 from moralprobe.steering.directions import MORAL, of_states
 from moralprobe.steering.intervention import Edit, Intervention, model_of
 from moralprobe.steering.rules import Add
@@ -38,8 +39,10 @@ ARMS: Final[Mapping[str, str]] = {
 _READ: Final = 8192
 
 
-def matched(control: Edit, own: Edit, read: TextStates, rows: NDArray[np.bool_]) -> Edit:
-    """Return a control's edit at the strength at which it changes states as much as `own`.
+def matched(
+    control: Edit, own: Edit, read: TextStates, rows: NDArray[np.bool_]
+) -> tuple[Edit, float]:
+    """Return a control's edit where it changes states as much as `own`, and how it was scaled.
 
     Args:
         control: of the same layer.
@@ -56,7 +59,10 @@ def matched(control: Edit, own: Edit, read: TextStates, rows: NDArray[np.bool_])
         raise NumericError(
             f"{which} changes no state", "in the texts that it was made of", "make it otherwise"
         )
-    return replace(control, strength=control.strength * sizes[0] / sizes[1])
+    factor = sizes[0] / sizes[1]
+    if isinstance(control.rule, Add):  # a direction has a length of its own
+        return replace(control, rule=Add(control.rule.direction * factor)), factor
+    return replace(control, strength=control.strength * factor), factor
 
 
 def mean_change(edit: Edit, read: TextStates, rows: NDArray[np.bool_]) -> float:
@@ -89,6 +95,7 @@ def edited_texts(edit: Edit | None, read: TextStates) -> NDArray[np.float32]:
 
 @torch.no_grad()
 def _change(edit: Edit, x: torch.Tensor) -> torch.Tensor:
+    edit = on_device(edit, x.device)
     change = edit.strength * edit.rule(x)
     if edit.gate is not None:
         change = torch.where(edit.gate(x)[..., None], change, 0.0)
@@ -96,14 +103,31 @@ def _change(edit: Edit, x: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def active_features(sae: Any, read: TextStates) -> NDArray[np.int64]:
-    """Return the features that are active at some token that is kept."""
-    active = torch.zeros(sae.cfg.d_sae, dtype=torch.bool, device=sae.device)
+def density_of(sae: Any, read: TextStates) -> NDArray[np.float64]:
+    """Return at which share of the tokens that are kept each feature is active, [d_sae]."""
+    active = torch.zeros(sae.cfg.d_sae, dtype=torch.float64, device=sae.device)
     kept = torch.from_numpy(np.flatnonzero(read.kept)).to(read.states.device)
     for at in range(0, len(kept), _READ):
         x = read.states[kept[at : at + _READ]].to(sae.device).float()
-        active |= (sae.encode(x) != 0).any(dim=0)
-    return np.flatnonzero(active.cpu().numpy())
+        active += (sae.encode(x) != 0).sum(dim=0)
+    share: NDArray[np.float64] = (active / max(1, len(kept))).cpu().numpy()
+    return share
+
+
+def others_as_dense(
+    own: Sequence[int], density: NDArray[np.float64], rng: np.random.Generator
+) -> list[int]:
+    """Return for each feature another one that is about as often active, each once.
+
+    Features that are never active are left out; fewer come back where there are no more.
+    """
+    free = np.setdiff1d(np.flatnonzero(density > 0), np.asarray(own, np.int64))
+    left = [int(f) for f in rng.permutation(free)]
+    found = []
+    for feature in own[: len(left)]:
+        near = int(np.argmin(np.abs(density[left] - density[feature])))
+        found.append(left.pop(near))
+    return found
 
 
 def random_direction(own: Edit, seed: int) -> Edit:
@@ -124,12 +148,7 @@ def random_twin(sae: Any, tuned: Tunable, table: pl.DataFrame, seed: int) -> Tun
     """
     rng = np.random.default_rng([seed, 14])
     density = table.sort("feature")["density"].to_numpy()
-    own = tuned.features.cpu().numpy()
-    free = [int(f) for f in rng.permutation(np.setdiff1d(np.arange(len(density)), own))]
-    chosen = []
-    for feature in own[: len(free)]:
-        near = int(np.argmin(np.abs(density[free] - density[feature])))
-        chosen.append(free.pop(near))
+    chosen = others_as_dense(tuned.features.tolist(), density, rng)
     twin = Tunable(sae, torch.tensor(chosen, dtype=torch.long))
     original = tuned.original()
     generator = torch.Generator().manual_seed(seed)
@@ -154,6 +173,7 @@ def controls_of(
     texts: TableTexts,
     read: TextStates,
     *,
+    told: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
 ) -> dict[str, Intervention]:
     """Return the controls of an intervention, each changing states as much as it does.
@@ -164,8 +184,10 @@ def controls_of(
         model: that they are for.
         texts: what it was made of.
         read: their states at the layer.
+        told: what else is known of a candidate, by its name.
         seed: of the random direction.
     """
+    told = told or {}
     of_means = of_states(model, texts, read, own.layer, MORAL, "means").edits[0]
     every = {
         **candidates,
@@ -173,11 +195,9 @@ def controls_of(
         "means": replace(of_means, sink_norm=own.sink_norm),
     }
     train = texts.split == "train"
-    return {
-        name: Intervention(
-            (matched(edit, own, read, train),),
-            model_of(model),
-            {"control": name, "is": ARMS[name], "layer": own.layer},
-        )
-        for name, edit in every.items()
-    }
+    found = {}
+    for name, edit in every.items():
+        made, scale = matched(edit, own, read, train)
+        about = {"control": name, "is": ARMS[name], "layer": own.layer, "scale": round(scale, 4)}
+        found[name] = Intervention((made,), model_of(model), {**about, **told.get(name, {})})
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -147,3 +148,35 @@ def of_states(
         "length": usual,
     }
     return Intervention((edit,), model_of(model), about)
+
+
+def read_vector(path: Path, width: int) -> torch.Tensor:
+    """Return the one vector of a safetensors file, [width] in fp32.
+
+    Raises:
+        DataError: another kind of file, several tensors, or one of another shape.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if path.suffix != ".safetensors":
+        raise DataError(
+            f"{path} isn't a safetensors file",
+            "other formats may run code when they are read",
+            "convert it where you trust it: safetensors.torch.save_file({'v': vector}, path)",
+        )
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise DataError(
+            f"can't read {path}", str(error).split("\n")[0], "check the file"
+        ) from error
+    shapes = [tuple(tensor.shape) for tensor in tensors.values()]
+    if shapes not in ([(width,)], [(1, width)]):
+        raise DataError(
+            f"{path} holds no vector of the model's width",
+            f"its shapes are {', '.join(map(str, shapes)) or 'none'}; needed is ({width},)",
+            "give a file with one vector, of a layer of this model",
+        )
+    (found,) = tensors.values()
+    return found.reshape(-1).float()

@@ -2,58 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 import torch
-import xxhash
 
-from moralprobe.errors import NumericError, UsageError
+from moralprobe.errors import DataError, UsageError
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.chat import encode_prompts, has_chat
 from moralprobe.models.tokens import Encoded
 from moralprobe.steering.apply import steering
 from moralprobe.steering.intervention import Intervention
 from moralprobe.steering.positions import check_positions
+from moralprobe.steering.sampling import Draw, Sampling
 
-MOST_TOKENS: Final = 1 << 16
 BATCH: Final = 16
-_LIKELIEST: Final = 256  # tokens among which `top_p` is looked for before all are sorted
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is drawn; the same for all that are compared.
-
-    At a `temperature` of 0 it is the likeliest. `top_k` of 0 and `top_p` of 1 leave all tokens in.
-    A draw depends on `seed`, the prompt and how many tokens came before, on nothing else.
-    """
-
-    max_new_tokens: int = 64
-    temperature: float = 0.7
-    top_p: float = 0.9
-    top_k: int = 0
-    repetition_penalty: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        bounds = {
-            "max_new_tokens": (1, MOST_TOKENS),
-            "temperature": (0, 100),
-            "top_p": (1e-6, 1),
-            "top_k": (0, 1 << 30),
-            "repetition_penalty": (1e-3, 1e3),
-            "seed": (0, 2**63),
-        }
-        for name, (low, high) in bounds.items():
-            if not low <= getattr(self, name) <= high:
-                raise UsageError(
-                    f"{name} can't be {getattr(self, name)}",
-                    f"it lies between {low:g} and {high:g}",
-                    f"give for example {getattr(Sampling, name)}",
-                )
 
 
 @dataclass(frozen=True)
@@ -137,15 +102,15 @@ def generate(
             f"{len(prompts)} prompts",
             "give positions='spans' and a span for every prompt, or neither",
         )
-    encoded = encode_prompts(
-        model.tokenizer,
-        prompts,
-        chat=has_chat(model.tokenizer) if chat is None else chat,
-        system=system,
-        thinking=thinking,
-        spans=spans,
-        context=getattr(model.model.config.get_text_config(), "max_position_embeddings", None),
-    )
+    encoded = encoded_for(model, prompts, chat=chat, system=system, thinking=thinking, spans=spans)
+    context, longest = context_of(model), max(len(text) for text in encoded)
+    if context is not None and longest + sampling.max_new_tokens > context:
+        raise DataError(
+            "the texts would be longer than the model can read",
+            f"{longest} tokens of a prompt and {sampling.max_new_tokens} new ones, and {context} "
+            "is its context",
+            "shorten the prompts, or ask for fewer tokens",
+        )
     found: dict[int, Generation] = {}
     # Longest first: what doesn't fit into memory shows at once.
     order = sorted(range(len(prompts)), key=lambda i: (-len(encoded[i]), i))
@@ -164,6 +129,33 @@ def generate(
         )
         found |= dict(zip(rows, some, strict=True))
     return [found[i] for i in range(len(prompts))]
+
+
+def context_of(model: CausalModel) -> int | None:
+    """Return how many tokens a model can read, if its config says."""
+    found = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)
+    return None if found is None else int(found)
+
+
+def encoded_for(
+    model: CausalModel,
+    prompts: Sequence[str],
+    *,
+    chat: bool | None = None,
+    system: str | None = None,
+    thinking: bool | None = None,
+    spans: Sequence[tuple[int, int]] | None = None,
+) -> list[Encoded]:
+    """Return prompts as the tokens that `generate` begins with; its arguments, its errors."""
+    return encode_prompts(
+        model.tokenizer,
+        prompts,
+        chat=has_chat(model.tokenizer) if chat is None else chat,
+        system=system,
+        thinking=thinking,
+        spans=spans,
+        context=context_of(model),
+    )
 
 
 def side_by_side(
@@ -221,27 +213,25 @@ def _generate(
     ends = end_ids(model)
     config = GenerationConfig(
         max_new_tokens=sampling.max_new_tokens,
-        do_sample=False,  # `_Draw` has drawn: of what it leaves the likeliest is the only one
+        do_sample=False,  # `Draw` has drawn: of what it leaves the likeliest is the only one
         num_beams=1,
-        repetition_penalty=sampling.repetition_penalty,
         pad_token_id=model.pad_id,
         eos_token_id=sorted(ends),
         use_cache=True,
-        # A model's own defaults would fill in what isn't set here, in one arm as in the other.
-        temperature=1.0,
-        top_p=1.0,
-        top_k=50,
-        no_repeat_ngram_size=0,
-        bad_words_ids=None,
     )
     stream = on_text and _Stream(model.tokenizer, len(prompts), ends, on_text)
-    with steering(model, intervention, batch, positions, edited) as steered:
+    with (
+        _no_defaults(model),
+        steering(model, intervention, batch, positions, edited) as steered,
+    ):
         out = model.model.generate(
             input_ids=batch.ids,
             attention_mask=batch.mask.long(),
             generation_config=config,
-            logits_processor=[_Draw(sampling, prompts)],
-            stopping_criteria=[lambda ids, scores: torch.full((len(ids),), stop())],
+            logits_processor=[Draw(sampling, prompts, encoded)],
+            stopping_criteria=[
+                lambda ids, scores: torch.full((len(ids),), stop(), device=ids.device)
+            ],
             streamer=stream,
         )
     new = [_until(row, ends) for row in out[:, batch.ids.shape[1] :].tolist()]
@@ -264,6 +254,19 @@ def _renumbered(on_text: OnText, rows: Sequence[int]) -> OnText:
     return lambda row, piece: on_text(rows[row], piece)
 
 
+@contextmanager
+def _no_defaults(model: CausalModel) -> Iterator[None]:
+    """Take a model's own defaults away: they would fill in whatever isn't set, and differ."""
+    from transformers import GenerationConfig
+
+    own = model.model.generation_config
+    model.model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.model.generation_config = own
+
+
 def end_ids(model: CausalModel) -> set[int]:
     """Return the tokens at which a model's text ends."""
     ends = getattr(model.model.generation_config, "eos_token_id", None)
@@ -278,77 +281,6 @@ def _until(ids: list[int], ends: set[int]) -> list[int]:
         if token in ends:
             return ids[: i + 1]
     return ids
-
-
-class _Draw:
-    """Draws every text's next token, and leaves no other one."""
-
-    def __init__(self, sampling: Sampling, prompts: Sequence[str]) -> None:
-        self._sampling = sampling
-        self._step = 0
-        # One number a text and token, known before the model runs.
-        self._numbers = np.stack(
-            [
-                np.random.default_rng(
-                    [sampling.seed, xxhash.xxh64_intdigest(prompt.encode())]
-                ).random(sampling.max_new_tokens)
-                for prompt in prompts
-            ]
-        )
-
-    def __call__(self, _ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        step, how = self._step, self._sampling
-        self._step += 1
-        if not bool(torch.isfinite(scores).any(dim=-1).all()) or bool(torch.isnan(scores).any()):
-            raise NumericError(
-                "the model gives no next token",
-                f"its logits are NaN or infinity after {step} tokens",
-                "lower the strength",
-            )
-        if how.temperature == 0:
-            return scores
-        numbers = torch.from_numpy(self._numbers[:, step]).to(scores.device, torch.float32)
-        drawn = draw(scores.float(), numbers, how)
-        return torch.full_like(scores, -torch.inf).scatter(1, drawn[:, None], 0.0)
-
-
-def draw(logits: torch.Tensor, numbers: torch.Tensor, how: Sampling) -> torch.Tensor:
-    """Draw a token of each row: the first whose cumulative probability passes its number.
-
-    Args:
-        logits: [texts, tokens].
-        numbers: [texts], uniform in [0, 1).
-        how: temperature, `top_k` and `top_p`: the fewest likeliest tokens that reach it are left.
-
-    Returns:
-        [texts] token ids.
-    """
-    scaled = logits / how.temperature
-    if how.top_p == 1 and not how.top_k:
-        return _first(scaled.softmax(dim=-1), numbers)
-    p = scaled.softmax(dim=-1)
-    some = min(how.top_k or _LIKELIEST, p.shape[1])
-    likeliest, tokens = _likeliest(p, some)
-    if not how.top_k and some < p.shape[1] and bool((likeliest.sum(-1) < how.top_p).any()):
-        likeliest, tokens = _likeliest(p, p.shape[1])
-    likeliest = likeliest / likeliest.sum(-1, keepdim=True) if how.top_k else likeliest
-    left = torch.where(likeliest.cumsum(-1) - likeliest < how.top_p, likeliest, 0.0)
-    return tokens.gather(1, _first(left, numbers)[:, None])[:, 0]
-
-
-def _likeliest(p: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the n largest of each row and where they stand, of equal ones the first one first."""
-    tokens = p.topk(n, dim=-1, sorted=False).indices.sort(dim=-1).values
-    ordered, at = p.gather(1, tokens).sort(dim=-1, descending=True, stable=True)
-    return ordered, tokens.gather(1, at)
-
-
-def _first(p: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-    """Return where each row's running sum first passes its number of the whole."""
-    upto = p.cumsum(dim=-1)
-    at = (upto <= numbers[:, None] * upto[:, -1:]).sum(dim=-1)
-    last = p.shape[1] - 1 - (p > 0).int().flip(-1).argmax(dim=-1)
-    return torch.minimum(at, last)
 
 
 class _Stream:

@@ -22,8 +22,10 @@ from moralprobe.steering.rules import RULES, Gate, Rule
 FILE: Final = "intervention.json"
 TENSORS: Final = "edits.safetensors"
 MOST: Final = 1000.0
-"""The largest strength: what is more is a slip of the pen."""
+"""The largest multiple of an intervention: what is more is a slip of the pen."""
+_LARGEST: Final = 1e6  # strength of an edit; controls are matched, and may need more than MOST
 _FORMAT: Final = 1
+_SMALL: Final = 1 << 20
 _NAMES: Final = {rule: name for name, rule in RULES.items()}
 
 
@@ -43,12 +45,7 @@ class Edit:
     gate: Gate | None = None
 
     def __post_init__(self) -> None:
-        if not abs(self.strength) <= MOST:
-            raise UsageError(
-                f"a strength of {self.strength} isn't steering",
-                f"it must be a number of at most {MOST:g}",
-                "give for example 0.5",
-            )
+        _check_strength(self.strength, _LARGEST)
 
     @property
     def site(self) -> Site:
@@ -79,7 +76,12 @@ class Intervention:
     controls: Mapping[str, Intervention] = field(default_factory=dict)
 
     def __mul__(self, strength: float) -> Intervention:
-        """Return it at so many times its strength, and its controls with it."""
+        """Return it at so many times its strength, and its controls with it.
+
+        Raises:
+            UsageError: a strength that is no number, or above `MOST`.
+        """
+        _check_strength(strength, MOST)
         edits = tuple(replace(edit, strength=edit.strength * strength) for edit in self.edits)
         controls = {name: control * strength for name, control in self.controls.items()}
         return replace(self, edits=edits, controls=controls)
@@ -120,6 +122,8 @@ class Intervention:
         said = _all_described("", self, tensors, saes)["edits"]
         found = xxhash.xxh3_128(canonical_json(said))
         for sae in saes:
+            config = {k: v for k, v in sae.cfg.to_dict().items() if k != "metadata"}
+            found.update(canonical_json({k: str(v) for k, v in config.items()}))
             weights = sae.state_dict()
             tensors |= {f"{name} of {saes.index(sae)}": weights[name] for name in sorted(weights)}
         for name in sorted(tensors):
@@ -159,6 +163,7 @@ class Intervention:
             "controls": controls,
             "files": {name: hash_file(folder / name) for name in files},
         }
+        described["checksum"] = xxhash.xxh3_128_hexdigest(canonical_json(described))
         write_json(folder / FILE, described)
         return folder
 
@@ -170,6 +175,7 @@ class Intervention:
             StoreError: there is none.
             IntegrityError: bytes that aren't those that were written, or that describe no edit.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         folder = Path(folder)
@@ -180,7 +186,12 @@ class Intervention:
                 "make one by: moralprobe topology fit, or moralprobe intervention",
             )
         try:
+            if (folder / FILE).stat().st_size > _SMALL:
+                raise ValueError("it is too large")
             said = json.loads((folder / FILE).read_bytes())
+            checksum = said.pop("checksum")
+            if checksum != xxhash.xxh3_128_hexdigest(canonical_json(said)):
+                raise ValueError("its checksum doesn't match")
             files, controls = dict(said["files"]), dict(said["controls"])
             if said["format"] != _FORMAT:
                 raise ValueError(f"its format is {said['format']}")
@@ -199,7 +210,16 @@ class Intervention:
                 return cls(edits, model, dict(one["about"]), beside)
 
             return made(said, {name: made(one, {}) for name, one in controls.items()})
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OSError) as error:
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            IndexError,
+            AttributeError,
+            OSError,
+            RecursionError,
+            SafetensorError,
+        ) as error:
             raise IntegrityError(
                 f"{folder} is damaged", f"it describes no intervention: {error}", "make it again"
             ) from error
@@ -265,6 +285,15 @@ def _edit(said: dict[str, Any], tensors: dict[str, torch.Tensor], saes: list[Any
     )
 
 
+def _check_strength(strength: float, most: float) -> None:
+    if not abs(strength) <= most:
+        raise UsageError(
+            f"a strength of {strength} isn't steering",
+            f"it must be a number of at most {most:g}",
+            "give for example 0.5",
+        )
+
+
 def check_intervention(intervention: Intervention, model: CausalModel) -> None:
     """Hold an intervention against a model.
 
@@ -291,6 +320,20 @@ def check_intervention(intervention: Intervention, model: CausalModel) -> None:
             "this intervention is of another model",
             f"{intervention.model.get('name')} and {model.name} differ in {', '.join(differ)}",
             "load the model that it was made for",
+        )
+
+
+def check_layer(model: CausalModel, layer: int) -> None:
+    """Refuse a layer that a model doesn't have.
+
+    Raises:
+        UsageError: it doesn't.
+    """
+    if not 0 <= layer < model.n_layers:
+        raise UsageError(
+            f"there is no layer {layer}",
+            f"{model.name} has layers 0 to {model.n_layers - 1}",
+            "choose one of them",
         )
 
 

@@ -192,8 +192,11 @@ def rdm_term(states: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
 
 
 def _pairs(rows: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    drawn = torch.randint(len(rows), (2, PAIRS), generator=generator)
-    return rows[drawn[0].to(rows.device)], rows[drawn[1].to(rows.device)]
+    """Return random pairs of different rows; of few rows a pair may come twice."""
+    n = len(rows)
+    one = torch.randint(n, (PAIRS,), generator=generator)
+    other = (one + 1 + torch.randint(n - 1, (PAIRS,), generator=generator)) % n
+    return rows[one.to(rows.device)], rows[other.to(rows.device)]
 
 
 def _spread(values: torch.Tensor) -> torch.Tensor:

@@ -28,7 +28,13 @@ class Reach:
     generated: torch.Tensor
 
 
-def reach(batch: Batch, positions: str = "all", steered: Sequence[bool] | None = None) -> Reach:
+def reach(
+    batch: Batch,
+    positions: str = "all",
+    steered: Sequence[bool] | None = None,
+    *,
+    scored: bool = False,
+) -> Reach:
     """Return the tokens of a batch that are edited.
 
     Args:
@@ -36,15 +42,18 @@ def reach(batch: Batch, positions: str = "all", steered: Sequence[bool] | None =
         positions: `all`; `prompt`, the batch's tokens; `generated`, those after it; `spans`, the
             tokens that the batch marks as its texts' actions.
         steered: which texts are edited at all; every one, if not given.
+        scored: the batch holds what is written too, marked as its texts' actions: `prompt` is what
+            stands before the first mark, `generated` what stands from there on.
 
     Raises:
         UsageError: an unknown choice, or spans that hold no token.
     """
     check_positions(positions)
+    begun = batch.action.int().cumsum(dim=1) > 0 if scored else torch.zeros_like(batch.mask)
     prompt = {
         "all": batch.mask,
-        "prompt": batch.mask,
-        "generated": torch.zeros_like(batch.mask),
+        "prompt": batch.mask & ~begun,
+        "generated": batch.mask & begun,
         "spans": batch.action & batch.mask,
     }[positions]
     if positions == "spans" and not bool(prompt.any(dim=1).all()):

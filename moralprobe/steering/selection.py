@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,9 +14,10 @@ from numpy.typing import NDArray
 
 from moralprobe.activations.text_states import TableTexts, TextStates
 from moralprobe.errors import DataError, UsageError, nearest
+from moralprobe.files import hash_file
 from moralprobe.foundations import POLES
 from moralprobe.moral_vectors import MoralVectors
-from moralprobe.sae.load import LoadedSAE
+from moralprobe.sae.load import WEIGHTS, LoadedSAE
 from moralprobe.sae.published import MONO, TOP_OF_AXIS, TOP_OF_POLE
 from moralprobe.steering.losses import Masks
 from moralprobe.steering.tunable import Tunable
@@ -55,6 +57,36 @@ def read_feature_table(path: Path) -> pl.DataFrame:
             str(error).split("\n")[0],
             "make one by: moralprobe sae features",
         ) from error
+
+
+def check_features_of(path: Path, loaded: LoadedSAE, vectors: Path) -> list[str]:
+    """Hold a folder of `sae features` against the autoencoder and the table that it is used with.
+
+    Returns:
+        What a user should know: that the folder doesn't say what it was made of.
+
+    Raises:
+        UsageError: it was made of another autoencoder, or of another table, whose held-out texts
+            may be among those that features are tuned on.
+    """
+    try:
+        said = json.loads((Path(path) / "features.json").read_bytes())
+    except (OSError, ValueError):
+        said = {}
+    mine = {
+        "sae_hash": hash_file(loaded.folder / WEIGHTS),
+        "vectors_hash": hash_file(vectors) if Path(vectors).is_file() else None,
+    }
+    for key, what in (("sae_hash", "autoencoder"), ("vectors_hash", "table")):
+        if said.get(key) is not None and mine[key] is not None and said[key] != mine[key]:
+            raise UsageError(
+                f"the features in {path} are of another {what}",
+                f"made of {said[key.removesuffix('_hash')]}",
+                f"give that one, or make them of this {what}: moralprobe sae features",
+            )
+    if "sae_hash" not in said:
+        return [f"{path} doesn't say which autoencoder its features are of"]
+    return []
 
 
 def selected_by(table: pl.DataFrame, mode: str, d_sae: int) -> NDArray[np.int64]:

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from moralprobe.errors import DataError, NumericError
+from moralprobe.foundations import POLES
 from moralprobe.sae.load import is_pooled
 from moralprobe.steering.losses import (
     GEOMETRY,
@@ -104,6 +105,7 @@ def tune(
     mode: str = "geometry",
     shuffled: bool = False,
     schedule: Schedule | None = None,
+    epochs: int | None = None,
     seed: int = 0,
     progress: Callable[[int, int, str], None] = lambda done, total, detail: None,
 ) -> Fitted:
@@ -116,6 +118,8 @@ def tune(
         mode: of `MODES`.
         shuffled: give every text another one's moral vector.
         schedule: of `SCHEDULES`, if not given.
+        epochs: exactly so many of the schedule's, the last of which is kept; without it the best
+            by the dev split's loss, which a shuffled twin has none to learn from.
         seed: of batches, pairs and the shuffle.
         progress: called after every epoch.
 
@@ -132,14 +136,15 @@ def tune(
     device = loaded.sae.device
     tunable = Tunable(loaded.sae, torch.from_numpy(selected)).to(device)
     frozen = frozen_of(tunable, read, device)
-    moral = _moral(material, shuffled, seed)
     masks = masks_of(tunable, material, table, selected, mode, frozen, device)
     parts = {
-        split: _examples(material, moral, split, by_row=mode == "li2026", device=device)
+        split: _examples(
+            material, split, by_row=mode == "li2026", shuffled=shuffled, seed=seed, device=device
+        )
         for split in ("train", "dev")
     }
     run = _Run(material, tunable, frozen, masks, mode, device)
-    history = _optimise(run, parts, schedule, seed, progress)
+    history, kept = _optimise(run, parts, schedule, epochs, seed, progress)
     about = {
         "mode": mode,
         "shuffled": shuffled,
@@ -150,47 +155,44 @@ def tune(
         "schedule": vars(schedule),
         "weights": LI2026 if mode == "li2026" else GEOMETRY,
         "epochs": history.height,
+        "kept_epoch": kept,
     }
     return Fitted(tunable, history, about)
 
 
-def _moral(material: Material, shuffled: bool, seed: int) -> NDArray[np.float64]:
-    """Return the texts' moral vectors, or of each text another one's of its split."""
-    moral = material.texts.moral
-    if not shuffled:
-        return moral
-    moral, rng = moral.copy(), np.random.default_rng([seed, 13])
-    for split in np.unique(material.texts.split):
-        rows = np.flatnonzero(material.texts.split == split)
-        moral[rows] = moral[rng.permutation(rows)]
-    return moral
-
-
 def _examples(
     material: Material,
-    moral: NDArray[np.float64],
     split: str,
     *,
     by_row: bool,
+    shuffled: bool,
+    seed: int,
     device: torch.device,
 ) -> _Examples:
-    """Return a split's texts, or the table's rows, weighted as published."""
+    """Return a split's texts, or the table's rows with their own vectors, weighted as published.
+
+    Shuffled, each text takes the place of another one of its split: its rows' vectors go with it.
+    """
     texts = material.texts
     at = np.flatnonzero(texts.split == split)
-    if by_row:
-        place = {group: i for i, group in enumerate(texts.group)}
-        groups = material.vectors.frame.filter(pl.col("split") == split)["group"]
-        found = [place.get(str(group), -1) for group in groups]
-        at = np.array([i for i in found if i >= 0], np.int64)
     if len(at) < 2:
         raise DataError(
             f"there is nothing to tune on in the {split} split",
             f"{len(at)} texts",
             "give a larger table",
         )
-    h = moral[at]
+    place = np.arange(len(texts.texts))
+    if shuffled:
+        place[at] = np.random.default_rng([seed, 13, len(at)]).permutation(at)
+    h = texts.moral[at]
+    if by_row:
+        names = {group: i for i, group in enumerate(texts.group)}
+        frame = material.vectors.frame.filter(pl.col("split") == split)
+        found = np.array([names.get(str(group), -1) for group in frame["group"]], np.int64)
+        h = frame.select(POLES).to_numpy().astype(np.float64)[found >= 0]
+        at = found[found >= 0]
     weight = _published_weights(h) if by_row and split == "train" else None
-    return _Examples(at, torch.from_numpy(h).float().to(device), weight)
+    return _Examples(place[at], torch.from_numpy(h).float().to(device), weight)
 
 
 def _published_weights(h: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -277,9 +279,11 @@ def _optimise(
     run: _Run,
     parts: dict[str, _Examples],
     schedule: Schedule,
+    epochs: int | None,
     seed: int,
     progress: Callable[[int, int, str], None],
-) -> pl.DataFrame:
+) -> tuple[pl.DataFrame, int]:
+    """Tune, and return the history and which epoch is kept."""
     tunable = run.tunable
     parameters = list(tunable.parameters())
     optimiser = torch.optim.AdamW(parameters, lr=schedule.lr, weight_decay=schedule.weight_decay)
@@ -293,8 +297,8 @@ def _optimise(
     generator = torch.Generator().manual_seed(seed)
     rng = np.random.default_rng([seed, 12])
     history: list[dict[str, float]] = []
-    best, since, kept = np.inf, 0, None
-    for epoch in range(schedule.epochs):
+    best, since, kept, at = np.inf, 0, None, 0
+    for epoch in range(schedule.epochs if epochs is None else min(epochs, schedule.epochs)):
         sums: dict[str, float] = {}
         for rows in _batches(parts["train"], schedule.batch, steps, rng):
             part = parts["train"]
@@ -321,14 +325,16 @@ def _optimise(
             {"epoch": epoch + 1.0, **sums, **{f"dev_{name}": v for name, v in held.items()}}
         )
         progress(epoch + 1, schedule.epochs, f"loss {sums['loss']:.4f}, dev {held['loss']:.4f}")
-        if held["loss"] < best - schedule.least:
-            best, since = held["loss"], 0
+        if epochs is not None:
+            at = epoch + 1
+        elif held["loss"] < best - schedule.least:
+            best, since, at = held["loss"], 0, epoch + 1
             kept = {name: value.clone() for name, value in tunable.state_dict().items()}
         elif (since := since + 1) >= schedule.patience:
             break
     if kept is not None:
         tunable.load_state_dict(kept)
-    return pl.DataFrame(history)
+    return pl.DataFrame(history), at
 
 
 def _batches(

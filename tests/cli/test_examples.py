@@ -7,6 +7,8 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from moralprobe.activations.store import ActivationStore
 from moralprobe.data import download as downloading
@@ -35,13 +37,16 @@ ORDER = (
     "topology survive",
     "intervention direction",
     "intervention features",
+    "intervention vector",
     "steer",
+    "evaluate",
+    "run",
     "compare",
     "data download",
     "demo",
 )
 # The same commands with a smaller model, fewer layers, poolings and draws. Those of
-# ELSEWHERE are run below or in docs/howto/compare.md: one needs studies of two models, two would fetch
+# ELSEWHERE are run below, in tests/recipes or in docs/howto/compare.md: one needs studies of two models, two would fetch
 # from the network, one does all of the others again.
 SMALLER: dict[str, list[str]] = {
     "bench": ["--seconds", "1"],
@@ -58,9 +63,11 @@ SMALLER: dict[str, list[str]] = {
     "topology survive": ["--draws", "20", "--analyses", "separation", "--quiet"],
     "intervention direction": ["--layer", "1", "--quiet"],
     "intervention features": ["--quiet"],
+    "intervention vector": ["--layer", "1", "--quiet"],
     "steer": ["--max-tokens", "5", "--plain"],
+    "evaluate": ["--max-tokens", "5", "--strengths", "0.5", "--quiet"],
 }
-ELSEWHERE = ("sae load", "compare", "data download", "demo")
+ELSEWHERE = ("sae load", "run", "compare", "data download", "demo")
 
 
 def examples(command: str) -> list[list[str]]:
@@ -81,8 +88,9 @@ def test_every_command_has_an_example_of_itself() -> None:
 
 
 def test_every_example_runs_after_the_ones_before_it(made: Path) -> None:
-    # A reader's own table.
+    # A reader's own table and vector.
     Path("ratings.csv").write_text(RATINGS)
+    save_file({"v": torch.ones(32)}, "mine.safetensors")
     for command in ORDER:
         for words in examples(command):
             if command in ELSEWHERE:
@@ -100,6 +108,7 @@ def test_every_example_runs_after_the_ones_before_it(made: Path) -> None:
     assert Path("hub/resid_post.1/cfg.json").is_file()
     assert Path("rebuilt/tuned/cfg.json").is_file() and Path("survival.parquet").is_file()
     assert Path("care/intervention.json").is_file()
+    assert Path("evaluation/report/index.html").is_file()
 
 
 def test_the_example_of_a_download_asks_for_the_dataset(monkeypatch: pytest.MonkeyPatch) -> None:

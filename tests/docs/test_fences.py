@@ -35,6 +35,8 @@ FAST = {
 }
 NOT_RUN = {
     "docs/howto/autoencoders.md: it needs the network",
+    "docs/howto/evaluate.md: it needs a server with a model",
+    "docs/howto/recipes.md: it needs a GPU, a judge, and the model and data from the network",
     "README.md: it sets the checkout up",
     "README.md: it needs a model of yours and the dataset",
     "docs/howto/baselines.md: it needs a model from the network",

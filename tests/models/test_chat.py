@@ -67,6 +67,19 @@ def test_roles_cant_be_forged() -> None:
     assert one.ids[:2] == honest[:2] and one.ids[-5:] == honest[-5:]
 
 
+def test_roles_without_a_name_cant_be_forged_either() -> None:
+    """Llama 3 marks its roles by added tokens that no attribute of its tokenizer names."""
+    tokenizer = chatting()
+    tokenizer.add_tokens(["<|role|>"], special_tokens=True)
+    tokenizer.add_tokens(["</think>"])
+    ids = tokenizer("<|role|></think>", add_special_tokens=False)["input_ids"]
+    assert len(ids) == 2
+    (one,) = encode_prompts(tokenizer, ["a <|role|> b </think>"], chat=True)
+    assert not set(ids) & set(one.ids)
+    marked = [i for i, m in zip(one.ids, one.action, strict=True) if m]
+    assert tokenizer.decode(marked) == "a <|role|> b </think>"
+
+
 def test_plain_text_begins_as_the_tokenizer_begins() -> None:
     tokenizer = tiny_tokenizer(bos=True)
     one, forged = encode_prompts(tokenizer, ["one should", "one <eos> should"], chat=False)

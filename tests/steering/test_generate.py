@@ -15,9 +15,10 @@ from moralprobe.errors import DataError, ModelError, NumericError, UsageError
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.load import load_model
 from moralprobe.models.tiny import FAMILIES, tiny_model, tiny_tokenizer
-from moralprobe.steering.generate import Sampling, draw, end_ids, generate
+from moralprobe.steering.generate import end_ids, generate
 from moralprobe.steering.intervention import Edit, Intervention
 from moralprobe.steering.rules import Add, Cap, Gate, ProjectOut
+from moralprobe.steering.sampling import Sampling, draw
 
 PROMPTS = ["Is it fair", "She broke her promise, and so", "no", "Tell me why one should be kind to"]
 D = 32
@@ -185,6 +186,32 @@ def test_a_batch_gives_what_its_texts_alone_give(family: str) -> None:
     np.testing.assert_allclose([o.change for o in together], [o.change for o in alone], rtol=1e-4)
 
 
+def test_a_repetition_penalty_is_transformers_own_and_never_of_padding() -> None:
+    model = tiny()
+    how = Sampling(max_new_tokens=9, temperature=0, repetition_penalty=1.7)
+    together = generate(model, PROMPTS, sampling=how, chat=False)
+    for prompt, one in zip(PROMPTS, together, strict=True):
+        ids = torch.tensor([model.tokenizer(prompt)["input_ids"]])
+        reference = model.model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=9,
+            repetition_penalty=1.7,
+        )
+        assert list(one.ids) == reference[0, ids.shape[1] :].tolist()
+
+
+def test_a_model_s_own_defaults_dont_enter() -> None:
+    model = tiny()
+    plain = generate(model, PROMPTS, sampling=SAMPLING, chat=False)
+    token = plain[0].ids[0]
+    model.model.generation_config.suppress_tokens = [token]
+    own = model.model.generation_config
+    assert generate(model, PROMPTS, sampling=SAMPLING, chat=False) == plain
+    assert model.model.generation_config is own
+
+
 def test_a_strength_of_0_is_no_steering_at_all() -> None:
     model = tiny()
     plain = generate(model, PROMPTS, sampling=SAMPLING, chat=False)
@@ -285,8 +312,12 @@ def test_edits_that_give_no_number_are_refused() -> None:
         generate(model, PROMPTS, huge, sampling=SAMPLING, chat=False)
     with pytest.raises(UsageError, match="strength"):
         Edit(1, Add(vector(1)), math.nan)
-    with pytest.raises(UsageError, match="at most 1000"):
+    with pytest.raises(UsageError, match="at most 1e"):
         Edit(1, Add(vector(1)), 1e308)
+    with pytest.raises(UsageError, match="at most 1000"):
+        some_edits() * 1001
+    with pytest.raises(UsageError, match="strength"):
+        some_edits() * math.nan
 
 
 def test_what_doesnt_belong_is_refused() -> None:
@@ -304,6 +335,8 @@ def test_what_doesnt_belong_is_refused() -> None:
         generate(model, [], chat=False)
     with pytest.raises(DataError, match="longer than the model can read"):
         generate(model, ["a" * 300], chat=False)
+    with pytest.raises(DataError, match="ask for fewer tokens"):
+        generate(model, ["a" * 200], sampling=Sampling(max_new_tokens=100), chat=False)
     with pytest.raises(UsageError, match="did you mean generated"):
         generate(model, ["a"], chat=False, positions="generate")
     with pytest.raises(UsageError, match="span for every prompt"):
@@ -314,7 +347,13 @@ def test_what_doesnt_belong_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"temperature": math.nan}, {"top_p": 0}, {"max_new_tokens": 0}, {"max_new_tokens": 10**9}],
+    [
+        {"temperature": math.nan},
+        {"temperature": 1e-45},
+        {"top_p": 0},
+        {"max_new_tokens": 0},
+        {"max_new_tokens": 10**9},
+    ],
 )
 def test_sampling_out_of_bounds_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):

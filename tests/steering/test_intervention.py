@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+import xxhash
 
 from moralprobe.errors import IntegrityError, ModelError, StoreError, UsageError
-from moralprobe.steering.generate import Sampling, generate
+from moralprobe.files import canonical_json
+from moralprobe.steering.generate import generate
 from moralprobe.steering.intervention import (
     FILE,
     TENSORS,
@@ -31,6 +33,7 @@ from moralprobe.steering.rules import (
     ScaleFeatures,
     SwapFeatures,
 )
+from moralprobe.steering.sampling import Sampling
 from tests.steering.test_generate import PROMPTS, tiny, vector
 from tests.steering.test_rules import autoencoder, direction, rows_of, states
 
@@ -157,6 +160,11 @@ def broken(said: dict[str, Any], how: str) -> None:
         del said["edits"]
 
 
+def with_checksum(said: dict[str, Any]) -> dict[str, Any]:
+    said = {k: v for k, v in said.items() if k != "checksum"}
+    return {**said, "checksum": xxhash.xxh3_128_hexdigest(canonical_json(said))}
+
+
 @pytest.mark.parametrize(
     "how",
     ["a name outside", "an unknown rule", "another format", "a missing tensor", "no edits"],
@@ -165,20 +173,38 @@ def test_a_damaged_description_is_refused(tmp_path: Path, how: str) -> None:
     whole().save(tmp_path / "i")
     said = json.loads((tmp_path / "i" / FILE).read_text())
     broken(said, how)
-    (tmp_path / "i" / FILE).write_text(json.dumps(said))
+    (tmp_path / "i" / FILE).write_text(json.dumps(with_checksum(said)))
     with pytest.raises(IntegrityError, match="describes no intervention"):
         Intervention.load(tmp_path / "i")
 
 
-def test_a_strength_in_a_file_is_held_to_its_bounds(tmp_path: Path) -> None:
+def test_a_number_that_was_changed_in_the_file_is_seen(tmp_path: Path) -> None:
     whole().save(tmp_path / "i")
     said = json.loads((tmp_path / "i" / FILE).read_text())
     said["edits"][0]["strength"] = 1e308
     (tmp_path / "i" / FILE).write_text(json.dumps(said))
-    with pytest.raises(UsageError, match="at most 1000"):
+    with pytest.raises(IntegrityError, match="checksum"):
         Intervention.load(tmp_path / "i")
 
 
 def test_no_folder_is_said_in_words(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="holds no intervention"):
         Intervention.load(tmp_path)
+
+
+def test_the_digest_is_of_everything_that_changes_a_state() -> None:
+    made = whole()
+    assert made.digest() == whole().digest()
+    assert (made * 2).digest() != made.digest()
+    for change in ("k", "weight", "gate"):
+        sae = autoencoder("topk")
+        one = Intervention((Edit(0, Reconstruct(sae), gate=Gate(direction(1))),))
+        before = one.digest()
+        if change == "k":
+            sae.cfg.k = 7
+        elif change == "weight":
+            with torch.no_grad():
+                sae.b_dec[0] += 1
+        else:
+            one = Intervention((Edit(0, Reconstruct(sae), gate=Gate(direction(2))),))
+        assert one.digest() != before

@@ -67,7 +67,9 @@ def planted(kind: str = "standard", seed: int = 0) -> Material:
         sparse.csr_array(paths.astype(np.float32)),
         math.inf,
     )
-    frame = pl.DataFrame({"group": names, "split": splits.tolist()})
+    frame = pl.DataFrame({"group": names, "split": splits.tolist()}).with_columns(
+        **{pole: moral[:, k] for k, pole in enumerate(POLES)}
+    )
     texts = TableTexts(names, names, moral, splits, ())
     sae.cfg.metadata.source = "tokens"
     return Material(LoadedSAE(sae.eval(), Path("nowhere"), 0), MoralVectors(frame, {}), texts, read)
@@ -164,6 +166,35 @@ def test_rows_are_drawn_by_the_published_weights() -> None:
     # Three virtues, two vices: the rarer ones count 3 / 2 times.
     expected = [0.3, 1.0, 1.5, 1.5, 2.0 * 1.5, 2.0 * 1.5, 0.3, 0.3]
     np.testing.assert_allclose(topology._published_weights(h), expected)
+
+
+def test_rows_keep_their_own_vectors_and_shuffled_texts_take_another_s_place() -> None:
+    material = planted()
+    frame = material.vectors.frame
+    # Text 0 stands in a second row, of which something else was judged.
+    more = frame.head(1).with_columns(care=pl.lit(0.0), harm=pl.lit(0.75))
+    two = Material(
+        material.loaded, MoralVectors(pl.concat([frame, more]), {}), material.texts, material.read
+    )
+    device = torch.device("cpu")
+    how: dict[str, Any] = {"by_row": True, "seed": 0, "device": device}
+    rows = topology._examples(two, "train", shuffled=False, **how)
+    assert len(rows.text) == 601 and rows.text[-1] == 0
+    assert (
+        float(rows.moral[-1, 1]) == 0.75 and float(rows.moral[0, 1]) == material.texts.moral[0, 1]
+    )
+    other = topology._examples(two, "train", shuffled=True, **how)
+    assert torch.equal(other.moral, rows.moral)
+    assert other.text[0] == other.text[-1] != 0  # both rows of a text go to the same one
+    assert sorted(set(other.text)) == sorted(set(rows.text))
+
+
+def test_the_twin_is_tuned_as_long() -> None:
+    material = planted()
+    found = tune(material, table(), schedule=QUICK)
+    kept = found.about["kept_epoch"]
+    twin = tune(material, table(), schedule=QUICK, shuffled=True, epochs=kept)
+    assert twin.history.height == twin.about["kept_epoch"] == kept > 1
 
 
 def test_masks_follow_the_published_rule() -> None:

@@ -53,8 +53,13 @@ def pairs_of(h: torch.Tensor, least: int, seed: int) -> list[tuple[int, list[tup
         there = [i for i in range(N) if h[i, k] > 0]
         if len(there) < least:
             continue
-        drawn = torch.randint(len(there), (2, 100), generator=generator).tolist()
-        found.append((k, [(there[a], there[b]) for a, b in zip(*drawn, strict=True)]))
+        one = torch.randint(len(there), (100,), generator=generator).tolist()
+        step = torch.randint(len(there) - 1, (100,), generator=generator).tolist()
+        pairs = [
+            (there[a], there[(a + 1 + b) % len(there)]) for a, b in zip(one, step, strict=True)
+        ]
+        assert all(a != b for a, b in pairs)
+        found.append((k, pairs))
     return found
 
 

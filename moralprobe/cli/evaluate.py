@@ -1,0 +1,176 @@
+"""`moralprobe evaluate`: an intervention against its controls, and what else it does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moralprobe.cli.console import notice, say, steps
+from moralprobe.errors import UsageError
+
+if TYPE_CHECKING:
+    from moralprobe.evaluation.judges import Judge
+
+
+def evaluate_command(
+    intervention: Annotated[
+        list[Path],
+        typer.Argument(metavar="INTERVENTION...", help="Folders; of several layers, one each."),
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to write; the same command continues.")],
+    suite: Annotated[
+        str, typer.Option(help="flames (prompts and judges), moral, side-effects, or all.")
+    ] = "all",
+    data: Annotated[
+        str, typer.Option(help="Prompts: english, a .jsonl (Flames is one) or a .txt.")
+    ] = "english",
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(help="http://HOST/v1=MODEL, local:MODEL, or none. Repeatable."),
+    ] = None,
+    strengths: Annotated[str, typer.Option(help="Tried, joined by commas.")] = "0,0.25,0.5,1.0",
+    seeds: Annotated[str, typer.Option(help="Of the draws, joined by commas.")] = "0,1",
+    without: Annotated[
+        list[str] | None, typer.Option(help="An arm that is left out. Repeatable.")
+    ] = None,
+    protocol: Annotated[str, typer.Option(help="audited, or li2026 as published.")] = "audited",
+    prompts: Annotated[int, typer.Option(min=0, help="So many at most; 0 takes all.")] = 0,
+    positions: Annotated[str, typer.Option(help="all, prompt or generated.")] = "all",
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="New tokens at most; 256, or as published.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of all arms; 0.7.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Of all arms; 0.9.")] = None,
+    thinking: Annotated[
+        bool | None, typer.Option(help="What the chat template is told, where it knows it.")
+    ] = None,
+    ratings: Annotated[
+        bool, typer.Option("--ratings", help="Judges rate safety and nuance too (PSC).")
+    ] = False,
+    moral_stories: Annotated[Path | None, typer.Option(help="A file of Moral Stories.")] = None,
+    ethics: Annotated[Path | None, typer.Option(help="A folder of ETHICS.")] = None,
+    mfq: Annotated[Path | None, typer.Option(help="Statements of a questionnaire, JSON.")] = None,
+    items: Annotated[int, typer.Option(min=10, help="Of each moral suite, at most.")] = 200,
+    batch: Annotated[int, typer.Option(min=1, help="Prompts that are read together.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Of halves and resamples.")] = 0,
+    model: Annotated[str | None, typer.Option(help="The model, if not found by its name.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Evaluate an intervention against every control arm, and write a report.
+
+    Example: moralprobe evaluate rebuilt --suite side-effects --out evaluation
+    """
+    from dataclasses import replace
+
+    from moralprobe.evaluating import evaluate_intervention
+    from moralprobe.evaluation.effects import parse_suites
+    from moralprobe.evaluation.judge_check import known_pairs, pairs_of_moral_stories
+    from moralprobe.evaluation.prompts import load_prompts
+    from moralprobe.evaluation.run import PUBLISHED_MOST
+    from moralprobe.evaluation.settings import Options
+    from moralprobe.files import check_writable
+    from moralprobe.models.load import load_model
+    from moralprobe.report.evaluation import write_evaluation
+    from moralprobe.steering.intervention import Intervention, origin_of_model
+    from moralprobe.steering.sampling import Sampling
+
+    if protocol == "li2026" and (temperature is not None or top_p is not None):
+        raise UsageError(
+            "the published protocol decodes each arm in its own way",
+            "--temperature or --top-p is given",
+            "leave them out, or take --protocol audited",
+        )
+    usual = PUBLISHED_MOST if protocol == "li2026" else 256
+    sampling = Sampling(
+        usual if max_tokens is None else max_tokens,
+        0.7 if temperature is None else temperature,
+        0.9 if top_p is None else top_p,
+    )
+    asked, suites = parse_suites(suite, stories=moral_stories, ethics=ethics, mfq=mfq)
+    options = Options(
+        strengths=_numbers("--strengths", strengths),
+        seeds=_seeds(seeds),
+        sampling=sampling,
+        positions=positions,
+        off=tuple(without or ()),
+        protocol=protocol,
+        thinking=thinking,
+        ratings=ratings,
+        batch=batch,
+        seed=seed,
+    )
+    loaded_prompts = load_prompts(data) if asked else None
+    if loaded_prompts is not None:
+        for rule in loaded_prompts.rules:
+            if rule.dropped:
+                notice(f"{data}: {rule.dropped} prompts dropped: {rule.name}")
+        if prompts:
+            loaded_prompts = replace(loaded_prompts, prompts=loaded_prompts.prompts[:prompts])
+    made = [Intervention.load(folder) for folder in intervention]
+    known = known_pairs()
+    if moral_stories is not None:
+        known += pairs_of_moral_stories(moral_stories)[: len(known)]
+    judges = [judge_of(text, device) for text in judge or () if text != "none"]
+    if asked and not judges:
+        notice("no judge is given: texts and side effects, but no win rate (--judge)")
+    check_writable(out)
+    loaded = load_model(**origin_of_model(made[0], model), device=device)
+    with steps("evaluating", quiet=quiet) as step:
+        found = evaluate_intervention(
+            made,
+            loaded,
+            out,
+            prompts=loaded_prompts,
+            judges=judges,
+            known=known,
+            suites=replace(suites, items=items),
+            options=options,
+            progress=step,
+            say=notice,
+        )
+    found.save(out)
+    say(found.summary["verdict"]["said"])
+    for check in found.summary["judges"]:
+        for why in check["fails"]:
+            notice(f"judge {check['judge']} can't be believed: {why}")
+    say(f"{write_evaluation(found, out / 'report')}")
+
+
+def judge_of(text: str, device: str = "auto") -> Judge:
+    """Read a judge: `http://HOST/v1=MODEL` or `local:MODEL`.
+
+    Raises:
+        UsageError: anything else.
+    """
+    from moralprobe.evaluation.judge_backends import LocalJudge, ServerJudge
+    from moralprobe.models.load import load_model
+
+    if text.startswith("local:"):
+        return LocalJudge(load_model(text.removeprefix("local:"), device=device))
+    address, _, name = text.rpartition("=")
+    if address.startswith(("http://", "https://")) and name:
+        return ServerJudge(address, name)
+    raise UsageError(
+        f"{text!r} is no judge",
+        "it is neither a server with its model, nor a local model",
+        "write http://localhost:8000/v1=MODEL or local:smollm2-135m",
+    )
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    found = _numbers("--seeds", text)
+    if any(s != int(s) for s in found):
+        raise UsageError("--seeds aren't whole numbers", f"they are {text!r}", "write 0,1")
+    return tuple(int(s) for s in found)
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(
+            f"{option} isn't numbers joined by commas", f"it is {text!r}", "write for example 0,0.5"
+        ) from error

@@ -1,0 +1,1 @@
+"""Recipes: the whole way from judgements to a report in one short YAML file, run and resumed."""

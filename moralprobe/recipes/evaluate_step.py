@@ -1,0 +1,198 @@
+"""How interventions are evaluated: the step `evaluate`, and what it is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from moralprobe.errors import UsageError
+from moralprobe.recipes.jobs import Job
+from moralprobe.recipes.options import EVALUATE, Evaluate
+from moralprobe.recipes.sae_steps import NOTHING
+from moralprobe.recipes.steps import Run
+
+if TYPE_CHECKING:
+    from moralprobe.evaluation.effects import Suites
+    from moralprobe.evaluation.judges import Judge
+    from moralprobe.evaluation.settings import Options
+
+FLAMES: Final = "flames"
+"""The prompts that are downloaded."""
+LOCAL: Final = "local:"
+
+
+def evaluate(run: Run, job: Job) -> list[Path]:
+    """Evaluate a mode's interventions, of all layers; the same call continues."""
+    from moralprobe.evaluating import evaluate_intervention
+    from moralprobe.evaluation.judge_check import known_pairs, pairs_of_moral_stories
+    from moralprobe.evaluation.prompts import load_prompts
+    from moralprobe.report.evaluation import write_evaluation
+    from moralprobe.steering.intervention import Intervention
+
+    fitted = [run.out / f"topology-{job.mode}" / need.split()[-1] for need in job.needs]
+    device = str(run.model.device)
+    made = [
+        Intervention.load(folder, device=device)
+        for folder in fitted
+        if not (folder / NOTHING).is_file()
+    ]
+    if not made:
+        return []
+    asked: Evaluate = run.recipe.steps[EVALUATE][job.mode]
+    answered, suites, options = settings_of(asked)
+    prompts = load_prompts(prompts_at(asked.data, run)) if answered else None
+    if prompts is not None and asked.prompts:
+        prompts = replace(prompts, prompts=prompts.prompts[: asked.prompts])
+    known = known_pairs()
+    if asked.moral_stories is not None:
+        known += pairs_of_moral_stories(Path(asked.moral_stories))[: len(known)]
+    judges = judges_of(asked.judge, run.recipe.general.device)
+    if answered and not judges:
+        run.say(f"{job.name}: no judge is given, so there will be no win rate")
+    out = (run.out / job.place).parent
+    with run.watch("evaluating") as step:
+        found = evaluate_intervention(
+            made,
+            run.model,
+            out,
+            prompts=prompts,
+            judges=judges,
+            known=known,
+            suites=suites,
+            options=options,
+            progress=step,
+            say=run.say,
+        )
+    found.save(out)
+    write_evaluation(found, out / "report")
+    tables = [out / f"{name}.parquet" for name in ("judged", "texts", "effects")]
+    return [*tables, run.out / job.place]
+
+
+def settings_of(asked: Evaluate) -> tuple[bool, Suites, Options]:
+    """Return whether prompts are answered, what else is measured, and how.
+
+    Raises:
+        UsageError: an unknown suite or protocol, or strengths and seeds that are no numbers.
+    """
+    from moralprobe.evaluation.effects import parse_suites
+    from moralprobe.evaluation.settings import Options
+    from moralprobe.steering.sampling import Sampling
+
+    paths = {
+        name: None if path is None else Path(path)
+        for name, path in (
+            ("stories", asked.moral_stories),
+            ("ethics", asked.ethics),
+            ("mfq", asked.mfq),
+        )
+    }
+    answered, suites = parse_suites(asked.suite, **paths)
+    options = Options(
+        strengths=_numbers(asked.strengths, "strengths"),
+        seeds=tuple(int(seed) for seed in _numbers(asked.seeds, "seeds")),
+        sampling=Sampling(asked.max_tokens, asked.temperature, asked.top_p),
+        positions=asked.positions,
+        off=tuple(asked.without.split(",")) if asked.without else (),
+        protocol=asked.protocol,
+        thinking=asked.thinking,
+        ratings=asked.ratings,
+        batch=asked.batch,
+        seed=asked.seed,
+    )
+    return answered, replace(suites, items=asked.items), options
+
+
+def check_evaluation(asked: Evaluate) -> None:
+    """Refuse what couldn't be evaluated as it is asked for.
+
+    Raises:
+        UsageError: as `settings_of`, a judge that is none, or a file that isn't there.
+        DataError: prompts that can't be read.
+    """
+    from moralprobe.evaluation.prompts import load_prompts
+
+    answered, _, _ = settings_of(asked)
+    for judge in _judges(asked.judge):
+        _split(judge)
+    for name in (asked.moral_stories, asked.ethics, asked.mfq):
+        if name is not None and not Path(name).exists():
+            raise UsageError(
+                f"there is nothing at {name}", f"{EVALUATE} names it", "check the path"
+            )
+    if answered and asked.data != FLAMES:
+        load_prompts(asked.data)
+
+
+def files_of(asked: Evaluate) -> list[Path]:
+    """Return the files by whose bytes an evaluation is known again."""
+    names = (asked.data, asked.moral_stories, asked.mfq)
+    return [Path(name) for name in names if name is not None and Path(name).is_file()]
+
+
+def fetch_prompts(run: Run) -> None:
+    """Download the prompts that a recipe asks for, before hours of work are put into it."""
+    for asked in run.recipe.of(EVALUATE).values():
+        if settings_of(asked)[0] and asked.data == FLAMES:
+            prompts_at(FLAMES, run)
+            return
+
+
+def prompts_at(data: str, run: Run) -> str | Path:
+    """Return where prompts are; those that are downloaded are, or are checked where they are."""
+    from moralprobe.data.download import download
+
+    if data != FLAMES:
+        return data
+    with run.watch(f"downloading {data}") as step:
+        return download(
+            data, progress=lambda done, total: step(done, total, "bytes"), say=run.begins
+        )
+
+
+def judges_of(text: str | None, device: str) -> list[Judge]:
+    """Return the judges that are named: `http://HOST/v1=MODEL` or `local:MODEL`, with commas.
+
+    Raises:
+        UsageError: anything else.
+    """
+    from moralprobe.evaluation.judge_backends import LocalJudge, ServerJudge
+    from moralprobe.models.load import load_model
+
+    found: list[Judge] = []
+    for one in _judges(text):
+        address, name = _split(one)
+        if address == LOCAL:
+            found.append(LocalJudge(load_model(name, device=device)))
+        else:
+            found.append(ServerJudge(address, name))
+    return found
+
+
+def _judges(text: str | None) -> list[str]:
+    return [one.strip() for one in (text or "").split(",") if one.strip() not in ("", "none")]
+
+
+def _split(text: str) -> tuple[str, str]:
+    if text.startswith(LOCAL):
+        return LOCAL, text.removeprefix(LOCAL)
+    address, _, name = text.rpartition("=")
+    if address.startswith(("http://", "https://")) and name:
+        return address, name
+    raise UsageError(
+        f"{text!r} is no judge",
+        "it is neither a server with its model, nor a local model",
+        "write http://localhost:8000/v1=MODEL or local:smollm2-135m",
+    )
+
+
+def _numbers(text: str, name: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(
+            f"evaluate.{name} isn't numbers joined by commas",
+            f"it is {text!r}",
+            "write for example 0,0.5",
+        ) from error
