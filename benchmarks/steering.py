@@ -102,7 +102,8 @@ def main() -> None:
         "autoencoder_of_model": round(2 * encoder / of_model, 3),
         "batches": found,
     }
-    print(write("steering", "python benchmarks/steering.py", summary))
+    command = f"python benchmarks/steering.py --rounds {options.rounds} --tokens {options.tokens}"
+    print(write("steering", command, summary))
     print(json.dumps(summary, indent=1))
 
 

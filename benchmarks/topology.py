@@ -59,7 +59,7 @@ def main() -> None:
         seconds["survive"] = round(time.perf_counter() - start, 1)
     summary = {
         "model": model.name,
-        "about": dict(made.about),
+        "about": {key: said for key, said in made.about.items() if key != "vectors"},
         "seconds": seconds,
         "geometry": headline(pl.read_parquet(out / "geometry.parquet")),
         "survival": headline(pl.read_parquet(later)),
