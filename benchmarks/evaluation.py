@@ -26,8 +26,8 @@ def main() -> None:
     from results_file import write
 
     from moralprobe import load_model
-    from moralprobe.cli.evaluate import judge_of
     from moralprobe.evaluating import evaluate_intervention
+    from moralprobe.evaluation.judge_backends import judges_of
     from moralprobe.evaluation.prompts import load_prompts
     from moralprobe.evaluation.settings import Options
     from moralprobe.steering.intervention import Intervention, origin_of_model
@@ -48,7 +48,7 @@ def main() -> None:
         model,
         out,
         prompts=load_prompts("english"),
-        judges=[judge_of(text) for text in options.judge],
+        judges=judges_of(options.judge),
         options=Options(sampling=Sampling(max_new_tokens=options.max_tokens)),
         progress=progress,
     )

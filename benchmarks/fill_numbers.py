@@ -202,19 +202,28 @@ def _of_topology(mode: str) -> str:
     ]
     n = next(r["n"] for r in rows if r["name"] == "category_rdm")
 
-    def change(name: str, rows: list[dict[str, Any]] = rows, layer: int | None = None) -> str:
-        pair = [_row(rows, arm, name, layer) for arm in ("unsteered", "steered")]
-        return f"{pair[0]} before, {pair[1]} after"
-
-    return (
+    measures = {
+        "category_rdm": "`category_rdm`",
+        "opposed_cosine": "opposed cosine",
+        "auroc": "AUROC",
+        "spearman_given_length": "gradient given length",
+        "r2": "R2 of the ten dimensions",
+    }
+    arms = ("unsteered", "steered", "shuffled")
+    lines = [
         f"`{mode}` on {found['model']}, layer {about['layer']}: {about['features']:,} of "
-        f"{about['of']:,} features tuned. On {n:,} held-out texts\n`category_rdm` is "
-        f"{change('category_rdm')} (null up to {null:.3f},\ncontrols {min(beside):.3f} to "
-        f"{max(beside):.3f}); the opposed cosine {change('opposed_cosine')};\nAUROC "
-        f"{change('auroc')}; the gradient given length\n{change('spearman_given_length')}; R2 of "
-        f"the ten dimensions {change('r2')}.\nAt layer {last}, the last, `category_rdm` is "
-        f"{change('category_rdm', later, last)}."
-    )
+        f"{about['of']:,} features tuned; {n:,} held-out texts. The match of categories has a null "
+        f"up to {null:.3f} and, under the controls, {min(beside):.3f} to {max(beside):.3f}.",
+        "",
+        "| measure, layer | before | after | tuned to shuffled labels |",
+        "|---|---|---|---|",
+    ]
+    for name, said in measures.items():
+        cells = [_row(rows, arm, name) for arm in arms]
+        lines.append(f"| {said}, {about['layer']} | " + " | ".join(cells) + " |")
+    cells = [_row(later, arm, "category_rdm", last) for arm in arms]
+    lines.append(f"| {measures['category_rdm']}, {last} (the last) | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def topology() -> str:

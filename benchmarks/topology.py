@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -43,28 +42,25 @@ def main() -> None:
 
     loaded, out = load_sae(Path(options.sae)), Path(options.out)
     model = load_model(**origin_of(loaded))
-    seconds: dict[str, float] = {}
     if not (out / FILE).exists():
-        start = time.perf_counter()
         table = read_feature_table(Path(options.features))
         fit_topology(loaded, model, table, options.vectors, mode=options.mode).save(out)
-        seconds["fit"] = round(time.perf_counter() - start, 1)
     made = Intervention.load(out)
     later = out / "survival.parquet"
     if not later.exists():
-        start = time.perf_counter()
         does_it_survive(
             made, model, options.vectors, layers=options.layers, analyses=["separation", "gradient"]
         ).write_parquet(later)
-        seconds["survive"] = round(time.perf_counter() - start, 1)
     summary = {
         "model": model.name,
         "about": {key: said for key, said in made.about.items() if key != "vectors"},
-        "seconds": seconds,
         "geometry": headline(pl.read_parquet(out / "geometry.parquet")),
         "survival": headline(pl.read_parquet(later)),
     }
-    command = f"python benchmarks/topology.py SAE FEATURES VECTORS --out DIR --mode {options.mode}"
+    command = (
+        "python benchmarks/topology.py SAE FEATURES VECTORS --out DIR "
+        f"--mode {options.mode} --layers {options.layers}"
+    )
     print(write(f"topology-{options.mode}", command, summary))
     print(json.dumps(summary, indent=1))
 

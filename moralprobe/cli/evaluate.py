@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moralprobe.cli.console import notice, say, steps
-from moralprobe.errors import UsageError
 
 if TYPE_CHECKING:
-    from moralprobe.evaluation.judges import Judge
+    pass
 
 
 def evaluate_command(
@@ -67,33 +66,25 @@ def evaluate_command(
 
     from moralprobe.evaluating import evaluate_intervention
     from moralprobe.evaluation.effects import parse_suites
+    from moralprobe.evaluation.judge_backends import judges_of
     from moralprobe.evaluation.judge_check import known_pairs, pairs_of_moral_stories
     from moralprobe.evaluation.prompts import load_prompts
-    from moralprobe.evaluation.run import PUBLISHED_MOST
-    from moralprobe.evaluation.settings import Options
+    from moralprobe.evaluation.settings import (
+        Options,
+        parse_numbers,
+        parse_seeds,
+        sampling_of,
+    )
     from moralprobe.files import check_writable
     from moralprobe.models.load import load_model
     from moralprobe.report.evaluation import write_evaluation
     from moralprobe.steering.intervention import Intervention, origin_of_model
-    from moralprobe.steering.sampling import Sampling
 
-    if protocol == "li2026" and (temperature is not None or top_p is not None):
-        raise UsageError(
-            "the published protocol decodes each arm in its own way",
-            "--temperature or --top-p is given",
-            "leave them out, or take --protocol audited",
-        )
-    usual = PUBLISHED_MOST if protocol == "li2026" else 256
-    sampling = Sampling(
-        usual if max_tokens is None else max_tokens,
-        0.7 if temperature is None else temperature,
-        0.9 if top_p is None else top_p,
-    )
     asked, suites = parse_suites(suite, stories=moral_stories, ethics=ethics, mfq=mfq)
     options = Options(
-        strengths=_numbers("--strengths", strengths),
-        seeds=_seeds(seeds),
-        sampling=sampling,
+        strengths=parse_numbers(strengths, "--strengths"),
+        seeds=parse_seeds(seeds, "--seeds"),
+        sampling=sampling_of(protocol, max_tokens=max_tokens, temperature=temperature, top_p=top_p),
         positions=positions,
         off=tuple(without or ()),
         protocol=protocol,
@@ -113,7 +104,7 @@ def evaluate_command(
     known = known_pairs()
     if moral_stories is not None:
         known += pairs_of_moral_stories(moral_stories)[: len(known)]
-    judges = [judge_of(text, device) for text in judge or () if text != "none"]
+    judges = judges_of(judge or (), device)
     if asked and not judges:
         notice("no judge is given: texts and side effects, but no win rate (--judge)")
     check_writable(out)
@@ -137,40 +128,3 @@ def evaluate_command(
         for why in check["fails"]:
             notice(f"judge {check['judge']} can't be believed: {why}")
     say(f"{write_evaluation(found, out / 'report')}")
-
-
-def judge_of(text: str, device: str = "auto") -> Judge:
-    """Read a judge: `http://HOST/v1=MODEL` or `local:MODEL`.
-
-    Raises:
-        UsageError: anything else.
-    """
-    from moralprobe.evaluation.judge_backends import LocalJudge, ServerJudge
-    from moralprobe.models.load import load_model
-
-    if text.startswith("local:"):
-        return LocalJudge(load_model(text.removeprefix("local:"), device=device))
-    address, _, name = text.rpartition("=")
-    if address.startswith(("http://", "https://")) and name:
-        return ServerJudge(address, name)
-    raise UsageError(
-        f"{text!r} is no judge",
-        "it is neither a server with its model, nor a local model",
-        "write http://localhost:8000/v1=MODEL or local:smollm2-135m",
-    )
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    found = _numbers("--seeds", text)
-    if any(s != int(s) for s in found):
-        raise UsageError("--seeds aren't whole numbers", f"they are {text!r}", "write 0,1")
-    return tuple(int(s) for s in found)
-
-
-def _numbers(option: str, text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(
-            f"{option} isn't numbers joined by commas", f"it is {text!r}", "write for example 0,0.5"
-        ) from error

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from moralprobe.errors import ModelError, UsageError
-from moralprobe.evaluation.judges import Answer, Asked, JudgeError
+from moralprobe.evaluation.judges import Answer, Asked, Judge, JudgeError
 
 if TYPE_CHECKING:
     from moralprobe.models.causal import CausalModel
 
 KEY: Final = "OPENAI_API_KEY"
+LOCAL: Final = "local:"
+"""Before the name of a model that judges here."""
 _AGAIN: Final = "what it said is kept: the same command continues"
 _TOKENS: Final = 1 << 14  # of prompts that a local model reads at a time
 _SHOWN: Final = 300  # letters of what a server says when it fails
@@ -290,3 +292,41 @@ class LocalJudge:
             batch = torch.tensor(ids, device=self.model.device)
             out = self.model.model(input_ids=batch, use_cache=False, logits_to_keep=1)
             return out.logits[:, -1].float().log_softmax(dim=-1).cpu()
+
+
+def parse_judge(text: str) -> tuple[str | None, str]:
+    """Read a judge's name: `http://HOST/v1=MODEL`, or `local:MODEL`.
+
+    Returns:
+        A server's address, None of a local one, and the model.
+
+    Raises:
+        UsageError: anything else.
+    """
+    if text.startswith(LOCAL) and text != LOCAL:
+        return None, text.removeprefix(LOCAL)
+    address, _, name = text.rpartition("=")
+    if address.startswith(("http://", "https://")) and name:
+        return address, name
+    raise UsageError(
+        f"{text!r} is no judge",
+        "it is neither a server with its model, nor a local model",
+        "write http://localhost:8000/v1=MODEL or local:smollm2-135m",
+    )
+
+
+def judges_of(texts: Sequence[str], device: str = "auto") -> list[Judge]:
+    """Return the judges of some names, none for `none`.
+
+    Raises:
+        As `parse_judge`, and `load_model` of a local one.
+    """
+    from moralprobe.models.load import load_model
+
+    found: list[Judge] = []
+    for address, name in [parse_judge(text) for text in texts if text != "none"]:
+        if address is None:
+            found.append(LocalJudge(load_model(name, device=device)))
+        else:
+            found.append(ServerJudge(address, name))
+    return found

@@ -14,7 +14,7 @@ from moralprobe.evaluation.judge_check import MOST_UNREAD, JudgeCheck, KnownPair
 from moralprobe.evaluation.judges import Judge
 from moralprobe.evaluation.pairwise import Estimate, Pairs, agreement, prompt_mean, win_rate
 from moralprobe.evaluation.prompts import Prompt, Prompts, halves
-from moralprobe.evaluation.settings import Options
+from moralprobe.evaluation.settings import PUBLISHED, Options
 from moralprobe.evaluation.trial import (
     RUBRICS,
     Answers,
@@ -32,15 +32,7 @@ from moralprobe.evaluation.verdict import UNKNOWN, Verdict, verdict
 from moralprobe.models.chat import has_chat
 from moralprobe.steering.arms import ARMS, UNSTEERED
 from moralprobe.steering.intervention import Intervention
-from moralprobe.steering.sampling import Sampling
 
-PUBLISHED: Final = {
-    UNSTEERED: Sampling(max_new_tokens=1024, temperature=0.7, top_p=1.0),
-    STEERED: Sampling(max_new_tokens=512, temperature=0.7, top_p=0.9, repetition_penalty=1.1),
-}
-"""Decoding of both arms as published (arXiv 2603.15615, released scripts): they differ."""
-PUBLISHED_MOST: Final = 1024
-"""New tokens that the published decoding allows at most."""
 SYSTEM_OF_LI2026: Final = "你是一个有用的助手。"
 ARMS_OFF: Final = tuple(name for name in ARMS if name != UNSTEERED)
 """Arms that the published protocol doesn't have."""

@@ -14,17 +14,16 @@ from moralprobe.recipes.steps import Run
 
 if TYPE_CHECKING:
     from moralprobe.evaluation.effects import Suites
-    from moralprobe.evaluation.judges import Judge
     from moralprobe.evaluation.settings import Options
 
 FLAMES: Final = "flames"
 """The prompts that are downloaded."""
-LOCAL: Final = "local:"
 
 
 def evaluate(run: Run, job: Job) -> list[Path]:
     """Evaluate a mode's interventions, of all layers; the same call continues."""
     from moralprobe.evaluating import evaluate_intervention
+    from moralprobe.evaluation.judge_backends import judges_of
     from moralprobe.evaluation.judge_check import known_pairs, pairs_of_moral_stories
     from moralprobe.evaluation.prompts import load_prompts
     from moralprobe.report.evaluation import write_evaluation
@@ -47,7 +46,7 @@ def evaluate(run: Run, job: Job) -> list[Path]:
     known = known_pairs()
     if asked.moral_stories is not None:
         known += pairs_of_moral_stories(Path(asked.moral_stories))[: len(known)]
-    judges = judges_of(asked.judge, run.recipe.general.device)
+    judges = judges_of(_judges(asked.judge), run.recipe.general.device)
     if answered and not judges:
         run.say(f"{job.name}: no judge is given, so there will be no win rate")
     out = (run.out / job.place).parent
@@ -77,8 +76,7 @@ def settings_of(asked: Evaluate) -> tuple[bool, Suites, Options]:
         UsageError: an unknown suite or protocol, or strengths and seeds that are no numbers.
     """
     from moralprobe.evaluation.effects import parse_suites
-    from moralprobe.evaluation.settings import Options
-    from moralprobe.steering.sampling import Sampling
+    from moralprobe.evaluation.settings import Options, parse_numbers, parse_seeds, sampling_of
 
     paths = {
         name: None if path is None else Path(path)
@@ -90,9 +88,14 @@ def settings_of(asked: Evaluate) -> tuple[bool, Suites, Options]:
     }
     answered, suites = parse_suites(asked.suite, **paths)
     options = Options(
-        strengths=_numbers(asked.strengths, "strengths"),
-        seeds=tuple(int(seed) for seed in _numbers(asked.seeds, "seeds")),
-        sampling=Sampling(asked.max_tokens, asked.temperature, asked.top_p),
+        strengths=parse_numbers(asked.strengths, "evaluate.strengths"),
+        seeds=parse_seeds(asked.seeds, "evaluate.seeds"),
+        sampling=sampling_of(
+            asked.protocol,
+            max_tokens=asked.max_tokens,
+            temperature=asked.temperature,
+            top_p=asked.top_p,
+        ),
         positions=asked.positions,
         off=tuple(asked.without.split(",")) if asked.without else (),
         protocol=asked.protocol,
@@ -111,11 +114,13 @@ def check_evaluation(asked: Evaluate) -> None:
         UsageError: as `settings_of`, a judge that is none, or a file that isn't there.
         DataError: prompts that can't be read.
     """
+    from moralprobe.evaluation.judge_backends import parse_judge
     from moralprobe.evaluation.prompts import load_prompts
 
     answered, _, _ = settings_of(asked)
     for judge in _judges(asked.judge):
-        _split(judge)
+        if judge != "none":
+            parse_judge(judge)
     for name in (asked.moral_stories, asked.ethics, asked.mfq):
         if name is not None and not Path(name).exists():
             raise UsageError(
@@ -151,48 +156,5 @@ def prompts_at(data: str, run: Run) -> str | Path:
         )
 
 
-def judges_of(text: str | None, device: str) -> list[Judge]:
-    """Return the judges that are named: `http://HOST/v1=MODEL` or `local:MODEL`, with commas.
-
-    Raises:
-        UsageError: anything else.
-    """
-    from moralprobe.evaluation.judge_backends import LocalJudge, ServerJudge
-    from moralprobe.models.load import load_model
-
-    found: list[Judge] = []
-    for one in _judges(text):
-        address, name = _split(one)
-        if address == LOCAL:
-            found.append(LocalJudge(load_model(name, device=device)))
-        else:
-            found.append(ServerJudge(address, name))
-    return found
-
-
 def _judges(text: str | None) -> list[str]:
-    return [one.strip() for one in (text or "").split(",") if one.strip() not in ("", "none")]
-
-
-def _split(text: str) -> tuple[str, str]:
-    if text.startswith(LOCAL):
-        return LOCAL, text.removeprefix(LOCAL)
-    address, _, name = text.rpartition("=")
-    if address.startswith(("http://", "https://")) and name:
-        return address, name
-    raise UsageError(
-        f"{text!r} is no judge",
-        "it is neither a server with its model, nor a local model",
-        "write http://localhost:8000/v1=MODEL or local:smollm2-135m",
-    )
-
-
-def _numbers(text: str, name: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(
-            f"evaluate.{name} isn't numbers joined by commas",
-            f"it is {text!r}",
-            "write for example 0,0.5",
-        ) from error
+    return [one.strip() for one in (text or "").split(",") if one.strip()]

@@ -156,9 +156,9 @@ class Evaluate:
     without: str | None = None
     prompts: int = _at_least(0, 0)
     positions: str = "all"
-    max_tokens: int = _at_least(256, 1)
-    temperature: float = 0.7
-    top_p: float = 0.9
+    max_tokens: int | None = _at_least(None, 1)
+    temperature: float | None = None
+    top_p: float | None = None
     thinking: bool | None = None
     ratings: bool = False
     moral_stories: str | None = None

@@ -12,7 +12,7 @@ import polars as pl
 
 from moralprobe.evaluating import Evaluation
 from moralprobe.evaluation.arms import STEERED
-from moralprobe.evaluation.run import PUBLISHED
+from moralprobe.evaluation.settings import PUBLISHED
 from moralprobe.files import check_writable, write_bytes
 from moralprobe.report.evaluation_cells import (
     IS,
