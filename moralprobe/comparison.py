@@ -6,7 +6,6 @@ models are taken resample by resample. What all models owe to the choice of text
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -18,7 +17,7 @@ import polars as pl
 
 from moralprobe.data.prompts import TEMPLATES
 from moralprobe.errors import UsageError
-from moralprobe.files import write_bytes, write_json
+from moralprobe.files import write_json, write_table
 from moralprobe.geometry.arrays import Floats
 from moralprobe.geometry.draws import Draws, combined
 from moralprobe.geometry.measure import Measure, gain, summarise
@@ -118,10 +117,8 @@ class Comparison:
     def save(self, folder: Path) -> Path:
         """Write the tables as Parquet and `comparison.json` into a folder."""
         for name in ("frame", "summaries", "differences", "trends", "spread"):
-            buffer = io.BytesIO()
-            getattr(self, name).write_parquet(buffer)
             stem = "comparison" if name == "frame" else name
-            write_bytes(folder / f"{stem}.parquet", buffer.getvalue())
+            write_table(folder / f"{stem}.parquet", getattr(self, name))
         write_json(folder / "comparison.json", self.meta)
         return folder
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -21,7 +20,7 @@ from moralprobe.evaluation.prompts import Prompts
 from moralprobe.evaluation.run import Found, Progress, Run
 from moralprobe.evaluation.settings import Options
 from moralprobe.evaluation.trial import Trial, Variant, chosen
-from moralprobe.files import write_bytes, write_json
+from moralprobe.files import write_json, write_table
 from moralprobe.models.causal import CausalModel
 from moralprobe.steering.intervention import Intervention, check_intervention
 
@@ -44,9 +43,7 @@ class Evaluation:
     def save(self, folder: Path) -> Path:
         """Write `evaluation.json` and three tables."""
         for name in ("judged", "texts", "effects"):
-            buffer = io.BytesIO()
-            getattr(self, name).write_parquet(buffer)
-            write_bytes(Path(folder) / f"{name}.parquet", buffer.getvalue())
+            write_table(Path(folder) / f"{name}.parquet", getattr(self, name))
         write_json(Path(folder) / FILE, self.summary)
         return Path(folder)
 

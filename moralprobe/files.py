@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import shutil
@@ -80,6 +81,13 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON with sorted keys, whole or not at all."""
     write_bytes(path, canonical_json(value) + b"\n")
+
+
+def write_table(path: Path, frame: Any) -> None:
+    """Write a polars frame as Parquet, whole or not at all."""
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    write_bytes(path, buffer.getvalue())
 
 
 def canonical_json(value: Any) -> bytes:

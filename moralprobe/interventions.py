@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,14 @@ import numpy as np
 import polars as pl
 import torch
 
-from moralprobe.activations.text_states import table_texts, text_states
+from moralprobe.activations.text_states import (
+    TableTexts,
+    TextStates,
+    table_texts,
+    text_states,
+)
 from moralprobe.errors import DataError, UsageError
-from moralprobe.files import hash_file, write_bytes
+from moralprobe.files import hash_file, write_table
 from moralprobe.models.causal import CausalModel
 from moralprobe.moral_vectors import MoralVectors
 from moralprobe.sae.load import LoadedSAE, check_belongs, is_pooled
@@ -52,6 +56,10 @@ def _nothing(done: int, total: int, detail: str) -> None:
     pass
 
 
+def _tokens(progress: Progress) -> Callable[[int, int], None]:
+    return lambda done, total: progress(done, total, "tokens")
+
+
 @dataclass(frozen=True)
 class Topology:
     """A fitted intervention with its controls, how the tuning went, and what it does.
@@ -75,9 +83,7 @@ class Topology:
         folder = Path(folder)
         check_empty(folder)
         for name, frame in (("history", self.history), ("geometry", self.geometry)):
-            buffer = io.BytesIO()
-            frame.write_parquet(buffer)
-            write_bytes(folder / f"{name}.parquet", buffer.getvalue())
+            write_table(folder / f"{name}.parquet", frame)
         self.sae.save_model(folder / TUNED)
         return self.intervention.save(folder)
 
@@ -118,9 +124,7 @@ def fit_topology(
         NumericError: a loss that is no number.
     """
     vectors = Path(vectors)
-    table, texts, read = states_of_table(
-        loaded, model, vectors, reading=lambda done, total: progress(done, total, "tokens")
-    )
+    table, texts, read = states_of_table(loaded, model, vectors, reading=_tokens(progress))
     material = Material(loaded, table, texts, read)
     fits: dict[str, Fitted] = {}
     for name in (TUNED, "shuffled"):
@@ -273,10 +277,7 @@ def direction_intervention(
     check_layer(model, layer)
     check_target(target, kind)
     vectors = Path(vectors)
-    texts = table_texts(model, MoralVectors.load(vectors))
-    read = text_states(
-        model, texts, layer, reading=lambda done, total: progress(done, total, "tokens")
-    )
+    texts, read = _read(model, vectors, layer, progress)
     own, twin = (
         of_states(model, texts, read, layer, target, kind, shuffled=shuffled, seed=seed)
         for shuffled in (False, True)
@@ -323,13 +324,17 @@ def vector_intervention(
     }
     if vectors is None:
         return Intervention((Edit(layer, Add(vector)),), model_of(model), about)
-    texts = table_texts(model, MoralVectors.load(Path(vectors)))
-    read = text_states(
-        model, texts, layer, reading=lambda done, total: progress(done, total, "tokens")
-    )
+    texts, read = _read(model, Path(vectors), layer, progress)
     own = Edit(layer, Add(vector), 1.0, read.sink_norm)
     beside = controls_of(own, {}, model, texts, read, seed=seed)
     return Intervention((own,), model_of(model), about, beside)
+
+
+def _read(
+    model: CausalModel, vectors: Path, layer: int, progress: Progress
+) -> tuple[TableTexts, TextStates]:
+    texts = table_texts(model, MoralVectors.load(vectors))
+    return texts, text_states(model, texts, layer, reading=_tokens(progress))
 
 
 def feature_intervention(
@@ -375,9 +380,7 @@ def feature_intervention(
     }
     if vectors is None:
         return Intervention((own,), model_of(model), about)
-    _, texts, tokens = states_of_table(
-        loaded, model, Path(vectors), reading=lambda done, total: progress(done, total, "tokens")
-    )
+    _, texts, tokens = states_of_table(loaded, model, Path(vectors), reading=_tokens(progress))
     if is_pooled(loaded):
         tokens = text_states(model, texts, loaded.layer)
     density = density_of(loaded.sae, tokens)

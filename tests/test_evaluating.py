@@ -65,18 +65,18 @@ def counting(asked: Asked) -> str:
     return "A" if one > two else "B" if two > one else "C"
 
 
+def evaluated(
+    model: CausalModel, made: Intervention, out: Path, judge: Any, n: int = len(TEXTS)
+) -> Evaluation:
+    return evaluate_intervention(
+        made, model, out, prompts=prompts(n), judges=[judge], suites=NONE, options=QUICK
+    )
+
+
 def test_what_drives_the_option_wins_and_its_controls_dont(tmp_path: Path) -> None:
     model = tiny()
     judge = ScriptedJudge("marks", counting)
-    found = evaluate_intervention(
-        driving(model),
-        model,
-        tmp_path,
-        prompts=prompts(),
-        judges=[judge],
-        suites=NONE,
-        options=QUICK,
-    )
+    found = evaluated(model, driving(model), tmp_path, judge)
     assert found.summary["verdict"]["kind"] == "better"
     assert found.summary["judges"][0]["fails"] == []
     rates = {
@@ -100,30 +100,14 @@ def test_what_drives_the_other_way_isnt_claimed(tmp_path: Path) -> None:
     made = driving(model)
     (edit,) = made.edits
     nothing = Intervention((replace(edit, strength=-1.0),), made.model, {}, made.controls)
-    found = evaluate_intervention(
-        nothing,
-        model,
-        tmp_path,
-        prompts=prompts(),
-        judges=[ScriptedJudge("marks", counting)],
-        suites=NONE,
-        options=QUICK,
-    )
+    found = evaluated(model, nothing, tmp_path, ScriptedJudge("marks", counting))
     assert found.summary["verdict"]["kind"] == "not better"
 
 
 def test_without_a_control_that_changes_as_much_nothing_is_claimed(tmp_path: Path) -> None:
     model = tiny()
     alone = Intervention(driving(model).edits, model_of(model))
-    found = evaluate_intervention(
-        alone,
-        model,
-        tmp_path,
-        prompts=prompts(),
-        judges=[ScriptedJudge("marks", counting)],
-        suites=NONE,
-        options=QUICK,
-    )
+    found = evaluated(model, alone, tmp_path, ScriptedJudge("marks", counting))
     assert found.summary["verdict"]["kind"] == "unknown"
     assert "No control that changes states as much" in found.summary["verdict"]["said"]
 
@@ -135,15 +119,7 @@ def test_a_judge_that_leaves_too_much_out_fails(tmp_path: Path) -> None:
         known = isinstance(asked, Comparison) and asked.question in KNOWN
         return counting(asked) if known or hash(asked.prompt) % 4 else "no comment"
 
-    found = evaluate_intervention(
-        driving(model),
-        model,
-        tmp_path,
-        prompts=prompts(),
-        judges=[ScriptedJudge("silent", silent)],
-        suites=NONE,
-        options=QUICK,
-    )
+    found = evaluated(model, driving(model), tmp_path, ScriptedJudge("silent", silent))
     assert found.summary["verdict"]["kind"] == "unknown"
     assert "are missing" in found.summary["judges"][0]["fails"][-1]
 
@@ -168,14 +144,8 @@ def test_texts_are_written_anew_where_the_template_changed(tmp_path: Path) -> No
 
 def test_a_judge_that_fails_has_no_say(tmp_path: Path) -> None:
     model = tiny()
-    found = evaluate_intervention(
-        driving(model),
-        model,
-        tmp_path,
-        prompts=prompts(4),
-        judges=[ScriptedJudge("always first", lambda asked: "A")],
-        suites=NONE,
-        options=QUICK,
+    found = evaluated(
+        model, driving(model), tmp_path, ScriptedJudge("always first", lambda asked: "A"), 4
     )
     assert found.summary["verdict"]["kind"] == "unknown"
     assert "No judge can be believed" in found.summary["verdict"]["said"]

@@ -67,3 +67,17 @@ def steps(what: str, *, quiet: bool) -> Iterator[Callable[[int, int, str], None]
             notice(f"{what}: {done}/{total} {detail} ({now - started:.0f} s)")
 
     yield line
+
+
+def hours_in_words(hours: float) -> str:
+    """Return hours as a reader wants them."""
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.3g}"
+
+
+def size_in_words(n: float) -> str:
+    """Return bytes in the unit that a reader wants."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:,.3g} TB"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moralprobe.cli.console import say, say_json
+from moralprobe.cli.console import hours_in_words, say, say_json, size_in_words
 
 if TYPE_CHECKING:
     from moralprobe.activations.cost import Cost
@@ -112,35 +112,24 @@ def _show(costs: list[Cost]) -> None:
     )
     for cost in costs:
         tokens = f"{'~' if cost.estimated else ''}{cost.tokens:,}"
-        memory = _size(cost.weights_bytes + cost.activations_bytes)
+        memory = size_in_words(cost.weights_bytes + cost.activations_bytes)
         say(
-            f"{cost.id:<42}{tokens:>14}{cost.flops:>10.2g}{_size(cost.disk_bytes):>11}"
-            f"{memory:>11}{cost.gpus:>6}{_hours(cost.gpu_hours):>11}  {cost.tokens_by}"
+            f"{cost.id:<42}{tokens:>14}{cost.flops:>10.2g}{size_in_words(cost.disk_bytes):>11}"
+            f"{memory:>11}{cost.gpus:>6}{hours_in_words(cost.gpu_hours):>11}  {cost.tokens_by}"
         )
     tokens = f"{'~' if any(cost.estimated for cost in costs) else ''}{total['tokens']:,}"
     say(
-        f"{'total':<42}{tokens:>14}{total['flops']:>10.2g}{_size(total['disk_bytes']):>11}"
-        f"{'':>17}{_hours(total['gpu_hours']):>11}"
+        f"{'total':<42}{tokens:>14}{total['flops']:>10.2g}{size_in_words(total['disk_bytes']):>11}"
+        f"{'':>17}{hours_in_words(total['gpu_hours']):>11}"
     )
 
 
 def _show_room(out: Path, needed: int, free: int) -> None:
     if needed > free:
         say(
-            f"disk: {out.absolute()} has not enough room, {_size(free)} free for {_size(needed)}: "
+            f"disk: {out.absolute()} has not enough room, {size_in_words(free)} free for "
+            f"{size_in_words(needed)}: "
             "read fewer layers, poolings or models, or give another --out"
         )
     else:
-        say(f"disk: {_size(free)} are free at {out.absolute()}, enough for all")
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.3g}"
-
-
-def _size(n: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if n < 1000:
-            return f"{n:.3g} {unit}"
-        n /= 1000
-    return f"{n:,.3g} TB"
+        say(f"disk: {size_in_words(free)} are free at {out.absolute()}, enough for all")

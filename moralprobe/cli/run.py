@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moralprobe.cli.console import notice, say, steps
+from moralprobe.cli.console import hours_in_words, notice, say, size_in_words, steps
 
 if TYPE_CHECKING:
     from moralprobe.recipes.options import RunRecipe
@@ -66,7 +66,6 @@ def _show_plan(
     recipe: RunRecipe, out: Path, until: str | None, device_tflops: float | None
 ) -> None:
     from moralprobe.activations.cost import PEAK_TFLOPS, UTILISATION
-    from moralprobe.cli.plan import _hours, _size
     from moralprobe.files import free_bytes
     from moralprobe.recipes.forecast import plan_recipe
 
@@ -77,17 +76,18 @@ def _show_plan(
     say(f"{'':<36}{'GPUs':>5}{'memory':>10}{'hours':>10}{'disk':>10}  ")
     for job in plan.jobs:
         gpus = "-" if job.gpus is None else str(job.gpus)
-        memory = "-" if job.memory_bytes is None else _size(job.memory_bytes)
-        hours = "-" if job.hours is None else _hours(job.hours)
-        disk = "-" if job.disk_bytes is None else _size(job.disk_bytes)
+        memory = "-" if job.memory_bytes is None else size_in_words(job.memory_bytes)
+        hours = "-" if job.hours is None else hours_in_words(job.hours)
+        disk = "-" if job.disk_bytes is None else size_in_words(job.disk_bytes)
         say(f"{job.name:<36}{gpus:>5}{memory:>10}{hours:>10}{disk:>10}  {job.note}".rstrip())
     total = sum(job.hours or 0.0 for job in plan.jobs)
     needed = sum(job.disk_bytes or 0 for job in plan.jobs)
-    say(f"{'forecast in all':<36}{'':>5}{'':>10}{_hours(total):>10}{_size(needed):>10}")
+    in_all = f"{hours_in_words(total):>10}{size_in_words(needed):>10}"
+    say(f"{'forecast in all':<36}{'':>5}{'':>10}{in_all}")
     source = (
         "as given" if device_tflops is not None else f"{UTILISATION:.0%} of an H100's bf16 peak"
     )
     say(f"\nhours: arithmetic alone, at {tflops:g} TFLOP/s ({source}); GPUs: of 80 GB.")
     free = free_bytes(out)
     room = "enough" if needed <= free else "not enough for all: keep fewer layers or poolings"
-    say(f"disk: {_size(free)} are free at {out.absolute()}, {room}")
+    say(f"disk: {size_in_words(free)} are free at {out.absolute()}, {room}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,12 +46,11 @@ def features_command(
     Example: moralprobe sae features sae starter.parquet --out features
     """
     from moralprobe.autoencoders import find_features
-    from moralprobe.files import check_writable, hash_file, write_bytes, write_json
+    from moralprobe.files import check_writable
     from moralprobe.models.load import choose_device, load_model
     from moralprobe.options import parse_modes
-    from moralprobe.report.features import Examples, write_feature_pages
-    from moralprobe.sae.directions import next_tokens
-    from moralprobe.sae.load import WEIGHTS, load_sae
+    from moralprobe.report.features import write_features
+    from moralprobe.sae.load import load_sae, made_of
     from moralprobe.sae.tokens import origin_of
 
     modes = parse_modes(mode)
@@ -72,31 +70,19 @@ def features_command(
             seed=seed,
             reading=lambda done, total: step(done, total, "tokens"),
         )
-    read, frame, summary = found.read, found.frame, found.summary
-    for warning in read.warnings:
+    for warning in found.read.warnings:
         notice(f"warning: {warning}")
-    buffer = io.BytesIO()
-    frame.write_parquet(buffer)
-    write_bytes(out / "FEATURES.parquet", buffer.getvalue())
-    about = {
-        "sae": str(folder),
-        "sae_hash": hash_file(loaded.folder / WEIGHTS),
-        "vectors": str(vectors),
-        "vectors_hash": hash_file(vectors) if vectors.is_file() else None,
-        "model": loaded_model.name,
-        "seed": seed,
-    }
-    write_json(out / "features.json", {**about, "site": str(loaded.site), **summary})
-    columns = {"audited": "chosen", "li2026": "li_strict"}
-    wanted = frame.select(columns[name] for name in modes).max_horizontal()
-    rows = frame.filter(wanted).sort("replicated", "t", descending=True, nulls_last=True)
-    shown = rows.head(pages).to_dicts()
-    raised, lowered = next_tokens(loaded, loaded_model, [row["feature"] for row in shown])
-    examples = Examples(read.texts, read.activations.tocsc(), raised, lowered)
-    page = write_feature_pages(
-        shown, summary, examples, out, model=loaded_model.name, site=str(loaded.site)
+    about = {"sae": str(folder), "vectors": str(vectors), "seed": seed}
+    page = write_features(
+        found,
+        loaded,
+        loaded_model,
+        out,
+        modes=modes,
+        most=pages,
+        about={**about, **made_of(loaded, vectors)},
     )
-    for line in _in_words(summary):
+    for line in _in_words(found.summary):
         say(line)
     say(f"{page}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -129,7 +128,7 @@ def survive_command(
 
     Example: moralprobe topology survive rebuilt starter.parquet --out survival.parquet
     """
-    from moralprobe.files import check_writable, write_bytes
+    from moralprobe.files import check_writable, write_table
     from moralprobe.interventions import does_it_survive
     from moralprobe.models.load import load_model
     from moralprobe.options import parse_analyses
@@ -150,9 +149,7 @@ def survive_command(
             seed=seed,
             progress=step,
         )
-    buffer = io.BytesIO()
-    found.write_parquet(buffer)
-    write_bytes(out, buffer.getvalue())
+    write_table(out, found)
     for layer in found["layer"].unique().sort():
         say(f"resid_post.{layer}")
         _print(found.filter(layer=layer))

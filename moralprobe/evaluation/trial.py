@@ -180,10 +180,9 @@ def chosen(variants: Sequence[Variant], scores: Mapping[int, float | None]) -> d
     best: dict[str, tuple[tuple[bool, float, float], Variant]] = {}
     for number, variant in enumerate(variants):
         score = scores.get(number)
-        rank = (score is not None, score if score is not None else 0.0, variant.strength)
-        # Of equal ones the weaker: it changes less.
         size = abs(variant.strength)
-        rank = (rank[0], rank[1], -size if rank[0] else size)
+        # Of equal ones the weaker: it changes less.
+        rank = (False, 0.0, size) if score is None else (True, score, -size)
         if variant.name not in best or rank > best[variant.name][0]:
             best[variant.name] = (rank, variant)
     return {name: variant for name, (_, variant) in best.items()}

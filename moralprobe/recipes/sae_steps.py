@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from moralprobe.errors import DataError
-from moralprobe.files import write_bytes, write_json
+from moralprobe.files import write_json, write_table
 from moralprobe.recipes.jobs import NULL, Job, layers_of, pooling_of, sae_recipes
 from moralprobe.recipes.steps import Run
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from moralprobe.sae.train import State
 
 NOTHING: Final = "nothing.json"
@@ -101,8 +98,8 @@ def find_moral_features(run: Run, job: Job) -> list[Path]:
     """Find an autoencoder's moral features, and write their table and pages."""
     from moralprobe.autoencoders import find_features
     from moralprobe.options import parse_modes
-    from moralprobe.report.features import Examples, write_feature_pages
-    from moralprobe.sae.directions import next_tokens
+    from moralprobe.report.features import write_features
+    from moralprobe.sae.load import made_of
 
     sae, options, out = _sae_of(job), run.recipe.steps["sae.features"], run.out / job.place
     loaded = run.sae(sae.folder)
@@ -119,25 +116,20 @@ def find_moral_features(run: Run, job: Job) -> list[Path]:
         )
     for warning in found.read.warnings:
         run.say(f"warning: {warning}")
-    table = out / "FEATURES.parquet"
-    _write_table(found.frame, table)
-    about = {"sae": sae.folder, "model": run.model.name, "seed": options.seed}
-    write_json(out / "features.json", {**about, "site": str(loaded.site), **found.summary})
-    columns = {"audited": "chosen", "li2026": "li_strict"}
-    modes = parse_modes(run.recipe.general.mode)
-    wanted = found.frame.select(columns[name] for name in modes).max_horizontal()
-    rows = found.frame.filter(wanted).sort("replicated", "t", descending=True, nulls_last=True)
-    shown = rows.head(options.pages).to_dicts()
-    raised, lowered = next_tokens(loaded, run.model, [row["feature"] for row in shown])
-    write_feature_pages(
-        shown,
-        found.summary,
-        Examples(found.read.texts, found.read.activations.tocsc(), raised, lowered),
+    write_features(
+        found,
+        loaded,
+        run.model,
         out,
-        model=run.model.name,
-        site=str(loaded.site),
+        modes=parse_modes(run.recipe.general.mode),
+        most=options.pages,
+        about={
+            "sae": sae.folder,
+            "seed": options.seed,
+            **made_of(loaded, run.texts_for(sae.mode)),
+        },
     )
-    return [table, out / "features.json"]
+    return [out / "FEATURES.parquet", out / "features.json"]
 
 
 def fit(run: Run, job: Job) -> list[Path]:
@@ -199,7 +191,7 @@ def survive(run: Run, job: Job) -> list[Path]:
             seed=options.seed,
             progress=step,
         )
-    _write_table(found, run.out / job.place)
+    write_table(run.out / job.place, found)
     return [run.out / job.place]
 
 
@@ -207,12 +199,6 @@ def _sae_of(job: Job) -> Any:
     if job.sae is None:
         raise TypeError(f"{job.name} is of no autoencoder")
     return job.sae
-
-
-def _write_table(frame: pl.DataFrame, path: Path) -> None:
-    buffer = io.BytesIO()
-    frame.write_parquet(buffer)
-    write_bytes(path, buffer.getvalue())
 
 
 def _finite(value: Any) -> Any:

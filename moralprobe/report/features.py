@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from moralprobe.files import write_bytes
+from moralprobe.files import write_bytes, write_json, write_table
 from moralprobe.foundations import AXIS_OF_POLE
 from moralprobe.report.page import render
+from moralprobe.sae.directions import next_tokens
+
+if TYPE_CHECKING:
+    from moralprobe.autoencoders import Found
+    from moralprobe.models.causal import CausalModel
+    from moralprobe.sae.load import LoadedSAE
 
 SHOWN: Final = 10
 """Texts of each quantile."""
+_SHOWN_OF: Final = {"audited": "chosen", "li2026": "li_strict"}
 _QUANTILES: Final = ((1.0, "largest"), (0.75, "upper quarter"), (0.5, "median"), (0.0, "smallest"))
 
 
@@ -32,6 +39,43 @@ class Examples:
     activations: sparse.csc_array
     raised: Mapping[int, Sequence[str]]
     lowered: Mapping[int, Sequence[str]]
+
+
+def write_features(
+    found: Found,
+    loaded: LoadedSAE,
+    model: CausalModel,
+    folder: Path,
+    *,
+    modes: Sequence[str],
+    most: int,
+    about: Mapping[str, Any],
+) -> Path:
+    """Write `FEATURES.parquet`, `features.json` and a page for the strongest features.
+
+    Args:
+        found: from `find_features`.
+        loaded: whose features they are.
+        model: that it was trained on.
+        folder: where all of it goes.
+        modes: whose features get a page.
+        most: so many pages at most.
+        about: what `features.json` says beside the counts.
+
+    Returns:
+        The page that lists them.
+    """
+    write_table(folder / "FEATURES.parquet", found.frame)
+    said = {"model": model.name, "site": str(loaded.site), **about, **found.summary}
+    write_json(folder / "features.json", said)
+    wanted = found.frame.select(_SHOWN_OF[mode] for mode in modes).max_horizontal()
+    rows = found.frame.filter(wanted).sort("replicated", "t", descending=True, nulls_last=True)
+    shown = rows.head(most).to_dicts()
+    raised, lowered = next_tokens(loaded, model, [row["feature"] for row in shown])
+    examples = Examples(found.read.texts, found.read.activations.tocsc(), raised, lowered)
+    return write_feature_pages(
+        shown, found.summary, examples, folder, model=model.name, site=str(loaded.site)
+    )
 
 
 def write_feature_pages(

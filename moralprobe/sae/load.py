@@ -219,6 +219,15 @@ def check_belongs(loaded: LoadedSAE, model: CausalModel, layer: int | None = Non
     return []
 
 
+def made_of(loaded: LoadedSAE, vectors: Path) -> dict[str, str | None]:
+    """Return by which an autoencoder and a table are known again; a store by none."""
+    vectors = Path(vectors)
+    return {
+        "sae_hash": hash_file(loaded.folder / WEIGHTS),
+        "vectors_hash": hash_file(vectors) if vectors.is_file() else None,
+    }
+
+
 def is_pooled(loaded: LoadedSAE) -> bool:
     """Return whether an autoencoder was trained on pooled vectors."""
     return bool(loaded.sae.cfg.metadata.source == "pooled")

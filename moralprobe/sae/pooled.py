@@ -278,8 +278,7 @@ def features_of_table(
         As `read_features`, and `extract` for a pooled autoencoder.
         UsageError: a null of a pooled autoencoder.
     """
-    path = Path(path)
-    vectors = ActivationStore.open(path).vectors() if path.is_dir() else MoralVectors.load(path)
+    vectors = _vectors_at(path)
     if not is_pooled(loaded):
         return read_features(loaded, model, vectors, null=null, seed=seed, reading=reading)
     if null is not None:
@@ -289,14 +288,7 @@ def features_of_table(
             "leave out --null",
         )
     texts = options_of(loaded, [str(path)])
-    with pooled_store(
-        model,
-        texts,
-        [loaded.layer],
-        loaded.sae.cfg.metadata.pooling,
-        reading=lambda done: reading(done.texts, done.total),
-    ) as store:
-        check_read_alike(store, texts)
+    with _store_of(loaded, model, texts, reading) as store:
         return read_features(
             loaded, model, vectors, pooled=lambda some: _vectors_of(loaded, store, some), seed=seed
         )
@@ -326,26 +318,43 @@ def states_of_table(
         As `text_states`, and `extract` for a pooled autoencoder.
     """
     check_belongs(loaded, model)
-    path = Path(path)
-    vectors = ActivationStore.open(path).vectors() if path.is_dir() else MoralVectors.load(path)
+    vectors = _vectors_at(path)
     options = options_of(loaded, [str(path)])
     texts = table_texts(model, vectors, template=options.template, max_tokens=options.max_tokens)
     if not is_pooled(loaded):
         limit = loaded.sink_norm if math.isfinite(loaded.sink_norm) else None
         read = text_states(model, texts, loaded.layer, sink_norm=limit, reading=reading)
         return vectors, texts, read
-    with pooled_store(
-        model,
-        options,
-        [loaded.layer],
-        loaded.sae.cfg.metadata.pooling,
-        reading=lambda done: reading(done.texts, done.total),
-    ) as store:
-        check_read_alike(store, options)
+    with _store_of(loaded, model, options, reading) as store:
         states = _vectors_of(loaded, store, texts.texts)
     n = len(texts.texts)
     alone = sparse.csr_array(sparse.eye_array(n, dtype=np.float32))
     return vectors, texts, TextStates(states, np.ones(n, np.bool_), alone, math.inf)
+
+
+def _vectors_at(path: Path) -> MoralVectors:
+    """Return the table at a path, or that of the store there."""
+    path = Path(path)
+    return ActivationStore.open(path).vectors() if path.is_dir() else MoralVectors.load(path)
+
+
+@contextmanager
+def _store_of(
+    loaded: LoadedSAE,
+    model: CausalModel,
+    texts: TextOptions,
+    reading: Callable[[int, int], None],
+) -> Iterator[ActivationStore]:
+    """Hold a store of the vectors that a pooled autoencoder was trained for."""
+    with pooled_store(
+        model,
+        texts,
+        [loaded.layer],
+        loaded.sae.cfg.metadata.pooling,
+        reading=lambda done: reading(done.texts, done.total),
+    ) as store:
+        check_read_alike(store, texts)
+        yield store
 
 
 def _vectors_of(loaded: LoadedSAE, store: ActivationStore, texts: Sequence[str]) -> torch.Tensor:

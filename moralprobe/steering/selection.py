@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from moralprobe.activations.text_states import TableTexts, TextStates
 from moralprobe.errors import DataError, UsageError, nearest
-from moralprobe.files import hash_file
 from moralprobe.foundations import POLES
 from moralprobe.moral_vectors import MoralVectors
-from moralprobe.sae.load import WEIGHTS, LoadedSAE
+from moralprobe.sae.load import LoadedSAE, made_of
 from moralprobe.sae.published import MONO, TOP_OF_AXIS, TOP_OF_POLE
 from moralprobe.steering.losses import Masks
 from moralprobe.steering.tunable import Tunable
@@ -73,10 +72,7 @@ def check_features_of(path: Path, loaded: LoadedSAE, vectors: Path) -> list[str]
         said = json.loads((Path(path) / "features.json").read_bytes())
     except (OSError, ValueError):
         said = {}
-    mine = {
-        "sae_hash": hash_file(loaded.folder / WEIGHTS),
-        "vectors_hash": hash_file(vectors) if Path(vectors).is_file() else None,
-    }
+    mine = made_of(loaded, vectors)
     for key, what in (("sae_hash", "autoencoder"), ("vectors_hash", "table")):
         if said.get(key) is not None and mine[key] is not None and said[key] != mine[key]:
             raise UsageError(
