@@ -31,6 +31,7 @@ from moralprobe.steering.arms import (
     edited_texts,
     matched,
     mean_change,
+    others_as_dense,
     random_direction,
     random_twin,
 )
@@ -165,6 +166,12 @@ def test_a_direction_is_as_long_as_a_state_and_says_how_good_it_is(
 def test_directions_come_with_their_controls(model: CausalModel, vectors: Path) -> None:
     care = direction_intervention(model, vectors, 1, target="care-harm")
     assert set(care.controls) == {"shuffled", "random_direction", "means"}
+    own, twin = (
+        i.edits[0].rule.direction  # type: ignore[union-attr]
+        for i in (care, care.controls["shuffled"])
+    )
+    assert abs(float(torch.cosine_similarity(own, twin, dim=0))) < 0.9
+    assert float(twin.norm()) == pytest.approx(float(own.norm()), rel=1e-4)
     whole = direction_intervention(model, vectors, 1)
     assert set(whole.controls) == {"shuffled", "random_direction"}
     with pytest.raises(UsageError, match="no layer 7"):
@@ -214,6 +221,15 @@ def test_a_vector_of_ones_own(model: CausalModel, vectors: Path, tmp_path: Path)
     save_file({"v": v * 0}, tmp_path / "zero.safetensors")
     with pytest.raises(NumericError, match="zero"):
         vector_intervention(tmp_path / "zero.safetensors", model, 1)
+
+
+def test_others_are_as_dense_and_never_dead() -> None:
+    density = np.array([0.5, 0.0, 0.1, 0.49, 0.11, 0.0])
+    rng = np.random.default_rng(0)
+    assert others_as_dense([0, 2], density, rng) == [3, 4]
+    # The dead ones are nearest, and would change nothing.
+    assert others_as_dense([1, 5], density, rng) == [2, 4]
+    assert len(others_as_dense([0, 2, 3], density, rng)) == 1
 
 
 def test_the_random_twin_is_as_many_others_as_dense_changed_as_much() -> None:

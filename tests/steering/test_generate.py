@@ -15,7 +15,7 @@ from moralprobe.errors import DataError, ModelError, NumericError, UsageError
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.load import load_model
 from moralprobe.models.tiny import FAMILIES, tiny_model, tiny_tokenizer
-from moralprobe.steering.generate import end_ids, generate
+from moralprobe.steering.generate import end_ids, generate, side_by_side
 from moralprobe.steering.intervention import Edit, Intervention
 from moralprobe.steering.rules import Add, Cap, Gate, ProjectOut
 from moralprobe.steering.sampling import Sampling, draw
@@ -218,6 +218,20 @@ def test_a_strength_of_0_is_no_steering_at_all() -> None:
     nothing = generate(model, PROMPTS, some_edits() * 0, sampling=SAMPLING, chat=False)
     assert nothing == plain
     assert all(one.edits == 0 and one.change == 0 for one in nothing)
+
+
+@pytest.mark.parametrize("positions", ["all", "prompt", "generated"])
+def test_side_by_side_is_the_model_as_it_is_and_steered(positions: str) -> None:
+    model = tiny()
+    how: dict[str, Any] = {"sampling": SAMPLING, "chat": False}
+    plain, steered = side_by_side(model, PROMPTS[1], some_edits(), positions=positions, **how)
+    assert plain == generate(model, PROMPTS[1:2], **how)[0] and plain.edits == 0
+    (alone,) = generate(model, PROMPTS[1:2], some_edits(), positions=positions, **how)
+    assert (steered.ids, steered.edits) == (alone.ids, alone.edits) and steered.edits > 0
+    same = side_by_side(model, PROMPTS[1], some_edits() * 0, positions=positions, **how)
+    assert same == (plain, plain)
+    with pytest.raises(UsageError, match="steered or not"):
+        generate(model, PROMPTS, some_edits(), steered=[True], **how)
 
 
 def test_the_same_seed_gives_the_same_text_and_another_another() -> None:
