@@ -58,7 +58,7 @@ def _device() -> list[Finding]:
             "matrix products",
             not slow,
             spelled,
-            "bf16 is the slower one here: use --dtype fp32",
+            "bf16 is the slower one here: models are read in fp32 unless --dtype says bf16",
             needed=False,
         ),
     ]

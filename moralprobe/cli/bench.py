@@ -13,7 +13,7 @@ def bench_command(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="smollm2-135m, a folder, or an id on the hub.")
     ] = "smollm2-135m",
-    dtype: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
+    dtype: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, spread.")] = "auto",
     seconds: Annotated[float, typer.Option(help="About how long to read.")] = 20.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,

@@ -36,7 +36,7 @@ def control_command(
     beside: Annotated[
         Path | None, typer.Option(help="A study of the same model to compare with.")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
+    dtype: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
     revision: Annotated[str | None, typer.Option(help="Commit or tag on the hub.")] = None,
     layers_path: Annotated[

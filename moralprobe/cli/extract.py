@@ -30,7 +30,7 @@ def extract_command(
     template: Annotated[
         str, typer.Option(help="The text around the action: stripped, chat, ...")
     ] = "action-is-morally",
-    dtype: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
+    dtype: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = "auto",
     batch_tokens: Annotated[
         int | None, typer.Option(help="Tokens in a batch; what suits the device if not given.")
     ] = None,

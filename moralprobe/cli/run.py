@@ -71,7 +71,7 @@ def _show_plan(
 
     tflops = UTILISATION * PEAK_TFLOPS if device_tflops is None else device_tflops
     plan = plan_recipe(recipe, out, until=until, device_tflops=tflops)
-    say(f"{recipe.general.model}, mode {recipe.general.mode}, {recipe.general.dtype}")
+    say(f"{recipe.general.model}, mode {recipe.general.mode}, {plan.dtype}")
     say(f"texts: {plan.texts}\n")
     say(f"{'':<36}{'GPUs':>5}{'memory':>10}{'hours':>10}{'disk':>10}  ")
     for job in plan.jobs:

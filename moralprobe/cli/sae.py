@@ -61,8 +61,8 @@ def train_command(
     ] = None,
     seed: Annotated[str, typer.Option(help="Of the first weights; several with commas.")] = "0",
     precision: Annotated[
-        str, typer.Option(help="bf16 or fp32, of the product that chooses features.")
-    ] = "bf16",
+        str, typer.Option(help="auto, bf16 or fp32, of the product that chooses features.")
+    ] = "auto",
     pooling: Annotated[
         str | None, typer.Option(help="Of pooled vectors. Else mean_unit, in li2026 mean.")
     ] = None,
@@ -76,7 +76,7 @@ def train_command(
     held_out: Annotated[
         float, typer.Option(help="Share of texts kept for 'sae eval', of tokens.")
     ] = 0.05,
-    dtype: Annotated[str, typer.Option(help="bf16 or fp32, of the model.")] = "bf16",
+    dtype: Annotated[str, typer.Option(help="auto, bf16 or fp32, of the model.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would cost, and start nothing.")

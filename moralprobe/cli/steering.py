@@ -42,7 +42,7 @@ def steer_command(
     plain: Annotated[
         bool, typer.Option("--plain", help="Continue the prompt as text, without a chat.")
     ] = False,
-    dtype: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
+    dtype: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
@@ -175,7 +175,7 @@ def direction_command(
         str, typer.Option(help="means: a difference of means. ridge: a linear read-out's weights.")
     ] = "means",
     seed: Annotated[int, typer.Option(min=0, help="Of the controls and folds.")] = 0,
-    dtype: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
+    dtype: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
@@ -221,7 +221,7 @@ def vector_command(
         Path | None, typer.Option(help="A file made by 'vectors build': makes controls by it.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the controls.")] = 0,
-    dtype: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
+    dtype: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:

@@ -10,7 +10,7 @@ from moralprobe.data.datasets import DATASETS
 from moralprobe.data.prompts import get_template
 from moralprobe.data.schema import check_agreement, check_schema
 from moralprobe.data.starter import NAME as STARTER
-from moralprobe.errors import ModelError, UsageError, nearest
+from moralprobe.errors import ModelError, UsageError
 from moralprobe.models.shape import model_shape
 from moralprobe.options import POOLINGS_OF, parse_analyses, parse_hdbscan, parse_modes, parse_quota
 from moralprobe.recipes.evaluate_step import check_evaluation, files_of
@@ -35,13 +35,10 @@ def check_recipe(recipe: RunRecipe) -> Shape | None:
     Raises:
         UsageError: a name that nothing has, a number out of range, or options that don't fit.
     """
-    from moralprobe.models.load import DTYPES
+    from moralprobe.models.load import choose_device, choose_dtype
 
     general, steps = recipe.general, recipe.steps
-    if general.dtype not in DTYPES:
-        raise UsageError(
-            f"unknown dtype {general.dtype!r}", nearest(general.dtype, DTYPES), "choose one of them"
-        )
+    choose_dtype(general.dtype, choose_device("cpu"))
     get_template(general.template)
     _check_vectors(steps["vectors"])
     shape = shape_of(recipe)
@@ -64,6 +61,19 @@ def check_recipe(recipe: RunRecipe) -> Shape | None:
         for asked in steps[EVALUATE].values():
             check_evaluation(asked)
     return shape
+
+
+def settled(recipe: RunRecipe) -> RunRecipe:
+    """Return the recipe with the dtype that `auto` is on its device.
+
+    Raises:
+        UsageError: a dtype or device that there isn't.
+    """
+    from moralprobe.models.load import SPREAD, choose_device, choose_dtype
+
+    general = recipe.general
+    device = choose_device("auto" if general.device == SPREAD else general.device)
+    return replace(recipe, general=replace(general, dtype=choose_dtype(general.dtype, device)))
 
 
 def shape_of(recipe: RunRecipe) -> Shape | None:

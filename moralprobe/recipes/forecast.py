@@ -53,10 +53,11 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Plan:
-    """Forecasts of all jobs, and of which texts: `texts` says it in words."""
+    """Forecasts of all jobs on a GPU in a dtype, and of which texts: `texts` says it in words."""
 
     jobs: tuple[Forecast, ...]
     texts: str
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,13 @@ def plan_recipe(
         UsageError: a recipe that can't be done as it is asked for.
         ModelError: a model whose sizes aren't known here.
     """
+    import torch
+
+    from moralprobe.models.load import choose_dtype
+
     shape = check_recipe(recipe)
+    dtype = choose_dtype(recipe.general.dtype, torch.device("cuda"))
+    recipe = replace(recipe, general=replace(recipe.general, dtype=dtype))
     if until is not None:
         recipe = recipe.until(until)
     if shape is None:
@@ -103,7 +110,7 @@ def plan_recipe(
         whole = _cost(recipe, table, "all", "mean")
         jobs = jobs_of(recipe, lambda: n_layers)
         found = [_of(job, recipe, table, whole, n_layers, device_tflops) for job in jobs]
-    return Plan(tuple(found), table.said)
+    return Plan(tuple(found), table.said, dtype)
 
 
 def _of(

@@ -31,7 +31,7 @@ class General:
     mode: str = "both"
     template: str = "action-is-morally"
     max_tokens: int = _at_least(128, 1)
-    dtype: str = "bf16"
+    dtype: str = "auto"
     device: str = "auto"
     revision: str | None = None
     layers_path: str | None = None
@@ -86,7 +86,7 @@ class Train:
     batch: int = _at_least(4096, 1)
     lr: float = 4e-4
     seed: str = "0"
-    precision: str = "bf16"
+    precision: str = "auto"
     pooling: str | None = None
     shuffled: bool = False
     held_out: float = 0.05
@@ -103,7 +103,7 @@ class PublishedTrain:
     batch: int = _at_least(4096, 1)
     lr: float = 1e-4
     seed: str = "0"
-    precision: str = "bf16"
+    precision: str = "auto"
     pooling: str = "mean"
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from moralprobe.artifacts import Artifact
 from moralprobe.errors import DataError
 from moralprobe.files import check_writable, write_bytes
-from moralprobe.recipes.check import check_recipe, with_facts
+from moralprobe.recipes.check import check_recipe, settled, with_facts
 from moralprobe.recipes.evaluate_step import evaluate, fetch_prompts
 from moralprobe.recipes.jobs import PAGE, STORE, VECTORS, Job, jobs_of, pooling_of, sae_recipes
 from moralprobe.recipes.ledger import Ledger
@@ -104,8 +104,8 @@ def run_recipe(
         As the steps do.
     """
     out = Path(out)
+    shape, recipe = check_recipe(recipe), settled(recipe)
     asked = recipe if until is None else recipe.until(until)
-    shape = check_recipe(recipe)
     check_writable(out)
     with Artifact.lock(out, say):
         run = Run(asked, out, Ledger.open(out), say, begins, watch)

@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 
 from moralprobe.errors import DataError, UsageError, nearest
-from moralprobe.models.load import DTYPES
+from moralprobe.models.load import AUTO, DTYPES, choose_dtype
 
 PUBLISHED: Final = "li2026"
 EPOCHS: Final = 100
@@ -39,7 +39,7 @@ class Recipe:
         seed: of the initial weights; the order of activations is the same for all.
         dead_after: a feature is dead that hasn't been active for so many steps.
         precision: of the dense product by which topk and batchtopk choose their features, and of
-            all products of li2026.
+            all products of li2026; `auto` is what `models.load.choose_dtype` takes.
     """
 
     arch: str = "topk"
@@ -51,7 +51,7 @@ class Recipe:
     lr: float = 4e-4
     seed: int = 0
     dead_after: int = 300
-    precision: str = "bf16"
+    precision: str = "auto"
 
     @classmethod
     def published(
@@ -63,12 +63,16 @@ class Recipe:
         batch: int = 4096,
         lr: float = 1e-4,
         seed: int = 0,
-        precision: str = "bf16",
+        precision: str = "auto",
     ) -> Recipe:
         """Return the paper's: steps of 0 are a hundred epochs of what it is trained on."""
         return cls(
             PUBLISHED, expansion, k, steps=steps, batch=batch, lr=lr, seed=seed, precision=precision
         )
+
+    def settled(self, device: str) -> Recipe:
+        """Return the recipe with the precision that `auto` is on a device."""
+        return replace(self, precision=choose_dtype(self.precision, torch.device(device)))
 
     def check(self, d_in: int) -> None:
         """Refuse what can't be trained.
@@ -81,7 +85,7 @@ class Recipe:
         """
         for what, value, known in (
             ("architecture", self.arch, ARCHITECTURES),
-            ("precision", self.precision, tuple(DTYPES)),
+            ("precision", self.precision, (AUTO, *DTYPES)),
         ):
             if value not in known:
                 raise UsageError(
@@ -166,7 +170,7 @@ def new_sae(recipe: Recipe, d_in: int, *, device: str, metadata: dict[str, Any])
         "device": device,
         "normalize_activations": "expected_average_only_in",
     }
-    fast: dict[str, Any] = {"precision": recipe.precision}
+    fast: dict[str, Any] = {"precision": recipe.settled(device).precision}
     makers: dict[str, Any] = {
         "topk": lambda: sparse.SparseTopKTrainingSAE(
             sparse.SparseTopKTrainingSAEConfig(**common, k=recipe.k, **fast)

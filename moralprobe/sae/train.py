@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,10 +82,11 @@ def train(
     """
     out = Path(out)
     check_together(tasks)
-    recipe = tasks[0].recipe
-    key = _key(tasks, about, device, source.width)
     for task in tasks:
         task.recipe.check(source.width)
+    tasks = [replace(task, recipe=task.recipe.settled(device)) for task in tasks]
+    recipe = tasks[0].recipe
+    key = _key(tasks, about, device, source.width)
     folders = {t.name: out if len(tasks) == 1 else out / t.name for t in tasks}
     check_writable(out)
     with Artifact.lock(out):

@@ -36,7 +36,7 @@ def trainer_of(
         device: where.
         metadata: what is written into its config.
     """
-    recipe = task.recipe
+    recipe = task.recipe.settled(device)
     named = {**metadata, "hook_name": hook_name(Site("resid_post", task.layer))}
     sae = new_sae(recipe, d_in, device=device, metadata=named)
     config = SAETrainerConfig(

@@ -21,7 +21,7 @@ from moralprobe.errors import ModelError, UsageError
 from moralprobe.models import load as loading
 from moralprobe.models.available import available_models
 from moralprobe.models.causal import CausalModel
-from moralprobe.models.load import choose_device, load_model
+from moralprobe.models.load import DTYPES, choose_device, choose_dtype, load_model
 from moralprobe.models.tiny import save_tiny, tiny_model, tiny_tokenizer
 from moralprobe.sites import Site
 
@@ -297,6 +297,32 @@ def test_an_unknown_dtype_is_refused_with_those_that_exist(saved: Path, dtype: s
         load_model(saved, dtype=dtype)
 
 
+@pytest.mark.parametrize(
+    ("machine", "instructions", "one_dnn", "chosen"),
+    [
+        ("x86_64", "_is_avx512_bf16_supported", True, "bf16"),
+        ("AMD64", "_is_amx_tile_supported", True, "bf16"),
+        ("x86_64", None, True, "fp32"),  # AVX-512 alone: oneDNN computes bf16 in fp32
+        ("aarch64", None, True, "bf16"),
+        ("arm64", None, False, "fp32"),
+    ],
+)
+def test_bf16_is_chosen_where_the_processor_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch,
+    machine: str,
+    instructions: str | None,
+    one_dnn: bool,
+    chosen: str,
+) -> None:
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda has=name == instructions: has)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: one_dnn)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert choose_dtype("auto", torch.device("cpu")) == chosen
+    assert choose_dtype("auto", torch.device("cuda")) == "bf16"
+    assert choose_dtype("bf16", torch.device("cpu")) == "bf16", "asked for is asked for"
+
+
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "meta", "cpu0", ""])
 def test_an_unknown_device_is_refused_with_those_that_exist(saved: Path, device: str) -> None:
     with pytest.raises(UsageError, match=r"unknown device.*auto, cpu, cuda"):
@@ -319,7 +345,9 @@ def test_a_live_model_and_its_saved_folder_give_the_same_states(saved: Path) -> 
     from_folder = load_model(str(saved), dtype="fp32")
     assert from_folder.name == "tiny-llama" and from_folder.dtype == torch.float32
     torch.testing.assert_close(states(live), states(from_folder), rtol=0, atol=0)
-    assert load_model(saved).dtype == torch.bfloat16, "the default"
+    fast = choose_dtype("auto", choose_device())
+    assert load_model(saved).dtype == DTYPES[fast], "the default"
+    assert load_model(saved).origin["dtype"] == fast, "what it was, not that it was chosen"
 
 
 def test_a_live_model_without_its_tokenizer_is_refused() -> None:
@@ -418,7 +446,7 @@ def test_it_is_the_same_at_every_load_and_leaves_the_generator_alone(saved: Path
     torch.manual_seed(1)
     assert torch.equal(torch.rand(1), drawn)
     again = load_model(saved, untrained=True)
-    assert again.identity == first.identity and first.dtype == torch.bfloat16
+    assert again.identity == first.identity and again.dtype == first.dtype
     torch.testing.assert_close(states(first), states(again), rtol=0, atol=0)
 
 
