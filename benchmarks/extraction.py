@@ -11,8 +11,9 @@ written as one would write them, and keep what they pool in memory:
     padded-64             the same in random order
     bridge-64             TransformerLens' bridge with a cache of every block's output, sorted
 
-Ours also checks, checksums and writes a store. Runs alternate, each in a process of its own; the
-figures are medians. Beside them stands what the machine's matrix products reach alone.
+All of them read on a GPU where there is one; `benchmarks/random_model.py` makes a model of another
+size. Ours also checks, checksums and writes a store. Runs alternate, each in a process of its own;
+the figures are medians. Beside them stands what the machine's matrix products reach alone.
 
 `--scale` compares the rate on 8,000 prompts with that on all distinct prompts of the tables under
 four templates, and the memory above the loaded model.
@@ -103,11 +104,13 @@ def rival(texts: list[str], dtype: str, model_name: str, name: str) -> dict[str,
     else:
         lengths = [len(ids) for ids in tokenizer(prompts)["input_ids"]]
         order = sorted(range(len(prompts)), key=lengths.__getitem__)
-    kept = torch.empty(layers, len(POOLINGS), len(texts), loaded.d_model, dtype=loaded.dtype)
+    shape = (layers, len(POOLINGS), len(texts), loaded.d_model)
+    kept = torch.empty(shape, dtype=loaded.dtype, device=loaded.device)
     with torch.inference_mode():
         for at in range(0, len(order), int(size)):
             some = order[at : at + int(size)]
             batch = tokenizer([prompts[i] for i in some], return_tensors="pt", padding=True)
+            batch = batch.to(loaded.device)
             mask = batch["attention_mask"][..., None].float()
             rest = mask.clone()
             rest[:, 0] = 0
@@ -121,6 +124,7 @@ def rival(texts: list[str], dtype: str, model_name: str, name: str) -> dict[str,
                 )
                 for k, values in enumerate(pooled):
                     kept[layer, k, some] = values.to(loaded.dtype)
+    kept = kept.cpu()
     return {"texts": len(texts), "seconds": time.perf_counter() - start, **memory(before)}
 
 
@@ -156,12 +160,12 @@ def peak(dtype: str) -> dict[str, Any]:
     import torch
 
     kind = {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
-    best = 0.0
-    for n in (1024, 2048, 4096):
-        a, b = torch.randn(n, n, dtype=kind), torch.randn(n, n, dtype=kind)
+    best, device = 0.0, "cuda" if torch.cuda.is_available() else "cpu"
+    for n in (1024, 2048, 4096) if device == "cpu" else (4096, 8192):
+        a, b = (torch.randn(n, n, device=device).to(kind) for _ in range(2))
         for _ in range(12):
             start = time.perf_counter()
-            torch.mm(a, b)
+            torch.mm(a, b)[0, 0].item()
             best = max(best, 2 * n**3 / (time.perf_counter() - start))
     return {"gflops": best / 1e9, "texts": 0, "seconds": 1.0, "peak_bytes": 0, "above_bytes": 0}
 
@@ -176,7 +180,10 @@ def resident() -> int:
 def memory(before: int) -> dict[str, int]:
     """Return the peak of this process, and how far it lies above what was there."""
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"peak_bytes": peak_bytes, "above_bytes": peak_bytes - before}
+    import torch
+
+    on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return {"peak_bytes": peak_bytes, "above_bytes": peak_bytes - before, "gpu_bytes": on_gpu}
 
 
 def one(options: argparse.Namespace) -> dict[str, Any]:
@@ -234,7 +241,7 @@ def main() -> None:
     if options.run:
         print(json.dumps(one(options)))
         return
-    from results_file import write
+    from results_file import suffix, write
 
     shown = " ".join("VECTORS" if path != "starter" else path for path in options.vectors)
     command = f"python benchmarks/extraction.py {shown}"
@@ -247,7 +254,7 @@ def main() -> None:
         command += f" --texts {options.texts}" if options.texts else ""
         if options.others != ",".join(OTHERS):
             command += f" --others {options.others}"
-        print(write(f"extraction-{options.dtype}", command, summary))
+        print(write(f"extraction-{options.dtype}{suffix()}", command, summary))
     print(json.dumps({k: v for k, v in summary.items() if k != "runs"}, indent=1))
 
 
@@ -269,7 +276,7 @@ def alternate(options: argparse.Namespace) -> dict[str, Any]:
     best_sorted = max((name for name in speed if name.startswith("sorted")), key=speed.__getitem__)
     gflops = statistics.median(run["flops"] / run["seconds"] / 1e9 for run in runs["ours"])
     return {
-        "model": options.model,
+        "model": Path(options.model).name,
         "dtype": options.dtype,
         "poolings": list(POOLINGS),
         "texts": int(runs["ours"][0]["texts"]),
@@ -287,6 +294,9 @@ def alternate(options: argparse.Namespace) -> dict[str, Any]:
         "peak_gb": {
             name: round(max(r["peak_bytes"] for r in some) / 1e9, 2) for name, some in runs.items()
         },
+        "gpu_gb": {
+            name: round(max(r["gpu_bytes"] for r in some) / 1e9, 2) for name, some in runs.items()
+        },
         "runs": runs,
     }
 
@@ -298,7 +308,7 @@ def scale(options: argparse.Namespace) -> dict[str, Any]:
     assert few is not None and all_of_them is not None
     rate = [run["texts"] / run["seconds"] for run in (few, all_of_them)]
     return {
-        "model": options.model,
+        "model": Path(options.model).name,
         "dtype": options.dtype,
         "templates": list(TEMPLATES),
         "prompts": [few["texts"], all_of_them["texts"]],

@@ -7,6 +7,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from moralprobe.provenance import cores, environment
 
 RESULTS = Path(__file__).parent / "results"
@@ -19,7 +21,13 @@ def machine() -> dict[str, Any]:
     if info.is_file():
         models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         name = models[0].split(":")[1].strip() if models else name
-    return {"processor": name, "cores": cores(), **environment()}
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    return {"processor": name, "cores": cores(), **gpu, **environment()}
+
+
+def suffix() -> str:
+    """Return what the name of a result ends in: a GPU's stand beside a processor's."""
+    return "-cuda" if torch.cuda.is_available() else ""
 
 
 def write(name: str, command: str, results: dict[str, Any]) -> Path:

@@ -47,7 +47,7 @@ def main() -> None:
     if options.real:
         real(options)
         return
-    from results_file import write
+    from results_file import suffix, write
 
     from moralprobe import load_model
     from moralprobe.activations.stream import TokenSource
@@ -64,7 +64,7 @@ def main() -> None:
         for name in ("ours", "stock")
     }
     summary = {
-        "model": options.model,
+        "model": Path(options.model).name,
         "layer": options.layer,
         "arch": options.arch,
         "tokens": len(train),
@@ -86,7 +86,7 @@ def main() -> None:
         f"python benchmarks/sae.py {' '.join('VECTORS' for _ in options.vectors)} "
         f"--arch {options.arch} --steps {options.steps} --seeds {options.seeds}"
     )
-    print(write(f"sae-{options.arch}", command, summary))
+    print(write(f"sae-{options.arch}{suffix()}", command, summary))
     print(json.dumps({k: v for k, v in summary.items() if k != "runs"}, indent=1))
 
 
@@ -174,7 +174,7 @@ def one(options: Any, model: Any, source: Any, held: Any, seed: int) -> dict[str
 
     recipe = Recipe(arch=options.arch, steps=options.steps, seed=seed, dead_after=100)
     task = Task(options.layer, recipe)
-    ours = trainer_of(task, model.d_model, "cpu", {})
+    ours = trainer_of(task, model.d_model, str(model.device), {})
     begin_at_the_mean({task.name: ours}, [task], source, recipe)
     trainers = {"ours": ours, "stock": stock_of(ours, recipe)}
     streams = {name: batches(source, batch=recipe.batch, seed=seed) for name in trainers}
@@ -184,8 +184,11 @@ def one(options: Any, model: Any, source: Any, held: Any, seed: int) -> dict[str
             trainer, n = trainers[name], min(options.block, options.steps - at)
             start = time.perf_counter()
             for _ in range(n):
-                output = trainer.step(next(streams[name])[1][options.layer].float())
+                states = next(streams[name])[1][options.layer].to(model.device).float()
+                output = trainer.step(states)
                 trainer.n_training_steps += 1
+            if model.device.type == "cuda":
+                torch.cuda.synchronize()
             found[name]["rates"].append(n * recipe.batch / (time.perf_counter() - start))
             with torch.no_grad():
                 x = output.sae_in
@@ -234,7 +237,9 @@ def held_out(trainer: Any, model: Any, held: Any, layer: int) -> dict[str, float
 
     with tempfile.TemporaryDirectory() as folder:
         save_sae(trainer, Path(folder))
-        found = evaluate(load_sae(Path(folder)), model, held, n_texts=1000)
+        found = evaluate(
+            load_sae(Path(folder), device=str(model.device)), model, held, n_texts=1000
+        )
     return {
         "explained_variance": found.reconstruction.explained_variance,
         "l0": found.reconstruction.l0,

@@ -16,6 +16,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 # Set on some machines for the tests; they slow numpy, and say nothing of ours.
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=48)
     options = parser.parse_args()
     import torch
-    from results_file import write
+    from results_file import suffix, write
 
     from moralprobe import load_model
     from moralprobe.evaluation.prompts import load_prompts
@@ -92,7 +93,7 @@ def main() -> None:
     of_model = sum(p.numel() * p.element_size() for p in model.model.parameters())
     encoder = sae.W_enc.numel() * sae.W_enc.element_size()
     summary = {
-        "model": options.model,
+        "model": Path(options.model).name,
         "layer": layer,
         "d_sae": sae.cfg.d_sae,
         "features": len(features),
@@ -103,7 +104,7 @@ def main() -> None:
         "batches": found,
     }
     command = f"python benchmarks/steering.py --rounds {options.rounds} --tokens {options.tokens}"
-    print(write("steering", command, summary))
+    print(write(f"steering{suffix()}", command, summary))
     print(json.dumps(summary, indent=1))
 
 
