@@ -220,6 +220,7 @@ def stock_of(ours: Any, recipe: Any) -> Any:
             d_sae=ours.sae.cfg.d_sae,
             k=recipe.k,
             normalize_activations="expected_average_only_in",
+            device=ours.sae.cfg.device,
         )
     )
     sae.load_state_dict(ours.sae.state_dict())

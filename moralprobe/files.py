@@ -69,13 +69,21 @@ def _existing(folder: Path) -> Path:
     return next(place for place in places if place.exists())
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
+def write_bytes(path: Path, *parts: bytes | memoryview[int]) -> None:
+    """Write a file whole or not at all, of parts that follow one another and aren't copied."""
     with atomic_path(path) as temporary:
         try:
-            temporary.write_bytes(data)
+            with temporary.open("wb", buffering=0) as stream:
+                for part in parts:
+                    _write_all(stream, memoryview(part).cast("B"))
         except OSError as error:
-            raise cannot_write(path, error, len(data)) from error
+            size = sum(memoryview(part).nbytes for part in parts)
+            raise cannot_write(path, error, size) from error
+
+
+def _write_all(stream: io.FileIO, data: memoryview) -> None:
+    while data:
+        data = data[stream.write(data) :]
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
@@ -16,9 +17,9 @@ import pytest
 import xxhash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save, save_file
 
-from moralprobe.artifacts import MANIFEST, Artifact
+from moralprobe.artifacts import MANIFEST, Artifact, write_shard
 from moralprobe.errors import IntegrityError, StoreError
 from moralprobe.files import atomic_path, canonical_json, write_bytes
 
@@ -48,6 +49,39 @@ def test_round_trip_and_verification(tmp_path: Path) -> None:
         (4, 7, 4),
         (8, 11, 4),
     ]
+
+
+def test_a_shard_is_what_safetensors_itself_writes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    kinds = ("float64", "float32", "float16", "int64", "int16", "uint8", "int8", "bool")
+    tensors = {
+        f"é {kind}/{k}": rng.normal(size=(3, k)).astype(kind) for kind in kinds for k in (0, 5)
+    }
+    tensors |= {
+        "bf16": rng.normal(size=(3, 2, 4)).astype(ml_dtypes.bfloat16),
+        "turned": rng.normal(size=(4, 3)).astype(np.float32).T,
+        "one number a row": np.arange(3),
+    }
+    shard = write_shard(tmp_path, "s.safetensors", tensors, first=0, last=2)
+    data = (tmp_path / "s.safetensors").read_bytes()
+    metadata = json.loads(data[8 : shard.header_bytes])["__metadata__"]
+    assert data == save({key: np.ascontiguousarray(v) for key, v in tensors.items()}, metadata)
+    assert (shard.bytes, shard.xxh3_128) == (len(data), xxhash.xxh3_128_hexdigest(data))
+    for key, value in load_file(tmp_path / "s.safetensors").items():
+        np.testing.assert_array_equal(value, tensors[key])
+
+
+def test_a_disk_that_takes_a_part_at_a_time_gets_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(io.FileIO):
+        def write(self, data: Any) -> int:
+            return super().write(data[:7])
+
+    monkeypatch.setattr(Path, "open", lambda self, mode, **_: Slow(self, mode))
+    parts = (b"first, ", b"", np.arange(50).data, b"last")
+    write_bytes(tmp_path / "f", *parts)
+    assert (tmp_path / "f").read_bytes() == b"".join(bytes(part) for part in parts)
 
 
 def test_the_same_run_writes_the_same_bytes(tmp_path: Path) -> None:
@@ -157,11 +191,11 @@ def test_a_failed_write_keeps_what_stood_there(tmp_path: Path) -> None:
 def test_no_space_says_how_much_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact = make(tmp_path)
 
-    def full(self: Path, data: bytes) -> int:
+    def full(stream: object, data: memoryview) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
+        patch.setattr("moralprobe.files._write_all", full)
         with pytest.raises(StoreError, match=r"no space left.*[\d,]+ bytes are needed") as caught:
             artifact.add_shard("shard-9.safetensors", {"a": np.zeros(4)}, first=12, last=15)
     assert caught.value.exit_code == 1

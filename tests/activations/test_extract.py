@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -461,15 +463,22 @@ def test_a_full_disk_keeps_what_is_complete(
     monkeypatch.setattr(plan, "SHARD_BYTES", 25_000)
     monkeypatch.setitem(plan.BATCH_TOKENS, "cpu", 256)
     extract(tiny(), starter(80), tmp_path / "whole")
-    real = Path.write_bytes
+    real = io.FileIO.write
 
-    def full(self: Path, data: bytes) -> int:
-        if "shard-00002" in self.name:
-            real(self, data[: len(data) // 2])
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(self, data)
+    class Full(io.FileIO):
+        def write(self, data: Any) -> int:
+            """Take half, as a disk that gets full does; then there is no more."""
+            if len(data) < 2:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(self, data[: len(data) // 2])
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    opened = Path.open
+
+    def full(self: Path, *args: Any, **options: Any) -> Any:
+        fills = "shard-00002" in self.name and args == ("wb",)
+        return Full(self, "wb") if fills else opened(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", full)
     with pytest.raises(
         StoreError, match=r"no space left for .*shard-00002.*[\d,]+ bytes are needed"
     ) as caught:
@@ -482,7 +491,7 @@ def test_a_full_disk_keeps_what_is_complete(
     assert verify(tmp_path / "s") == ({}, []) and not list((tmp_path / "s").glob(".*.partial"))
     with pytest.raises(StoreError, match=r"not finished.*continues"):
         ActivationStore.open(tmp_path / "s")
-    monkeypatch.setattr(Path, "write_bytes", real)
+    monkeypatch.setattr(Path, "open", opened)
     extract(tiny(), starter(80), tmp_path / "s")
     assert contents(tmp_path / "s") == contents(tmp_path / "whole")
 
