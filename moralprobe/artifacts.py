@@ -340,7 +340,8 @@ def _hash_array(array: NDArray[Any]) -> str:
 
 
 def _bytes_of(array: NDArray[Any]) -> memoryview[int]:
-    return memoryview(array.reshape(-1).view(np.uint8))
+    found: memoryview[int] = memoryview(array.reshape(-1).view(np.uint8).data)
+    return found
 
 
 def _damaged(path: Path, why: str) -> IntegrityError:
