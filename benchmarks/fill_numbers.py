@@ -122,12 +122,12 @@ def extraction_gpu() -> str:
     return (
         f"On an {found['machine']['gpu']}, random weights of Qwen3-8B's width and 6 of its layers, "
         f"{found['texts']:,} texts, {len(found['poolings'])} poolings,\none run: "
-        f"{speed['ours']:,.0f} texts a second, the {ours['bytes'] / 1e9:.1f} GB that are written and "
-        f"checksummed among it; transformers in\nlength-sorted batches of "
+        f"{speed['ours']:,.0f} texts a second, the {ours['bytes'] / 1e9:.1f} GB that are written "
+        f"and checksummed among it; transformers in\nlength-sorted batches of "
         f"{best.removeprefix('sorted-')}, which keeps them in memory and writes nothing, "
         f"{speed[best]:,.0f}: **{found['ratio']:.2f} times**.\nOurs multiplies at "
-        f"{found['gflops'] / found['peak_gflops']:.0%} of what the card can alone, so that texts as "
-        f"short as these take many\ntimes the GPU-hours that are planned above."
+        f"{found['gflops'] / found['peak_gflops']:.0%} of what the card can alone, so that texts "
+        f"as short as these take many\ntimes the GPU-hours that are planned above."
     )
 
 
