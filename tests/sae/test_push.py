@@ -40,6 +40,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         "HF_TOKEN_PATH": str(tmp_path / "no-token"),
         # What SAELens asks, which knows no endpoint.
         "ENDPOINT": server.url,
+        "HF_HUB_DISABLE_TELEMETRY": True,  # else a request without a token may come at any time
         "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
     }.items():
         monkeypatch.setattr(constants, name, value)
