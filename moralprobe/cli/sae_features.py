@@ -41,7 +41,8 @@ def features_command(
 ) -> None:
     """Find the moral features of an autoencoder, by the published rules and by ours.
 
-    Writes FEATURES.parquet, a row a feature, features.json, and a page a feature.
+    Writes FEATURES.parquet, a row a feature, features.json, examples.parquet, and
+    a page a feature.
 
     Example: moralprobe sae features sae starter.parquet --out features
     """

@@ -184,7 +184,35 @@ def divergence(
         NumericError: logits that aren't numbers.
     """
     encoded = encode_answers(model, prompts, continuations, frame=frame)
-    means, tokens = np.empty(len(encoded)), np.array([sum(text.action) for text in encoded])
+    found = token_divergence(model, clean, steered, encoded, batch_tokens=batch_tokens)
+    means = np.array([values.mean() for values in found])
+    tokens = np.array([len(values) for values in found])
+    unit = "nats per token"
+    return mean_of("KL", "benign requests", means, unit, seed=seed, weights=tokens)
+
+
+def token_divergence(
+    model: CausalModel,
+    clean: LogitsOf,
+    steered: LogitsOf,
+    encoded: Sequence[Encoded],
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+) -> list[NDArray[np.float64]]:
+    """Return KL(clean || steered) where each marked token of each text is predicted, in nats.
+
+    Args:
+        model: that puts texts into batches.
+        clean: the model's logits.
+        steered: the same, steered.
+        encoded: texts with marked tokens, of which the first is none.
+        batch_tokens: how many are read at once.
+
+    Raises:
+        ModelError: logits of another shape.
+        NumericError: logits that aren't numbers.
+    """
+    found: list[NDArray[np.float64]] = [np.empty(0)] * len(encoded)
     for rows, batch in batches(model, encoded, batch_tokens):
         p_of, q_of = checked_logits(clean, batch), checked_logits(steered, batch)
         places = [(r, at) for r, i in enumerate(rows) for at in predicting(encoded[i])]
@@ -196,10 +224,10 @@ def divergence(
         values = torch.cat(parts).double().cpu().numpy()
         if np.isnan(values).any():
             raise not_numbers(model)
-        edges = np.cumsum(tokens[rows])[:-1]
-        means[rows] = [part.mean() for part in np.split(values, edges)]
-    unit = "nats per token"
-    return mean_of("KL", "benign requests", means, unit, seed=seed, weights=tokens)
+        edges = np.cumsum([sum(encoded[i].action) for i in rows])[:-1]
+        for i, part in zip(rows, np.split(values, edges), strict=True):
+            found[i] = part
+    return found
 
 
 def _kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:

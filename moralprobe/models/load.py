@@ -138,7 +138,7 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
-def choose_dtype(name: str, device: torch.device) -> str:
+def choose_dtype(name: str, device: torch.device | str) -> str:
     """Return the name of the dtype that a model is read in; `auto` takes bf16 where it is faster.
 
     A processor without instructions for bf16 multiplies it ten to a hundred times slower than fp32,
@@ -152,7 +152,8 @@ def choose_dtype(name: str, device: torch.device) -> str:
         UsageError: another name.
     """
     if name == AUTO:
-        return "bf16" if device.type != "cpu" or _cpu_has_bf16() else "fp32"
+        on_cpu = torch.device(device).type == "cpu"
+        return "fp32" if on_cpu and not _cpu_has_bf16() else "bf16"
     if name not in DTYPES:
         known = (AUTO, *DTYPES)
         raise UsageError(f"unknown dtype {name!r}", nearest(name, known), "choose one of these")

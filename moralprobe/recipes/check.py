@@ -35,10 +35,10 @@ def check_recipe(recipe: RunRecipe) -> Shape | None:
     Raises:
         UsageError: a name that nothing has, a number out of range, or options that don't fit.
     """
-    from moralprobe.models.load import choose_device, choose_dtype
+    from moralprobe.models.load import choose_dtype
 
     general, steps = recipe.general, recipe.steps
-    choose_dtype(general.dtype, choose_device("cpu"))
+    choose_dtype(general.dtype, "cpu")
     get_template(general.template)
     _check_vectors(steps["vectors"])
     shape = shape_of(recipe)

@@ -90,12 +90,10 @@ def plan_recipe(
         UsageError: a recipe that can't be done as it is asked for.
         ModelError: a model whose sizes aren't known here.
     """
-    import torch
-
     from moralprobe.models.load import choose_dtype
 
     shape = check_recipe(recipe)
-    dtype = choose_dtype(recipe.general.dtype, torch.device("cuda"))
+    dtype = choose_dtype(recipe.general.dtype, "cuda")
     recipe = replace(recipe, general=replace(recipe.general, dtype=dtype))
     if until is not None:
         recipe = recipe.until(until)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from scipy import sparse
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from moralprobe.models.causal import CausalModel
     from moralprobe.sae.load import LoadedSAE
 
+EXAMPLES: Final = "examples.parquet"
 SHOWN: Final = 10
 """Texts of each quantile."""
 _SHOWN_OF: Final = {"audited": "chosen", "li2026": "li_strict"}
@@ -51,7 +54,7 @@ def write_features(
     most: int,
     about: Mapping[str, Any],
 ) -> Path:
-    """Write `FEATURES.parquet`, `features.json` and a page for the strongest features.
+    """Write `FEATURES.parquet`, `features.json`, `examples.parquet`, and pages of the strongest.
 
     Args:
         found: from `find_features`.
@@ -66,6 +69,7 @@ def write_features(
         The page that lists them.
     """
     write_table(folder / "FEATURES.parquet", found.frame)
+    write_table(folder / EXAMPLES, top_texts(found.read.texts, found.read.activations))
     said = {"model": model.name, "site": str(loaded.site), **about, **found.summary}
     write_json(folder / "features.json", said)
     wanted = found.frame.select(_SHOWN_OF[mode] for mode in modes).max_horizontal()
@@ -76,6 +80,23 @@ def write_features(
     return write_feature_pages(
         shown, found.summary, examples, folder, model=model.name, site=str(loaded.site)
     )
+
+
+def top_texts(texts: Sequence[str], activations: sparse.csr_array) -> pl.DataFrame:
+    """Return the texts in which each feature is most active: feature, activation, text.
+
+    Args:
+        texts: [texts].
+        activations: [texts, features].
+    """
+    columns = activations.tocsc()
+    rows: list[tuple[int, float, str]] = []
+    for feature, (start, stop) in enumerate(pairwise(columns.indptr)):
+        values, at = columns.data[start:stop], columns.indices[start:stop]
+        for i in np.lexsort((at, -values))[:SHOWN]:
+            rows.append((feature, float(values[i]), texts[at[i]]))
+    schema = {"feature": pl.Int64, "activation": pl.Float64, "text": pl.String}
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def write_feature_pages(

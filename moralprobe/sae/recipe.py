@@ -72,7 +72,7 @@ class Recipe:
 
     def settled(self, device: str) -> Recipe:
         """Return the recipe with the precision that `auto` is on a device."""
-        return replace(self, precision=choose_dtype(self.precision, torch.device(device)))
+        return replace(self, precision=choose_dtype(self.precision, device))
 
     def check(self, d_in: int) -> None:
         """Refuse what can't be trained.

@@ -43,6 +43,7 @@ ORDER = (
     "run",
     "compare",
     "data download",
+    "serve",
     "demo",
 )
 # The same commands with a smaller model, fewer layers, poolings and draws. Those of

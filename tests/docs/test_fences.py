@@ -36,6 +36,7 @@ FAST = {
 NOT_RUN = {
     "docs/howto/autoencoders.md: it needs the network",
     "docs/howto/evaluate.md: it needs a server with a model",
+    "docs/howto/steering-page.md: it serves until it is told to end; tests/web drives it in a browser",
     "docs/howto/recipes.md: it needs a GPU, a judge, and the model and data from the network",
     "README.md: it sets the checkout up",
     "README.md: it needs a model of yours and the dataset",

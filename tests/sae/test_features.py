@@ -198,6 +198,12 @@ def test_from_a_model_to_pages(
     run(*features, "--out", out)
     said = capsys.readouterr().out
     frame = pl.read_parquet(out / "FEATURES.parquet")
+    examples = pl.read_parquet(out / "examples.parquet")
+    assert set(examples["feature"]) == set(frame.filter(pl.col("density") > 0)["feature"])
+    assert examples.group_by("feature").len()["len"].max() == 10
+    assert all(
+        some["activation"].is_sorted(descending=True) for _, some in examples.group_by("feature")
+    )
     summary = json.loads((out / "features.json").read_bytes())
     assert frame.height == summary["features"] == 4 * 32
     assert f"{summary['chosen']} of" in said and "poles shuffled" in said

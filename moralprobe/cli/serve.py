@@ -1,0 +1,109 @@
+"""`moralprobe serve`: the steering page, on this machine."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moralprobe.cli.console import notice, say
+from moralprobe.errors import UsageError
+
+
+def serve_command(
+    model: Annotated[str, typer.Option(help="A model's id, path or name.")] = "smollm2-135m",
+    vectors: Annotated[
+        Path | None, typer.Option(help="A file made by 'vectors build': directions are of it.")
+    ] = None,
+    sae: Annotated[Path | None, typer.Option(help="An autoencoder of the model.")] = None,
+    features: Annotated[
+        Path | None, typer.Option(help="A folder made by 'sae features' of it.")
+    ] = None,
+    intervention: Annotated[
+        list[Path] | None, typer.Option(help="A folder of one. Repeatable.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port.")] = 7860,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="A name that the server is reached by, beside its address. Repeatable."),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="MORALPROBE_TOKEN",
+            help="What clients must know. Others see a command line: better set MORALPROBE_TOKEN.",
+        ),
+    ] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    dtype: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
+) -> None:
+    """Open a page on which features steer a model.
+
+    It is reached from this machine alone; at another address a token is needed.
+
+    Example: moralprobe serve --model smollm2-135m --vectors starter.parquet
+    """
+    token = token or None
+    if not is_loopback(host) and token is None:
+        raise UsageError(
+            f"at {host} others could steer the model",
+            "there is no token",
+            "set MORALPROBE_TOKEN to a long random text, or leave out --host",
+        )
+    from moralprobe.models.load import load_model
+    from moralprobe.sae.load import load_sae
+    from moralprobe.steering.intervention import Intervention
+    from moralprobe.steering.selection import read_feature_table
+    from moralprobe.web.app import create_app
+    from moralprobe.web.loaded import Loaded, read_examples
+    from moralprobe.web.server import server_of
+
+    loaded = Loaded(
+        load_model(model, dtype=dtype, device=device),
+        vectors=vectors,
+        sae=None if sae is None else load_sae(sae),
+        features=None if features is None else read_feature_table(features),
+        examples={} if features is None else read_examples(features),
+        interventions={path.name: Intervention.load(path) for path in intervention or []},
+    )
+    notice(f"loaded {loaded.model.name}")
+    hosts = hosts_of(host, port, name or [])
+    say(f"http://{hosts[0]}/")
+    if open_page:
+        import webbrowser
+
+        webbrowser.open(f"http://{hosts[0]}/")
+    server_of(create_app(loaded, hosts=hosts, token=token), host, port).run()
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address is one that only this machine reaches."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def hosts_of(host: str, port: int, names: list[str]) -> list[str]:
+    """Return the Host headers that a server answers to.
+
+    Raises:
+        UsageError: it listens at all addresses, and no name is given.
+    """
+    known = [*names]
+    if is_loopback(host):
+        known += ["127.0.0.1", "localhost", "[::1]"]
+    elif not (host in ("0.0.0.0", "::") or known):
+        known += [f"[{host}]" if ":" in host else host]
+    if not known:
+        raise UsageError(
+            f"at {host} the server has no name of its own",
+            "requests are let in by the name that they ask for",
+            "give --name, as others reach this machine",
+        )
+    plain = known if port in (80, 443) else []
+    return [*(f"{one}:{port}" for one in known), *plain]

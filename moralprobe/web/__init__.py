@@ -1,0 +1,1 @@
+"""The steering page and its HTTP API: a model steered from a browser, on this machine."""

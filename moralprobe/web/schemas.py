@@ -1,0 +1,186 @@
+"""The wire format: what the page and any other client send and get. There is no other."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MOST_CHARACTERS: Final = 8_000
+MOST_TOKENS: Final = 512
+MOST_SOURCES: Final = 8
+MOST_FEATURES: Final = 64
+MOST_STRENGTH: Final = 1_000.0
+
+Strength = Annotated[float, Field(ge=-MOST_STRENGTH, le=MOST_STRENGTH)]
+Text = Annotated[str, Field(min_length=1, max_length=MOST_CHARACTERS)]
+
+
+class Strict(BaseModel):
+    """Unknown fields, NaN and infinity are refused."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class Direction(Strict):
+    """A direction that tells the table's texts apart, as long as a state there usually is."""
+
+    kind: Literal["direction"]
+    target: str = Field(max_length=64, description="One of /api/about's targets.")
+    layer: int = Field(ge=0, le=10_000)
+    method: Literal["add", "project-out"] = "add"
+    strength: Strength = 0.1
+
+
+class FeatureChange(Strict):
+    """A feature's activation z becomes scale z + offset."""
+
+    feature: int = Field(ge=0, le=1 << 30)
+    scale: float = Field(default=1.0, ge=-MOST_STRENGTH, le=MOST_STRENGTH)
+    offset: float = Field(default=0.0, ge=-1e6, le=1e6)
+
+
+class Features(Strict):
+    """Single features of the autoencoder; only what they change enters."""
+
+    kind: Literal["features"]
+    changes: list[FeatureChange] = Field(min_length=1, max_length=MOST_FEATURES)
+    strength: Strength = 1.0
+
+
+class Fitted(Strict):
+    """An intervention that was loaded when the server started."""
+
+    kind: Literal["intervention"]
+    name: str = Field(max_length=200, description="One of /api/about's interventions.")
+    strength: Strength = 1.0
+
+
+Source = Annotated[Direction | Features | Fitted, Field(discriminator="kind")]
+
+
+class SteerRequest(Strict):
+    """A prompt, what steers, and how it is written; both texts are drawn by the same numbers."""
+
+    prompt: Text
+    sources: list[Source] = Field(default=[], max_length=MOST_SOURCES)
+    chat: bool | None = Field(
+        default=None,
+        description="Put the prompt into the chat template; if null, where one is.",
+    )
+    system: str | None = Field(default=None, max_length=MOST_CHARACTERS)
+    positions: Literal["all", "prompt", "generated"] = "all"
+    max_tokens: int = Field(default=64, ge=1, le=MOST_TOKENS)
+    temperature: float = Field(default=0.7, ge=0, le=10)
+    top_p: float = Field(default=0.9, gt=0, le=1)
+    seed: int = Field(default=0, ge=0, le=2**53)
+
+
+class Piece(Strict):
+    """Event `piece`: what comes next in one of the texts."""
+
+    side: Literal["default", "steered"]
+    text: str
+
+
+class Written(Strict):
+    """A whole text, and what steering did on the way."""
+
+    text: str
+    tokens: int
+    ended: bool = Field(description="The model ended it itself.")
+    edits: int = Field(description="Tokens whose states were changed.")
+    change: float = Field(description="How large a change was on average, of the state.")
+    perplexity: float | None = Field(description="Of the text under the model as it is.")
+    loop: int = Field(description="Words that the longest repeated run holds.")
+
+
+class Done(Strict):
+    """Event `done`, the last one: both texts, whether they are the same to the token, and KL.
+
+    `kl` is KL(as it is || steered) of each next token of the steered text, in nats.
+    """
+
+    default: Written
+    steered: Written
+    same: bool
+    kl: list[float]
+    warnings: list[str]
+
+
+class Failure(Strict):
+    """What went wrong: what failed, why, and what to do instead. Also event `error`."""
+
+    what: str
+    why: str = ""
+    instead: str = ""
+
+
+class Absent(Strict):
+    """Something that isn't offered, and why."""
+
+    what: str
+    why: str
+
+
+class About(Strict):
+    """What is loaded, what can steer, and what can't."""
+
+    version: str
+    model: str
+    layers: int
+    d_model: int
+    dtype: str
+    device: str
+    chat: bool
+    targets: list[str] = Field(description="What a direction can lead to; empty without a table.")
+    table: str | None
+    sae: str | None
+    sae_layer: int | None
+    features: int | None
+    interventions: list[str]
+    absent: list[Absent]
+    limits: dict[str, float]
+
+
+class Feature(Strict):
+    """A feature in the list: its pole, how sure that is, and how often it is active."""
+
+    feature: int
+    pole: str | None
+    effect: float | None
+    specificity: float | None
+    density: float | None
+    holds: bool | None
+    texts: list[str]
+
+
+class FeatureList(Strict):
+    """Features that were found, the strongest first."""
+
+    features: list[Feature]
+    of: int
+
+
+class FiresRequest(Strict):
+    """A text whose features are asked for."""
+
+    text: Text
+    most: int = Field(default=20, ge=1, le=100)
+
+
+class Fired(Strict):
+    """A feature and how active it is at every token of the text."""
+
+    feature: int
+    pole: str | None
+    largest: float
+    activations: list[float]
+
+
+class Fires(Strict):
+    """The tokens of a text, and the features that are most active in it; sinks are left out."""
+
+    tokens: list[str]
+    left_out: list[bool]
+    features: list[Fired]

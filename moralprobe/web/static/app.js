@@ -1,0 +1,195 @@
+// The page: what is chosen becomes one request, and what comes back is shown as text, never as HTML.
+import { copyOf } from "./copy.js";
+import { differing } from "./differ.js";
+import { Sources } from "./sources.js";
+import { stream, ask, setToken } from "./wire.js";
+
+const at = (id) => document.getElementById(id);
+const SIDES = ["default", "steered"];
+const NUMBERS = ["max_tokens", "temperature", "top_p", "seed"];
+let about = null;
+let sources = null;
+let running = null;
+let last = null;
+
+function element(name, text, properties = {}) {
+  const made = Object.assign(document.createElement(name), properties);
+  made.textContent = text;
+  return made;
+}
+
+function asked() {
+  const found = { prompt: at("prompt").value, sources: sources.value(), positions: at("positions").value };
+  if (about.chat) found.chat = at("chat").checked;
+  for (const name of NUMBERS) found[name] = Number(at(name).value);
+  return found;
+}
+
+function restore(state) {
+  at("prompt").value = state.prompt ?? "";
+  at("chat").checked = about.chat && state.chat !== false;
+  at("positions").value = state.positions ?? "all";
+  for (const name of NUMBERS) if (state[name] !== undefined) at(name).value = state[name];
+  sources.set(state.sources ?? []);
+}
+
+function fail(error) {
+  at("error").textContent = [error.what, error.why, error.instead].filter(Boolean).join(". ");
+}
+
+function busy(now) {
+  at("run").disabled = now;
+  at("stop").disabled = !now;
+}
+
+function show(done) {
+  const [one, two] = SIDES.map((side) => done[side].text);
+  const parts = { default: differing(one, two), steered: differing(two, one) };
+  for (const side of SIDES) {
+    at(side).replaceChildren(...parts[side].map(([text, own]) => element(own ? "mark" : "span", text)));
+    const said = done[side];
+    const surprise = said.perplexity === null ? "" : `, perplexity ${said.perplexity.toFixed(1)} under the model as it is`;
+    const edits = side === "steered" ? `, ${said.edits} edits of ${(100 * said.change).toFixed(1)} % of a state` : "";
+    at(`of-${side}`).textContent = `${said.tokens} tokens${surprise}${edits}`;
+  }
+  const mean = done.kl.length ? done.kl.reduce((a, b) => a + b) / done.kl.length : 0;
+  const differs = done.same ? "Both texts are the same to the token." : "Underlined: words that only one text has.";
+  at("said").replaceChildren(element("span", `${differs} KL ${mean.toFixed(3)} nats a token. `));
+  for (const warning of done.warnings) at("said").append(element("strong", `${warning} `, { className: "warning" }));
+}
+
+function remember(request, done) {
+  last = { request, done };
+  const button = element("button", `${request.prompt.slice(0, 60)} / ${request.sources.length} sources, seed ${request.seed}`, { type: "button" });
+  button.addEventListener("click", () => { restore(request); show(done); last = { request, done }; });
+  const item = document.createElement("li");
+  item.append(button);
+  at("history").prepend(item);
+}
+
+async function run() {
+  if (running !== null || !at("form").reportValidity()) return;
+  const request = asked();
+  running = new AbortController();
+  busy(true);
+  at("error").textContent = "";
+  at("said").textContent = "Writing.";
+  for (const side of SIDES) { at(side).textContent = ""; at(`of-${side}`).textContent = ""; }
+  try {
+    for await (const [name, value] of stream("/api/steer", request, running.signal)) {
+      if (name === "piece") at(value.side).append(value.text);
+      else if (name === "done") { show(value); remember(request, value); }
+      else { at("said").textContent = ""; fail(value); }
+    }
+  } catch (error) {
+    at("said").textContent = running.signal.aborted ? "Stopped." : "";
+    if (!running.signal.aborted) fail(error.failure ?? { what: "the server can't be reached", why: String(error.message) });
+  } finally {
+    running = null;
+    busy(false);
+  }
+}
+
+async function whatFires() {
+  at("error").textContent = "";
+  try {
+    const found = await ask("/api/fires", { text: at("prompt").value });
+    const spans = found.tokens.map((text, i) => element("span", text, { className: found.left_out[i] ? "out" : "" }));
+    at("tokens").replaceChildren(...spans);
+    const shade = (fired) => spans.forEach((span, i) => {
+      const part = fired.largest ? Math.max(0, fired.activations[i]) / fired.largest : 0;
+      span.style.backgroundColor = `rgba(var(--heat), ${(0.55 * part).toFixed(3)})`;
+      span.title = fired.activations[i].toFixed(2);
+    });
+    at("fired").replaceChildren(...found.features.map((fired, i) => {
+      const choice = element("input", "", { type: "radio", name: "fired", checked: i === 0 });
+      choice.addEventListener("change", () => shade(fired));
+      const add = element("button", "steer with it", { type: "button" });
+      add.addEventListener("click", () => sources.add("features", { feature: fired.feature, offset: fired.largest }));
+      const label = document.createElement("label");
+      label.append(choice, ` ${fired.feature}${fired.pole ? ` (${fired.pole})` : ""}: ${fired.largest.toFixed(2)} `);
+      const line = element("div", "", { className: "line" });
+      line.append(label, add);
+      return line;
+    }));
+    if (found.features.length) shade(found.features[0]);
+    at("heat").hidden = false;
+  } catch (error) {
+    fail(error.failure ?? { what: "the server can't be reached", why: String(error.message) });
+  }
+}
+
+async function search() {
+  const chosen = new URLSearchParams({ query: at("query").value, most: 30 });
+  if (at("pole").value) chosen.set("pole", at("pole").value);
+  try {
+    const found = await ask(`/api/features?${chosen}`);
+    at("found").replaceChildren(...found.features.map((one) => {
+      const item = document.createElement("li");
+      const add = element("button", `feature ${one.feature}`, { type: "button" });
+      add.addEventListener("click", () => sources.add("features", { feature: one.feature, offset: 5 }));
+      const holds = one.holds === null ? "" : one.holds ? ", holds on held-out texts" : ", doesn't hold on held-out texts";
+      item.append(add, ` ${one.pole ?? "no pole"}${holds}`, ...one.texts.slice(0, 3).map((text) => element("div", text, { className: "small" })));
+      return item;
+    }));
+  } catch (error) {
+    fail(error.failure ?? { what: "the server can't be reached", why: String(error.message) });
+  }
+}
+
+async function begin() {
+  try {
+    about = await ask("/api/about");
+  } catch (error) {
+    at("token-line").hidden = error.status !== 401;
+    at("about").textContent = "";
+    fail(error.failure ?? { what: "the server can't be reached", why: String(error.message) });
+    return;
+  }
+  at("error").textContent = "";
+  at("token-line").hidden = true;
+  at("about").textContent = `${about.model}, ${about.layers} layers of ${about.d_model}, ${about.dtype} on ${about.device}; moralprobe ${about.version}`;
+  at("chat").disabled = !about.chat;
+  at("chat").checked = about.chat;
+  at("absent").replaceChildren(...about.absent.map((one) => element("li", `No ${one.what}: ${one.why}.`)));
+  for (const button of document.querySelectorAll("[data-add]")) {
+    const offered = { direction: about.targets.length, features: about.features, intervention: about.interventions.length };
+    button.disabled = !offered[button.dataset.add];
+    button.addEventListener("click", () => sources.add(button.dataset.add));
+  }
+  at("fires").disabled = !about.features;
+  at("search").hidden = about.absent.some((one) => one.what === "search over features");
+  const poles = about.targets.length ? about.targets.filter((one) => one !== "moral" && !one.includes("-")) : [];
+  at("pole").replaceChildren(element("option", "any", { value: "" }), ...poles.map((one) => element("option", one)));
+  sources = new Sources(at("sources"), about);
+  const state = location.hash.startsWith("#state=") ? location.hash.slice(7) : null;
+  if (state) {
+    try { restore(JSON.parse(decodeURIComponent(state))); } catch { fail({ what: "the link holds no state" }); }
+  } else if (about.targets.length) sources.add("direction");
+  else if (about.interventions.length) sources.add("intervention");
+}
+
+at("form").addEventListener("submit", (event) => { event.preventDefault(); run(); });
+at("stop").addEventListener("click", () => running?.abort());
+at("fires").addEventListener("click", whatFires);
+at("token").addEventListener("change", () => { setToken(at("token").value); begin(); });
+at("query").addEventListener("input", search);
+at("pole").addEventListener("change", search);
+at("search").addEventListener("toggle", () => { if (at("search").open) search(); });
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); run(); }
+  if (event.key === "Escape") running?.abort();
+});
+for (const button of document.querySelectorAll("[data-copy]")) {
+  button.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(copyOf(button.dataset.copy, asked(), about));
+    at("said").textContent = `Copied: ${button.textContent.replace("Copy ", "")}.`;
+  });
+}
+at("export").addEventListener("click", () => {
+  const blob = new Blob([JSON.stringify({ about, ...(last ?? { request: asked() }) }, null, 1)], { type: "application/json" });
+  const link = element("a", "", { href: URL.createObjectURL(blob), download: "steered.json" });
+  link.click();
+  URL.revokeObjectURL(link.href);
+});
+begin();

@@ -1,0 +1,83 @@
+// What steers: a list of sources, each with its strength as a slider, a number and a way back.
+const RANGE = { direction: [-0.5, 0.5, 0.01, 0.1], features: [-2, 2, 0.05, 1], intervention: [-2, 2, 0.05, 1] };
+let count = 0;
+
+function field(line, label, made) {
+  made.id = `source-${++count}`;
+  const name = document.createElement("label");
+  name.htmlFor = made.id;
+  name.textContent = label;
+  line.append(name, made);
+  return made;
+}
+
+function choice(values) {
+  const made = document.createElement("select");
+  for (const value of values) made.append(Object.assign(document.createElement("option"), { textContent: value, value }));
+  return made;
+}
+
+function number(value, properties) {
+  return Object.assign(document.createElement("input"), { type: "number", step: "any", value, required: true, ...properties });
+}
+
+export class Sources {
+  constructor(place, about) {
+    this.place = place;
+    this.about = about;
+    this.rows = [];
+    place.replaceChildren();
+  }
+
+  add(kind, given = {}) {
+    if (this.rows.length >= this.about.limits.sources) return;
+    const box = Object.assign(document.createElement("div"), { className: "source grid" });
+    const [low, high, step, usual] = RANGE[kind];
+    const start = given.strength ?? usual;
+    let parts;
+    if (kind === "direction") {
+      const target = field(box, "Direction to", choice(this.about.targets));
+      if (given.target) target.value = given.target;
+      const layer = field(box, "Layer", number(given.layer ?? Math.floor(this.about.layers / 2), { min: 0, max: this.about.layers - 1, step: 1 }));
+      const method = field(box, "Method", choice(["add", "project-out"]));
+      if (given.method) method.value = given.method;
+      parts = () => ({ target: target.value, layer: Number(layer.value), method: method.value });
+    } else if (kind === "features") {
+      const feature = field(box, "Feature", number(given.feature ?? 0, { min: 0, max: this.about.features - 1, step: 1 }));
+      const scale = field(box, "times", number(given.scale ?? 1, {}));
+      const offset = field(box, "plus", number(given.offset ?? 0, {}));
+      parts = () => ({ changes: [{ feature: Number(feature.value), scale: Number(scale.value), offset: Number(offset.value) }] });
+    } else {
+      const name = field(box, "Intervention", choice(this.about.interventions));
+      if (given.name) name.value = given.name;
+      parts = () => ({ name: name.value });
+    }
+    const slider = field(box, "Strength", Object.assign(document.createElement("input"), { type: "range", min: low, max: high, step }));
+    const exact = field(box, "as a number", number(start, { min: -this.about.limits.strength, max: this.about.limits.strength }));
+    slider.value = start;
+    slider.addEventListener("input", () => { exact.value = slider.value; });
+    exact.addEventListener("input", () => { slider.value = exact.value; });
+    const reset = Object.assign(document.createElement("button"), { type: "button", textContent: "Reset to 0" });
+    reset.addEventListener("click", () => { exact.value = 0; slider.value = 0; });
+    const remove = Object.assign(document.createElement("button"), { type: "button", textContent: "Remove" });
+    const row = { box, value: () => ({ kind, ...parts(), strength: Number(exact.value) }) };
+    remove.addEventListener("click", () => { this.rows = this.rows.filter((one) => one !== row); box.remove(); });
+    box.append(reset, remove);
+    this.rows.push(row);
+    this.place.append(box);
+  }
+
+  value() {
+    return this.rows.map((row) => row.value());
+  }
+
+  set(values) {
+    this.rows = [];
+    this.place.replaceChildren();
+    for (const value of values) {
+      // Features are shown one by one; together they are the sum of what each changes.
+      if (value.kind === "features") for (const change of value.changes) this.add("features", { ...change, strength: value.strength });
+      else this.add(value.kind, value);
+    }
+  }
+}

@@ -1,0 +1,307 @@
+"""W1 to W10: who is let in, and that the server lives whatever it is sent."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from moralprobe.cli.serve import hosts_of, is_loopback
+from moralprobe.errors import UsageError
+from moralprobe.web.guard import HEADERS, MOST_BYTES
+from moralprobe.web.loaded import Loaded
+from tests.activations.test_extract import tiny
+from tests.web.serving import serving
+
+TOKEN = "a long random text"
+ASKED = {"prompt": "Is it fair", "max_tokens": 2}
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Loaded:
+    return Loaded(tiny())
+
+
+@pytest.fixture(scope="module")
+def url(loaded: Loaded) -> Iterator[str]:
+    with serving(loaded) as url:
+        yield url
+
+
+def raw(url: str, request: str) -> str:
+    """Send bytes as they are, and return what comes back."""
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(request.replace("\n", "\r\n").encode())
+        found = b""
+        while part := connection.recv(65536):
+            found += part
+    return found.decode(errors="replace")
+
+
+# -- W1 -------------------------------------------------------------------------------------------
+
+
+def test_beyond_this_machine_a_token_is_needed() -> None:
+    command = [sys.executable, "-m", "moralprobe", "serve", "--host", "0.0.0.0"]
+    done = subprocess.run(command, capture_output=True, text=True, env={"PATH": ""})
+    assert done.returncode == 2
+    assert "there is no token" in done.stderr and "MORALPROBE_TOKEN" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("host", "own"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.168.1.4", False),
+        ("localhost.example.org", False),
+        ("", False),
+    ],
+)
+def test_which_addresses_are_this_machine(host: str, own: bool) -> None:
+    assert is_loopback(host) == own
+
+
+def test_a_server_answers_to_its_own_names() -> None:
+    assert hosts_of("127.0.0.1", 7860, []) == ["127.0.0.1:7860", "localhost:7860", "[::1]:7860"]
+    assert hosts_of("10.0.0.7", 80, []) == ["10.0.0.7:80", "10.0.0.7"]
+    assert hosts_of("0.0.0.0", 7860, ["probe.lan"]) == ["probe.lan:7860"]
+    with pytest.raises(UsageError, match="--name"):
+        hosts_of("::", 7860, [])
+
+
+# -- W2, W3 ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        "Host: evil.example",
+        "Host: {own}\nHost: {own}",
+        "Host: {own}\nHost: evil.example",
+        "Host: evil.example:{port}",
+        "Host: {own}.evil.example",
+        "Host: 127.0.0.1",
+        "Host:",
+        "X: y",
+    ],
+)
+@pytest.mark.parametrize("path", ["/", "/api/about", "/static/app.js", "/openapi.json"])
+def test_another_host_is_refused(url: str, hosts: str, path: str) -> None:
+    own = url.removeprefix("http://")
+    said = raw(
+        url,
+        f"GET {path} HTTP/1.1\nConnection: close\n{hosts.format(own=own, port=own.split(':')[1])}\n\n",
+    )
+    assert said.startswith("HTTP/1.1 400")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://127.0.0.1:1"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"origin": "{url}.evil.example"},
+    ],
+)
+def test_another_site_is_refused_and_nothing_is_done(
+    url: str, loaded: Loaded, headers: dict[str, str]
+) -> None:
+    passes: list[int] = []
+    counted = loaded.model.model.register_forward_hook(lambda *_: passes.append(1))
+    sent = {k: v.format(url=url) for k, v in headers.items()}
+    try:
+        for path in ("/api/steer", "/api/fires"):
+            assert httpx.post(url + path, json=ASKED, headers=sent).status_code == 403
+        assert httpx.get(f"{url}/api/about", headers=sent).status_code == 403
+    finally:
+        counted.remove()
+    assert not passes
+    own = httpx.post(
+        f"{url}/api/steer", json=ASKED, headers={"origin": url, "sec-fetch-site": "same-origin"}
+    )
+    assert own.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/x-www-form-urlencoded", "text/plain", "multipart/form-data", ""]
+)
+def test_what_a_form_can_send_is_refused(url: str, kind: str) -> None:
+    answer = httpx.post(
+        f"{url}/api/steer", content=json.dumps(ASKED), headers={"content-type": kind}
+    )
+    assert answer.status_code == 415
+
+
+# -- W4, W12 --------------------------------------------------------------------------------------
+
+
+def test_the_token_is_asked_for_and_never_said(
+    loaded: Loaded, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with serving(loaded, token=TOKEN) as url:
+        right = {"authorization": f"Bearer {TOKEN}"}
+        wrong = [
+            {},
+            {"authorization": "Bearer wrong"},
+            {"authorization": f"Basic {TOKEN}"},
+            {"authorization": TOKEN},
+            {"authorization": f"Bearer {TOKEN}x"},
+            {"cookie": f"token={TOKEN}"},
+        ]
+        for headers in wrong:
+            for answer in (
+                httpx.post(f"{url}/api/steer", json=ASKED, headers=headers),
+                httpx.get(f"{url}/api/about", headers=headers),
+                httpx.get(f"{url}/api/about?token={TOKEN}", headers=headers),
+            ):
+                assert answer.status_code == 401
+                assert TOKEN not in answer.text and "event-stream" not in str(answer.headers)
+        assert httpx.post(f"{url}/api/steer", json=ASKED, headers=right).status_code == 200
+        assert TOKEN not in httpx.get(f"{url}/api/about", headers=right).text
+        assert httpx.get(f"{url}/").status_code == 200, "the empty page asks for it"
+        bad = httpx.post(f"{url}/api/steer", json={"prompt": 3}, headers=right)
+        assert bad.status_code == 422 and TOKEN not in bad.text
+    said = capfd.readouterr()
+    assert TOKEN not in said.out + said.err
+
+
+# -- W5 -------------------------------------------------------------------------------------------
+
+
+def test_no_get_changes_anything(url: str) -> None:
+    """What is read has no body; what makes the model work is a POST."""
+    paths = httpx.get(f"{url}/openapi.json").json()["paths"]
+    assert {(path, method) for path, said in paths.items() for method in said} == {
+        ("/api/about", "get"),
+        ("/api/features", "get"),
+        ("/api/fires", "post"),
+        ("/api/steer", "post"),
+    }
+    for path in ("/api/steer", "/api/fires"):
+        assert httpx.get(url + path).status_code == 405
+
+
+# -- W6 -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 200),
+        ("GET", "/static/app.js", 200),
+        ("GET", "/api/about", 200),
+        ("GET", "/nothing", 404),
+        ("POST", "/api/steer", 415),
+        ("PUT", "/api/steer", 415),
+    ],
+)
+def test_every_answer_carries_the_policy(url: str, method: str, path: str, status: int) -> None:
+    answer = httpx.request(method, url + path)
+    assert answer.status_code == status
+    for name, value in HEADERS.items():
+        assert answer.headers[name] == value
+    policy = answer.headers["content-security-policy"]
+    assert "unsafe" not in policy and "default-src 'none'" in policy
+    assert "server" not in answer.headers
+
+
+# -- W7, W9 ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"prompt": "' + "x" * 9000 + '"}',
+        '{"prompt": ""}',
+        '{"prompt": "x", "max_tokens": 1000000000}',
+        '{"prompt": "x", "max_tokens": 0}',
+        '{"prompt": "x", "temperature": NaN}',
+        '{"prompt": "x", "temperature": 1e308}',
+        '{"prompt": "x", "top_p": 0}',
+        '{"prompt": "x", "seed": -1}',
+        '{"prompt": "x", "seed": 1' + "0" * 5000 + "}",
+        '{"prompt": "x", "unknown": 1}',
+        '{"prompt": "x", "sources": [{"kind": "direction", "target": "care", "layer": -1}]}',
+        '{"prompt": "x", "sources": [{"kind": "intervention", "name": "a", "strength": Infinity}]}',
+        '{"prompt": "x", "sources": [{"kind": "features", "changes": ['
+        + ",".join(['{"feature": 1}'] * 5000)
+        + "]}]}",
+        '{"prompt": "x", "sources": ' + "[" * 50_000 + "]" * 50_000 + "}",
+        "[" * 100_000,
+        '{"prompt": "\\ud800"}',
+        "null",
+        "",
+        "\x00",
+    ],
+    ids=lambda body: body[:40],
+)
+def test_what_is_out_of_bounds_is_refused_and_the_server_lives(url: str, body: str) -> None:
+    answer = httpx.post(
+        f"{url}/api/steer", content=body, headers={"content-type": "application/json"}
+    )
+    assert answer.status_code in (413, 422), answer.text
+    assert answer.json()["what"]
+    assert httpx.post(f"{url}/api/steer", json=ASKED).status_code == 200
+
+
+@pytest.mark.parametrize("length", [True, False])
+def test_a_body_that_is_too_large_is_not_read(url: str, length: bool) -> None:
+    data = b"x" * (4 * MOST_BYTES)
+    content = data if length else (data[i : i + 4096] for i in range(0, len(data), 4096))
+    try:
+        answer = httpx.post(
+            f"{url}/api/steer", content=content, headers={"content-type": "application/json"}
+        )
+    except httpx.WriteError:  # it was closed on us, which is as good
+        pass
+    else:
+        assert answer.status_code == 413
+    assert httpx.get(f"{url}/api/about").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/../app.py",
+        "/static/%2e%2e/app.py",
+        "/static/..%2fapp.py",
+        "/static/....//app.py",
+        "/static//etc/passwd",
+        "/static/%00",
+        "/api/../../etc/passwd",
+        "/static/",
+    ],
+)
+def test_no_path_leads_out(url: str, path: str) -> None:
+    said = raw(
+        url,
+        f"GET {path} HTTP/1.1\nHost: {url.removeprefix('http://')}\nConnection: close\n\n",
+    )
+    assert said.startswith("HTTP/1.1 404"), said[:300]
+
+
+# -- W10 ------------------------------------------------------------------------------------------
+
+
+def test_special_tokens_in_a_prompt_are_text(url: str, loaded: Loaded) -> None:
+    tokens = httpx.post(f"{url}/api/fires", json={"text": "a<eos>b<bos>"})
+    assert tokens.status_code == 422  # no autoencoder here: what a prompt becomes is seen below
+    from moralprobe.steering.generate import encoded_for
+
+    plain, forged = encoded_for(loaded.model, ["ab", "a<eos>b<bos>"], chat=False)
+    special = set(loaded.model.tokenizer.all_special_ids)
+    assert sum(i in special for i in forged.ids) == sum(i in special for i in plain.ids)

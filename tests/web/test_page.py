@@ -1,0 +1,188 @@
+"""The page in a real browser: Debian's chromium, driven from outside, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from moralprobe.web.loaded import Loaded
+from tests.web.serving import serving
+from tests.web.test_api import loaded, model
+
+__all__ = ["loaded", "model"]  # fixtures
+
+CHROMIUM = os.environ.get("MORALPROBE_CHROMIUM") or shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt install chromium)")
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+expect = playwright.expect
+
+
+@pytest.fixture(scope="module")
+def url(loaded: Loaded) -> Iterator[str]:
+    with serving(loaded) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Any, url: str) -> Iterator[Any]:
+    """A page whose console must stay empty, and from which nothing may leave this machine."""
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    said: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda one: said.append(one.text) if one.type in ("error", "warning") else 0)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda one: asked.append(one.url))
+    page.goto(url)
+    expect(page.locator("#about")).to_contain_text("3 layers")
+    yield page
+    context.close()
+    assert not said
+    assert all(one.startswith((url, "data:", "blob:")) for one in asked), asked
+
+
+def run(page: Any) -> None:
+    page.locator("#prompt").press("Control+Enter")
+    expect(page.locator("#said")).to_contain_text("KL")
+
+
+def test_a_preset_steers_and_both_columns_stream(page: Any) -> None:
+    page.locator("#prompt").fill("Is it fair")
+    page.get_by_label("Direction to").select_option("care-harm")
+    page.get_by_label("Layer").fill("1")
+    slider = page.get_by_label("Strength", exact=True)
+    slider.focus()
+    for _ in range(5):
+        slider.press("ArrowRight")
+    assert float(page.get_by_label("as a number").input_value()) == pytest.approx(0.15)
+    page.get_by_text("How it is written").click()
+    page.get_by_label("New tokens").fill("20")
+    run(page)
+    for side in ("default", "steered"):
+        assert page.locator(f"#{side}").inner_text()
+        expect(page.locator(f"#of-{side}")).to_contain_text("20 tokens")
+    expect(page.locator("#of-steered")).to_contain_text("edits")
+    page.get_by_role("button", name="Reset to 0").click()
+    run(page)
+    expect(page.locator("#said")).to_contain_text("the same to the token")
+    assert page.locator("#default").inner_text() == page.locator("#steered").inner_text()
+    page.get_by_text("History of this page").click()
+    assert page.locator("#history li").count() == 2
+    page.locator("#history button").last.click()
+    expect(page.locator("#of-steered")).to_contain_text("edits")
+    assert float(page.get_by_label("as a number").input_value()) == pytest.approx(0.15)
+
+
+def test_a_link_restores_what_was_chosen(page: Any, url: str) -> None:
+    page.locator("#prompt").fill('A <b>bold</b> "prompt" & more')
+    page.get_by_role("button", name="Add a feature").click()
+    page.get_by_label("Feature", exact=True).fill("7")
+    page.get_by_label("plus").fill("3.5")
+    page.locator("#seed").evaluate("(box) => { box.value = 5; }")
+    page.get_by_role("button", name="Copy link").click()
+    expect(page.locator("#said")).to_contain_text("Copied: link")
+    link = page.evaluate("navigator.clipboard.readText()")
+    assert link.startswith(f"{url}/#state=")
+    page.goto("about:blank")
+    page.goto(link)
+    expect(page.locator(".source")).to_have_count(2)
+    assert page.locator("#prompt").input_value() == 'A <b>bold</b> "prompt" & more'
+    assert page.get_by_label("Feature", exact=True).input_value() == "7"
+    assert page.get_by_label("plus").input_value() == "3.5"
+    assert page.locator("#seed").input_value() == "5"
+    page.get_by_role("button", name="Copy as curl").click()
+    expect(page.locator("#said")).to_contain_text("Copied")
+    command = page.evaluate("navigator.clipboard.readText()")
+    request = json.loads(re.search(r"-d '(.*)'$", command, re.S)[1])  # type: ignore[index]
+    assert request["sources"][1]["changes"] == [{"feature": 7, "scale": 1, "offset": 3.5}]
+
+
+def test_what_fires_is_shown_and_steers(page: Any) -> None:
+    page.locator("#prompt").fill("<img src=x onerror=alert(1)> fair")
+    page.get_by_role("button", name="What fires on it").click()
+    expect(page.locator("#heat")).to_be_visible()
+    assert page.locator("#tokens span").count() > 5
+    assert page.locator("#tokens img").count() == 0, "shown literally"
+    shades = page.locator("#tokens span").evaluate_all(
+        "(spans) => spans.map((span) => getComputedStyle(span).backgroundColor)"
+    )
+    assert len(set(shades)) > 1
+    before = page.locator(".source").count()
+    page.get_by_role("button", name="steer with it").first.click()
+    assert page.locator(".source").count() == before + 1
+
+
+def test_features_are_searched_by_their_texts(page: Any) -> None:
+    page.get_by_text("Search features").click()
+    page.get_by_label("Words in their texts").fill("friend")
+    expect(page.locator("#found li")).to_have_count(1)
+    expect(page.locator("#found")).to_contain_text("<b>lying</b>")
+    assert page.locator("#found b").count() == 0
+
+
+def test_it_stops(page: Any) -> None:
+    page.get_by_text("How it is written").click()
+    page.get_by_label("New tokens").fill("200")
+    page.get_by_label("Temperature").fill("5")
+    page.get_by_role("button", name="Run").click()
+    expect(page.locator("#default")).not_to_be_empty()
+    page.keyboard.press("Escape")
+    expect(page.locator("#said")).to_have_text("Stopped.")
+    expect(page.get_by_role("button", name="Run")).to_be_enabled()
+
+
+def test_what_is_refused_is_said(page: Any) -> None:
+    page.locator("#prompt").fill("x" * 600)
+    page.locator("#prompt").press("Control+Enter")
+    expect(page.locator("#error")).to_contain_text("longer than the model can read")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_narrow_screen_and_can_be_read(browser: Any, url: str, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": 380, "height": 800}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(url)
+    expect(page.locator("#about")).to_contain_text("3 layers")
+    page.get_by_role("button", name="Add a feature").click()
+    page.get_by_text("How it is written").click()
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    assert wide <= 380
+    unnamed = page.evaluate(
+        """() => [...document.querySelectorAll('input, select, textarea, button')]
+        .filter((one) => !(one.labels?.length || one.textContent.trim() || one.ariaLabel))
+        .map((one) => one.outerHTML)"""
+    )
+    assert not unnamed
+    contrasts = page.evaluate(
+        """() => {
+        const number = (text) => text.match(/[0-9.]+/g).slice(0, 3).map(Number);
+        const light = (rgb) => {
+          const [r, g, b] = rgb.map((v) => v / 255)
+            .map((v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+          return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+        };
+        const paper = number(getComputedStyle(document.body).backgroundColor);
+        return [...document.querySelectorAll('p, label, button, h1, h2, summary, legend, li')]
+          .map((one) => {
+            const [a, b] = [number(getComputedStyle(one).color), paper].map(light);
+            return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+          });
+        }"""
+    )
+    assert min(contrasts) >= 4.5
+    context.close()

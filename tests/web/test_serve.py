@@ -1,0 +1,63 @@
+"""The command: it serves what it is given, and ends when it is told to."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from moralprobe.models.tiny import save_tiny
+from tests.activations.test_extract import starter
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        found: int = free.getsockname()[1]
+    return found
+
+
+def test_it_serves_and_ends(tmp_path: Path, port: int) -> None:
+    save_tiny("llama", tmp_path / "model", bos=True)
+    starter(200).save(tmp_path / "starter.parquet")
+    command = [sys.executable, "-m", "moralprobe", "serve", "--model", str(tmp_path / "model")]
+    command += ["--vectors", str(tmp_path / "starter.parquet"), "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            said = server.stdout.readline()
+            url = re.fullmatch(r"(http://127\.0\.0\.1:\d+)/\n", said)
+            assert url is not None and url[1].endswith(str(port)), said
+            with httpx.Client(base_url=url[1], transport=httpx.HTTPTransport(retries=20)) as client:
+                about = client.get("/api/about", timeout=60).json()
+            assert about["model"] == "model" and about["table"] == "starter.parquet"
+        finally:
+            server.send_signal(signal.SIGINT)
+        assert server.wait(30) in (0, 130)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--sae", "nowhere"], "nowhere"),
+        (["--intervention", "nowhere"], "holds no intervention"),
+        (["--vectors", "nowhere.parquet"], "nowhere.parquet"),
+        (["--features", "nowhere"], "nowhere"),
+        (["--port", "0"], "--port"),
+    ],
+)
+def test_what_is_not_there_is_said_before_it_serves(
+    tmp_path: Path, options: list[str], said: str
+) -> None:
+    save_tiny("llama", tmp_path / "model")
+    command = [sys.executable, "-m", "moralprobe", "serve", "--model", str(tmp_path / "model")]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr and "Traceback" not in done.stderr
