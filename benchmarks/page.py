@@ -3,22 +3,19 @@
     python benchmarks/page.py [--model smollm2-135m] [--layer 15] [--rounds 7] [--tokens 48]
 
 Two ways write after the same prompt in alternating runs: one text by `generate`, and the page's
-request with a direction as the source, over a real connection. Written are medians over rounds of
-the time to the first piece of the text and of the whole, against those of the same round's one
-text. What the page computes of both texts afterwards is timed apart.
+request with a direction as the source, over a real connection. No end token is allowed, so that
+all texts are as long. Written are medians over rounds of the time to the first piece of the text
+and to the last, against those of the same round's one text; and the time to `done`, with what the
+page looks at afterwards.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import socket
 import statistics
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +33,13 @@ def main() -> None:
     from results_file import suffix, write
 
     from moralprobe import build_vectors, load_model
+    from moralprobe.steering import generate as writing
     from moralprobe.web.loaded import Loaded
+    from moralprobe.web.server import serving
 
-    times: dict[str, list[float]] = {"first": [], "whole": [], "page_first": [], "page_whole": []}
+    writing.end_ids = lambda model: set()
+    names = ("first", "whole", "page_first", "page_whole", "page_done")
+    times: dict[str, list[float]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "starter.parquet"
         build_vectors("starter").save(table)
@@ -63,7 +64,10 @@ def main() -> None:
         "seconds": {name: round(statistics.median(some), 3) for name, some in times.items()},
         "runs": times,
     }
-    command = f"python benchmarks/page.py --rounds {options.rounds} --tokens {options.tokens}"
+    command = (
+        f"python benchmarks/page.py --model {Path(options.model).name} --layer {options.layer} "
+        f"--rounds {options.rounds} --tokens {options.tokens}"
+    )
     print(write(f"page{suffix()}", command, summary))
     print(json.dumps({k: v for k, v in summary.items() if k != "runs"}, indent=1))
 
@@ -77,14 +81,15 @@ def alone(model: Any, options: Any) -> dict[str, float]:
     """Write one text as it is."""
     from moralprobe import Sampling, generate
 
-    start, first = time.perf_counter(), []
-    generate(
+    start, pieces = time.perf_counter(), []
+    (found,) = generate(
         model,
         [PROMPT],
         sampling=Sampling(max_new_tokens=options.tokens),
-        on_text=lambda i, text: first.append(time.perf_counter() - start),
+        on_text=lambda i, text: pieces.append(time.perf_counter() - start),
     )
-    return {"first": first[0], "whole": time.perf_counter() - start}
+    check_length(len(found.ids), options)
+    return {"first": pieces[0], "whole": pieces[-1]}
 
 
 def asked(url: str, options: Any) -> dict[str, float]:
@@ -93,33 +98,23 @@ def asked(url: str, options: Any) -> dict[str, float]:
 
     source = {"kind": "direction", "target": "moral", "layer": options.layer, "strength": 0.05}
     request = {"prompt": PROMPT, "max_tokens": options.tokens, "sources": [source]}
-    start, pieces = time.perf_counter(), []
+    start, pieces, last = time.perf_counter(), [], ""
     with httpx.stream("POST", f"{url}/api/steer", json=request, timeout=None) as answer:
         for line in answer.iter_lines():
             if line == "event: piece":
                 pieces.append(time.perf_counter() - start)
-    return {"page_first": pieces[0], "page_whole": pieces[-1]}
+            last = line or last
+    done = json.loads(last.removeprefix("data: "))
+    for side in ("default", "steered"):
+        check_length(done[side]["tokens"], options)
+    ended = time.perf_counter() - start
+    return {"page_first": pieces[0], "page_whole": pieces[-1], "page_done": ended}
 
 
-@contextmanager
-def serving(loaded: Any) -> Iterator[str]:
-    """Serve on loopback while the block runs."""
-    from moralprobe.web.app import create_app
-    from moralprobe.web.server import server_of
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = server_of(create_app(loaded, hosts=[f"127.0.0.1:{port}"]), "127.0.0.1", port)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join()
+def check_length(tokens: int, options: Any) -> None:
+    """Refuse runs that can't be compared."""
+    if tokens != options.tokens:
+        raise SystemExit(f"a text has {tokens} tokens: runs can't be compared")
 
 
 if __name__ == "__main__":

@@ -47,37 +47,78 @@ def serve_command(
 
     Example: moralprobe serve --model smollm2-135m --vectors starter.parquet
     """
-    token = token or None
-    if not is_loopback(host) and token is None:
+    check_token(token, host)
+    hosts = hosts_of(host, port, name or [])
+    from moralprobe.models.load import load_model
+    from moralprobe.sae.load import load_sae
+    from moralprobe.steering.intervention import Intervention
+    from moralprobe.steering.selection import check_features_of, read_feature_table
+    from moralprobe.web.app import create_app
+    from moralprobe.web.loaded import Loaded, read_examples
+    from moralprobe.web.server import listening, server_of
+    from moralprobe.web.turns import Turns
+
+    folders = [path.resolve() for path in intervention or []]
+    names = [path.name for path in folders]
+    if len(set(names)) < len(names):
+        raise UsageError(
+            "two interventions have the same name",
+            ", ".join(names),
+            "rename a folder: the page tells them apart by it",
+        )
+    if features is not None and sae is None:
+        raise UsageError(
+            "features are an autoencoder's", "no autoencoder is given", "give --sae DIR too"
+        )
+    loaded_sae = None if sae is None else load_sae(sae)
+    if features is not None and loaded_sae is not None:
+        for said in check_features_of(features, loaded_sae, vectors or Path()):
+            notice(f"warning: {said}")
+    loaded = Loaded(
+        load_model(model, dtype=dtype, device=device),
+        vectors=vectors,
+        sae=loaded_sae,
+        features=None if features is None else read_feature_table(features),
+        examples={} if features is None else read_examples(features),
+        interventions={path.name: Intervention.load(path) for path in folders},
+    )
+    turns = Turns()
+    app = create_app(loaded, hosts=hosts, token=token or None, turns=turns)
+    # Only who holds the port may name it.
+    with listening(host, port) as bound:
+        say(f"http://{hosts[0]}/")
+        if open_page:
+            import webbrowser
+
+            webbrowser.open(f"http://{hosts[0]}/")
+        try:
+            server_of(app).run(sockets=[bound])
+        except KeyboardInterrupt:
+            notice("ended")
+        finally:
+            turns.close()
+
+
+def check_token(token: str | None, host: str) -> None:
+    """Refuse to be reached from elsewhere without a token, and one that no header can carry.
+
+    Raises:
+        UsageError: as it says; the token isn't repeated.
+    """
+    if not token:
+        if is_loopback(host):
+            return
         raise UsageError(
             f"at {host} others could steer the model",
             "there is no token",
             "set MORALPROBE_TOKEN to a long random text, or leave out --host",
         )
-    from moralprobe.models.load import load_model
-    from moralprobe.sae.load import load_sae
-    from moralprobe.steering.intervention import Intervention
-    from moralprobe.steering.selection import read_feature_table
-    from moralprobe.web.app import create_app
-    from moralprobe.web.loaded import Loaded, read_examples
-    from moralprobe.web.server import server_of
-
-    loaded = Loaded(
-        load_model(model, dtype=dtype, device=device),
-        vectors=vectors,
-        sae=None if sae is None else load_sae(sae),
-        features=None if features is None else read_feature_table(features),
-        examples={} if features is None else read_examples(features),
-        interventions={path.name: Intervention.load(path) for path in intervention or []},
-    )
-    notice(f"loaded {loaded.model.name}")
-    hosts = hosts_of(host, port, name or [])
-    say(f"http://{hosts[0]}/")
-    if open_page:
-        import webbrowser
-
-        webbrowser.open(f"http://{hosts[0]}/")
-    server_of(create_app(loaded, hosts=hosts, token=token), host, port).run()
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise UsageError(
+            "this token can't be sent",
+            "it holds blanks, or what isn't ASCII",
+            "take another: python -c 'import secrets; print(secrets.token_urlsafe())'",
+        )
 
 
 def is_loopback(host: str) -> bool:
@@ -94,11 +135,12 @@ def hosts_of(host: str, port: int, names: list[str]) -> list[str]:
     Raises:
         UsageError: it listens at all addresses, and no name is given.
     """
-    known = [*names]
+    at_all = host in ("0.0.0.0", "::")
+    own = f"[{host}]" if ":" in host else host
+    known = [] if at_all else [own]
     if is_loopback(host):
-        known += ["127.0.0.1", "localhost", "[::1]"]
-    elif not (host in ("0.0.0.0", "::") or known):
-        known += [f"[{host}]" if ":" in host else host]
+        known += [one for one in ("127.0.0.1", "localhost", "[::1]") if one != own]
+    known += names
     if not known:
         raise UsageError(
             f"at {host} the server has no name of its own",

@@ -89,3 +89,39 @@ def category_match(X: Floats, moral: Floats, *, draws: int = 500, seed: int = 0)
         C = centres(X, moral[rng.permutation(n)])
         null[b] = _pearson(dissimilarity(C), human)
     return summarise(name, category, resampled(values, draws, null, n), unit)
+
+
+def likeness(X: Floats, mean: Floats, C: Floats) -> NDArray[np.float64]:
+    """Return the cosine of each state, less the mean of all, with each category's centre, [n, k].
+
+    Args:
+        X: [n, d].
+        mean: [d] of the texts that the centres are of.
+        C: [k, d] from `centres`.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rows, columns = (
+            np.asarray(V / np.linalg.norm(V, axis=1, keepdims=True), np.float64)
+            for V in (X - mean, C)
+        )
+    return np.asarray(np.einsum("nd,kd->nk", rows, columns), np.float64)
+
+
+def plane(C: Floats) -> tuple[NDArray[np.float64], float]:
+    """Return the two directions that hold most of the centres' directions, [2, d], and how much.
+
+    Centres count alike, whatever their length; those that are NaN are left out. A direction points
+    to where the centre that it holds most of lies.
+
+    Args:
+        C: [k, d] from `centres`.
+
+    Returns:
+        The directions, and the share of the squared lengths that lies in their plane.
+    """
+    there = C[np.isfinite(C).all(axis=1)]
+    unit = there / np.linalg.norm(there, axis=1, keepdims=True)
+    _, s, V = np.linalg.svd(unit, full_matrices=False)
+    on = unit @ V[:2].T
+    signs = np.sign(on[np.abs(on).argmax(axis=0), np.arange(on.shape[1])])
+    return np.asarray(V[:2] * signs[:, None], np.float64), float((s[:2] ** 2).sum() / (s**2).sum())

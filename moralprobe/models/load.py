@@ -167,7 +167,10 @@ def _cpu_has_bf16() -> bool:
     """
     if platform.machine().lower() in ("x86_64", "amd64"):
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    # A build without oneDNN, as those for macOS, hasn't even the question.
+    return bool(torch.backends.mkldnn.is_available()) and bool(  # type: ignore[no-untyped-call]
+        torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
 
 
 def _live(model: torch.nn.Module, tokenizer: Any, layers_path: str | None) -> CausalModel:

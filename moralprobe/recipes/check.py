@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from moralprobe.data.datasets import DATASETS
 from moralprobe.data.prompts import get_template
@@ -21,6 +21,9 @@ from moralprobe.sites import parse_layers
 
 if TYPE_CHECKING:
     from moralprobe.models.shape import Shape
+
+
+_TRAIN: Final = "sae.train"
 
 
 def check_recipe(recipe: RunRecipe) -> Shape | None:
@@ -64,7 +67,7 @@ def check_recipe(recipe: RunRecipe) -> Shape | None:
 
 
 def settled(recipe: RunRecipe) -> RunRecipe:
-    """Return the recipe with the dtype that `auto` is on its device.
+    """Return the recipe with the dtype and precisions that `auto` is on its device.
 
     Raises:
         UsageError: a dtype or device that there isn't.
@@ -73,7 +76,14 @@ def settled(recipe: RunRecipe) -> RunRecipe:
 
     general = recipe.general
     device = choose_device("auto" if general.device == SPREAD else general.device)
-    return replace(recipe, general=replace(general, dtype=choose_dtype(general.dtype, device)))
+    steps = dict(recipe.steps)
+    if _TRAIN in steps:
+        steps[_TRAIN] = {
+            mode: replace(train, precision=choose_dtype(train.precision, device))
+            for mode, train in steps[_TRAIN].items()
+        }
+    general = replace(general, dtype=choose_dtype(general.dtype, device))
+    return replace(recipe, general=general, steps=steps)
 
 
 def shape_of(recipe: RunRecipe) -> Shape | None:

@@ -137,10 +137,35 @@ def steered_states(
     Returns:
         By layer, [texts, d_model].
     """
+    found = pooled_states(model, encoded, intervention, layers, ("mean_unit",), step=step)
+    return {layer: states[:, 0] for layer, states in found.items()}
+
+
+def pooled_states(
+    model: CausalModel,
+    encoded: Sequence[Encoded],
+    intervention: Intervention | None,
+    layers: Sequence[int],
+    poolings: tuple[str, ...],
+    *,
+    step: Callable[[int], None] = lambda n: None,
+) -> dict[int, NDArray[np.float32]]:
+    """Return texts' pooled states at some layers while all of their tokens are steered.
+
+    Args:
+        model: from `load_model`.
+        encoded: texts as tokens.
+        intervention: none leaves the model as it is.
+        layers: decoder blocks, counted from 0.
+        poolings: names of `POOLINGS`.
+        step: called with the number of texts after every batch.
+
+    Returns:
+        By layer, [texts, poolings, d_model].
+    """
     sites = [Site("resid_post", layer) for layer in sorted(layers)]
-    found = {
-        int(site.layer or 0): np.empty((len(encoded), model.d_model), np.float32) for site in sites
-    }
+    shape = len(encoded), len(poolings), model.d_model
+    found = {int(site.layer or 0): np.empty(shape, np.float32) for site in sites}
     order = np.argsort([len(text) for text in encoded], kind="stable")
     for at in range(0, len(order), _AT_ONCE):
         rows = order[at : at + _AT_ONCE]
@@ -149,8 +174,8 @@ def steered_states(
         def keep(site: Site, hidden: torch.Tensor, batch: Any = batch, rows: Any = rows) -> None:
             there, states = batch.to(hidden.device), hidden.float()
             states = torch.where(there.mask[..., None], states, 0.0)
-            weights = weigh(states.norm(dim=-1), there.mask, there.action, ("mean_unit",))
-            found[int(site.layer or 0)][rows] = there.sums(weights, states)[:, 0].cpu().numpy()
+            weights = weigh(states.norm(dim=-1), there.mask, there.action, poolings)
+            found[int(site.layer or 0)][rows] = there.sums(weights, states).cpu().numpy()
 
         with steering(model, intervention, batch):
             model.run_taps(batch, sites, keep)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -17,13 +17,14 @@ from starlette.exceptions import HTTPException
 
 from moralprobe import __version__
 from moralprobe.errors import MoralprobeError
-from moralprobe.foundations import POLES
 from moralprobe.web import jobs, schemas
 from moralprobe.web.guard import Guard
 from moralprobe.web.loaded import Loaded
 from moralprobe.web.turns import RETRY_AFTER, BusyError, Turns, stream
 
 _STATIC = Path(__file__).with_name("static")
+_LOOK = 0.5  # seconds between two looks whether a client is still there
+T = TypeVar("T")
 _LOG = logging.getLogger("moralprobe.web")
 _EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
@@ -47,7 +48,7 @@ def create_app(
         token: asked for at every path under `/api/`; None asks for none.
         turns: the queue, if not its own.
     """
-    queue = turns or Turns()
+    queue = Turns() if turns is None else turns
     app = FastAPI(
         title="moralprobe",
         version=__version__,
@@ -63,6 +64,10 @@ def create_app(
         busy = isinstance(error, BusyError)
         headers = {"Retry-After": str(RETRY_AFTER)} if busy else None
         return JSONResponse(failure(error), 503 if busy else 422, headers)
+
+    @app.exception_handler(Exception)
+    async def unforeseen(_request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse(failure(error), 500)
 
     @app.exception_handler(RequestValidationError)
     async def wrong(_request: Request, error: RequestValidationError) -> JSONResponse:
@@ -85,20 +90,24 @@ def create_app(
         return loaded.about()
 
     @app.get("/api/features")
-    async def features(
+    def features(
         query: Annotated[str, Query(max_length=200)] = "",
         pole: Annotated[str | None, Query(max_length=64)] = None,
         most: Annotated[int, Query(ge=1, le=200)] = 50,
     ) -> schemas.FeatureList:
         """List features by words in their texts or by pole, the strongest first."""
-        if pole is not None and pole not in POLES:
-            return schemas.FeatureList(features=[], of=0)
         return jobs.search(loaded, query=query, pole=pole, most=most)
 
     @app.post("/api/fires")
-    async def fires(asked: schemas.FiresRequest) -> schemas.Fires:
+    async def fires(asked: schemas.FiresRequest, request: Request) -> schemas.Fires:
         """Say which features are active at which tokens of a text."""
-        return await asyncio.wrap_future(queue.submit(partial(jobs.fires, loaded, asked)))
+        return await answered(queue, request, partial(jobs.fires, loaded, asked))
+
+    @app.post("/api/place")
+    async def place(asked: schemas.PlaceRequest, request: Request) -> schemas.Place:
+        """Say where a sentence lies among the ten categories, at every layer and in both modes."""
+        loaded.check(asked.sources)
+        return await answered(queue, request, partial(jobs.place, loaded, asked))
 
     @app.post("/api/steer", responses=_EVENTS, response_class=StreamingResponse)
     async def steer(asked: schemas.SteerRequest) -> StreamingResponse:
@@ -113,6 +122,18 @@ def create_app(
 
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     return Guard(app, hosts=hosts, token=token)
+
+
+async def answered(turns: Turns, request: Request, job: Callable[[], T]) -> T:
+    """Return what a job gives; who leaves before its turn makes room."""
+    future = turns.submit(job)
+    waiting = asyncio.wrap_future(future)
+    while not waiting.done():
+        await asyncio.wait([waiting], timeout=_LOOK)
+        if not waiting.done() and await request.is_disconnected():
+            future.cancel()
+            break
+    return await waiting
 
 
 def failure(error: BaseException) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -10,22 +10,25 @@ import torch
 
 from moralprobe.activations.distinct import Tokens
 from moralprobe.activations.stream import read_tokens
-from moralprobe.errors import UsageError
+from moralprobe.errors import UsageError, nearest
 from moralprobe.evaluation.options import plain_logits, token_logprobs
 from moralprobe.evaluation.side_effects import longest_loop, token_divergence, units
+from moralprobe.foundations import POLES
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.tokens import Encoded
-from moralprobe.sae.load import LoadedSAE
+from moralprobe.sae.load import LoadedSAE, is_pooled
 from moralprobe.steering.apply import steered_logits
 from moralprobe.steering.generate import Generation, encoded_for, side_by_side
 from moralprobe.steering.intervention import Intervention
 from moralprobe.steering.sampling import Sampling
 from moralprobe.web import schemas
 from moralprobe.web.loaded import Loaded
+from moralprobe.web.place import place as where
 from moralprobe.web.turns import Emit, Stopped
 
 _SIDES = ("default", "steered")
 _LOOPS = 12  # units of a phrase that is repeated, from which a text is called a loop
+_AT_ONCE = 256  # tokens
 _BROKEN = 3.0  # times the perplexity of the text beside it
 
 
@@ -38,7 +41,8 @@ def steer(loaded: Loaded, asked: schemas.SteerRequest, emit: Emit, stopped: Stop
         emit: sends an event: `piece`, and at the end `done`.
         stopped: when true the texts end within a token.
     """
-    intervention = loaded.intervention_of(asked.sources)
+    loaded.check_length(asked.prompt, asked.chat)
+    intervention = loaded.intervention_of(asked.sources, stopped)
     sampling = Sampling(asked.max_tokens, asked.temperature, asked.top_p, seed=asked.seed)
     both = side_by_side(
         loaded.model,
@@ -47,7 +51,6 @@ def steer(loaded: Loaded, asked: schemas.SteerRequest, emit: Emit, stopped: Stop
         sampling=sampling,
         positions=asked.positions,
         chat=asked.chat,
-        system=asked.system,
         on_text=lambda side, text: emit("piece", {"side": _SIDES[side], "text": text}),
         stop=stopped,
     )
@@ -64,7 +67,7 @@ def effects(
 ) -> schemas.Done:
     """Return how likely both texts are to the model as it is, and how far steering moved it."""
     model = loaded.model
-    (prompt,) = encoded_for(model, [asked.prompt], chat=asked.chat, system=asked.system)
+    (prompt,) = encoded_for(model, [asked.prompt], chat=asked.chat)
     texts = [_followed(prompt, one.ids) for one in (default, steered)]
     written = [one for one in texts if any(one.action)]
     scores = iter(token_logprobs(model, plain_logits(model), written))
@@ -124,48 +127,70 @@ def fires(loaded: Loaded, asked: schemas.FiresRequest) -> schemas.Fires:
     """Return a text's tokens, and the features that are most active in it.
 
     Raises:
-        UsageError: no autoencoder is loaded.
-        DataError: a text without tokens.
+        UsageError: no autoencoder of tokens is loaded.
+        DataError: a text without tokens, or with too many.
     """
     model, sae = loaded.model, loaded.autoencoder()
-    (text,) = encoded_for(model, [asked.text], chat=False)
-    acts, out = _activations(model, sae, text)
-    largest = acts.max(dim=0).values
-    order = torch.argsort(largest, descending=True)[: asked.most].tolist()
-    poles = {}
-    if loaded.features is not None:
-        rows = loaded.features.filter(loaded.features["feature"].is_in(order))
-        poles = dict(rows.select("feature", "pole").iter_rows())
+    if is_pooled(sae):
+        raise UsageError(
+            "what fires at a token isn't known here",
+            f"{sae.folder.name} was trained on pooled vectors, and has seen no token",
+            "start with an autoencoder of tokens",
+        )
+    text = loaded.check_length(asked.text, asked.chat)
+    states, out = _states(model, sae, text)
+    largest = torch.zeros(sae.sae.cfg.d_sae)
+    for acts in _encoded(sae, states):
+        largest = torch.maximum(largest, acts.amax(dim=0))
+    order = torch.argsort(largest, descending=True)[: asked.most]
+    active = torch.zeros(len(text), len(order))
+    if len(states):
+        active[~out] = torch.cat([acts[:, order] for acts in _encoded(sae, states)])
     return schemas.Fires(
         tokens=[model.tokenizer.decode([i]) for i in text.ids],
         left_out=out.tolist(),
         features=[
             schemas.Fired(
                 feature=f,
-                pole=poles.get(f),
+                pole=loaded.pole_of(f),
                 largest=float(largest[f]),
-                activations=[round(float(value), 4) for value in acts[:, f]],
+                activations=[round(float(value), 4) for value in active[:, i]],
             )
-            for f in order
+            for i, f in enumerate(order.tolist())
             if float(largest[f]) > 0
         ],
     )
 
 
-def _activations(
-    model: CausalModel, sae: LoadedSAE, text: Encoded
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return activations [tokens, features], and which tokens are sinks and have none."""
-    acts = torch.zeros(len(text), sae.sae.cfg.d_sae)
-    out = torch.arange(len(text)) == 0
-    if len(text) > 1:
-        tokens = Tokens([text], np.array([1]))  # token 0 is the sink wherever there is one
-        states = read_tokens(model, tokens, [sae.layer], share=False)[sae.layer].float()
-        with torch.no_grad():
-            found = sae.sae.encode(states.to(sae.sae.device)).cpu().float()
-        out[1:] = states.norm(dim=-1).cpu() > sae.sink_norm
-        acts[1:] = torch.where(out[1:, None], 0.0, found.to_dense() if found.is_sparse else found)
-    return acts, out
+def place(loaded: Loaded, asked: schemas.PlaceRequest) -> schemas.Place:
+    """Return where a sentence lies; the first time the table's texts are read for it.
+
+    Raises:
+        UsageError: no table is loaded.
+        DataError: a sentence that can't be read.
+    """
+    marks = loaded.landmarks()
+    made = loaded.intervention_of(asked.sources, lambda: False)
+    return where(loaded.model, marks, asked.sentence, made)
+
+
+def _states(model: CausalModel, sae: LoadedSAE, text: Encoded) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return states [kept tokens, d_model], and which tokens are sinks and left out, [tokens]."""
+    out = torch.arange(len(text)) == 0  # token 0 is the sink wherever there is one
+    if len(text) == 1:
+        return torch.empty(0, model.d_model), out
+    tokens = Tokens([text], np.array([1]))
+    states = read_tokens(model, tokens, [sae.layer], share=False)[sae.layer].float()
+    out[1:] = states.norm(dim=-1).cpu() > sae.sink_norm
+    return states[~out[1:].to(states.device)], out
+
+
+@torch.no_grad()
+def _encoded(sae: LoadedSAE, states: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield activations [some tokens, features] on the CPU; all at once may be gigabytes."""
+    for some in torch.split(states, _AT_ONCE):
+        found = sae.sae.encode(some.to(sae.sae.device)).cpu().float()
+        yield found.to_dense() if found.is_sparse else found
 
 
 def search(
@@ -174,43 +199,39 @@ def search(
     """Return features whose texts hold some words or that go with a pole, the strongest first.
 
     Raises:
-        UsageError: no table of features is loaded.
+        UsageError: no table of features is loaded, or it has no texts to search; an unknown pole.
     """
-    if loaded.features is None:
-        raise UsageError(
-            "there is nothing to search",
-            "no table of features was given",
-            "start with --features DIR",
-        )
+    rows = loaded.ranked_features()
     wanted = query.casefold().split()
-    rows = loaded.features.sort("chosen", "t", descending=True, nulls_last=True)
+    if wanted and not loaded.examples:
+        raise UsageError(
+            "the features' texts aren't there",
+            "the folder holds no examples.parquet",
+            "make it again: moralprobe sae features",
+        )
     if pole is not None:
-        rows = rows.filter(rows["pole"] == pole)
-    found = [
-        row
-        for row in rows.iter_rows(named=True)
-        if not wanted or _holds(loaded.examples.get(row["feature"], ()), wanted)
-    ]
+        if pole not in POLES:
+            raise UsageError(f"unknown pole {pole!r}", nearest(pole, POLES), "choose one of them")
+        rows = [row for row in rows if row["pole"] == pole]
+    if wanted:
+        said = loaded.searched
+        rows = [r for r in rows if all(word in said.get(r["feature"], "") for word in wanted)]
     return schemas.FeatureList(
-        of=len(found),
+        of=len(rows),
         features=[
             schemas.Feature(
                 feature=row["feature"],
+                chosen=row["chosen"],
                 pole=row["pole"],
                 effect=_number(row.get("effect")),
                 specificity=_number(row.get("specificity")),
                 density=_number(row.get("density")),
-                holds=row.get("replicated"),
+                holds=row.get("replicated") if row["chosen"] else None,
                 texts=list(loaded.examples.get(row["feature"], ())),
             )
-            for row in found[:most]
+            for row in rows[:most]
         ],
     )
-
-
-def _holds(texts: Sequence[str], wanted: list[str]) -> bool:
-    said = " ".join(texts).casefold()
-    return all(word in said for word in wanted)
 
 
 def _number(value: float | None) -> float | None:

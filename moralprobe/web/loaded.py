@@ -4,25 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import cached_property, reduce
 from operator import add
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import polars as pl
 
 from moralprobe import __version__
-from moralprobe.errors import UsageError, nearest
-from moralprobe.interventions import direction_intervention, feature_intervention
+from moralprobe.activations.text_states import TableTexts, TextStates, table_texts, text_states
+from moralprobe.errors import DataError, MoralprobeError, UsageError, nearest
+from moralprobe.foundations import POLES
+from moralprobe.interventions import feature_intervention
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.chat import has_chat
+from moralprobe.models.tokens import Encoded
 from moralprobe.moral_vectors import MoralVectors
 from moralprobe.report.features import EXAMPLES
 from moralprobe.sae.load import LoadedSAE, check_belongs
-from moralprobe.steering.directions import TARGETS
+from moralprobe.steering.directions import TARGETS, of_states
+from moralprobe.steering.generate import encoded_for
 from moralprobe.steering.intervention import Intervention, check_intervention, check_layer
 from moralprobe.steering.rules import ProjectOut
 from moralprobe.web import schemas
+from moralprobe.web.place import Landmarks, landmarks_of
+from moralprobe.web.turns import Stopped
+
+MOST_READ: Final = 2048
+"""Tokens of a text: of each the whole vocabulary's logits are looked at."""
+
+
+class StoppedError(MoralprobeError):
+    """A job that nobody waits for any longer."""
 
 
 @dataclass
@@ -39,7 +52,10 @@ class Loaded:
     features: pl.DataFrame | None = None
     examples: Mapping[int, Sequence[str]] = field(default_factory=dict)
     interventions: Mapping[str, Intervention] = field(default_factory=dict)
+    _read: tuple[int, TableTexts, TextStates] | None = None
     _directions: dict[tuple[str, int], Intervention] = field(default_factory=dict)
+    _landmarks: Landmarks | None = None
+    _ranked: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.vectors is not None:
@@ -48,12 +64,21 @@ class Loaded:
             check_intervention(intervention, self.model)
         if self.sae is not None:
             check_belongs(self.sae, self.model)
+        if self.features is not None and self.features.height != self.autoencoder().sae.cfg.d_sae:
+            raise UsageError(
+                "this table isn't one of the autoencoder's features",
+                f"it has {self.features.height:,} rows",
+                "make it by: moralprobe sae features",
+            )
 
     def about(self) -> schemas.About:
         """Return what is loaded, what can steer, and what can't and why."""
         sae, model = self.sae, self.model
         absent = {
-            "directions": (self.vectors, "no table was given: start with --vectors FILE"),
+            "directions, and where a sentence lies": (
+                self.vectors,
+                "no table was given: start with --vectors FILE",
+            ),
             "features": (sae, "no autoencoder was given: start with --sae DIR"),
             "search over features": (
                 self.features,
@@ -76,6 +101,7 @@ class Loaded:
             dtype=str(model.dtype).removeprefix("torch."),
             device=str(model.device),
             chat=has_chat(model.tokenizer),
+            poles=list(POLES),
             targets=list(TARGETS) if self.vectors is not None else [],
             table=None if self.vectors is None else self.vectors.name,
             sae=None if sae is None else sae.folder.name,
@@ -135,34 +161,102 @@ class Loaded:
             raise _absent("directions", "no table", "--vectors FILE")
         return self.vectors
 
-    def intervention_of(self, sources: Sequence[schemas.Source]) -> Intervention | None:
-        """Return what sources do together; None of no source.
+    def check_length(self, text: str, chat: bool | None) -> Encoded:
+        """Return a text as tokens, if it isn't too long to be looked into.
+
+        Raises:
+            DataError: it has more than `MOST_READ` tokens.
+        """
+        (encoded,) = encoded_for(self.model, [text], chat=chat)
+        if len(encoded) > MOST_READ:
+            raise DataError(
+                "this is too long to be looked into here",
+                f"it has {len(encoded):,} tokens, and {MOST_READ:,} are read",
+                "shorten it, or write by moralprobe steer",
+            )
+        return encoded
+
+    def intervention_of(
+        self, sources: Sequence[schemas.Source], stopped: Stopped
+    ) -> Intervention | None:
+        """Return what sources do together; None of nothing.
+
+        Args:
+            sources: once `check` has seen them. One that changes nothing is left out.
+            stopped: asked while texts are read for a direction.
 
         Raises:
             UsageError: a source that isn't loaded.
             DataError: too few texts for a direction.
-            NumericError: features that change no state.
+            StoppedError: nobody waits for it any longer.
         """
-        made = [self._one(source) * source.strength for source in sources]
+        made = [self._one(source, stopped) * source.strength for source in sources if _acts(source)]
         return reduce(add, made) if made else None
 
-    def _one(self, source: schemas.Source) -> Intervention:
+    def _one(self, source: schemas.Source, stopped: Stopped) -> Intervention:
         if isinstance(source, schemas.Fitted):
             return self.interventions[source.name]
         if isinstance(source, schemas.Features):
             changes = {c.feature: (c.scale, c.offset) for c in source.changes}
             return feature_intervention(self.autoencoder(), self.model, changes)
-        found = self._direction(source.target, source.layer)
+        found = self._direction(source.target, source.layer, stopped)
         if source.method == "add":
             return found
         return replace(found, edits=tuple(_projected(edit) for edit in found.edits))
 
-    def _direction(self, target: str, layer: int) -> Intervention:
-        """Return a direction; the first time the table's texts are read for it."""
+    def _direction(self, target: str, layer: int, stopped: Stopped) -> Intervention:
+        """Return a direction; the first time at a layer the table's texts are read for it."""
+
+        def reading(_done: int, _total: int) -> None:
+            if stopped():
+                raise StoppedError("nobody waits for this any longer")
+
         if (target, layer) not in self._directions:
-            made = direction_intervention(self.model, self._table(), layer, target=target)
+            if self._read is None or self._read[0] != layer:
+                texts = table_texts(self.model, MoralVectors.load(self._table()))
+                states = text_states(self.model, texts, layer, reading=reading)
+                self._read = layer, texts, states
+            _, texts, states = self._read
+            made = of_states(self.model, texts, states, layer, target, "means")
             self._directions[target, layer] = made
         return self._directions[target, layer]
+
+    def ranked_features(self) -> list[dict[str, Any]]:
+        """Return the table's rows, the strongest of those that were chosen first.
+
+        Raises:
+            UsageError: there is no table.
+        """
+        if self.features is None:
+            raise _absent("features to search", "no table of features", "--features DIR")
+        if not self._ranked:
+            rows = self.features.sort("chosen", "t", descending=True, nulls_last=True)
+            # What wasn't chosen goes with no pole: the largest of ten is always some.
+            pole = pl.when("chosen").then("pole")
+            self._ranked = rows.with_columns(pole=pole).to_dicts()
+        return self._ranked
+
+    def pole_of(self, feature: int) -> str | None:
+        """Return the pole of a feature that was chosen, or None."""
+        if self.features is None:
+            return None
+        row = self.features.row(by_predicate=pl.col("feature") == feature, named=True)
+        return row["pole"] if row["chosen"] else None
+
+    @cached_property
+    def searched(self) -> dict[int, str]:
+        """The features' texts in small letters."""
+        return {f: " ".join(texts).casefold() for f, texts in self.examples.items()}
+
+    def landmarks(self) -> Landmarks:
+        """Return where the table's categories lie; the first time its texts are read for it.
+
+        Raises:
+            UsageError: no table is loaded.
+        """
+        if self._landmarks is None:
+            self._landmarks = landmarks_of(self.model, MoralVectors.load(self._table()))
+        return self._landmarks
 
 
 def read_examples(folder: Path) -> dict[int, list[str]]:
@@ -176,6 +270,15 @@ def read_examples(folder: Path) -> dict[int, list[str]]:
         return {}
     by = pl.read_parquet(path).group_by("feature", maintain_order=True).agg("text")
     return dict(by.iter_rows())
+
+
+def _acts(source: schemas.Source) -> bool:
+    """Say if a source changes anything: at strength 0 nothing is touched, to the token."""
+    if source.strength == 0:
+        return False
+    if isinstance(source, schemas.Features):
+        return any((c.scale, c.offset) != (1.0, 0.0) for c in source.changes)
+    return True
 
 
 def _projected(edit: Any) -> Any:

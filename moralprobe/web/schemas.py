@@ -68,7 +68,6 @@ class SteerRequest(Strict):
         default=None,
         description="Put the prompt into the chat template; if null, where one is.",
     )
-    system: str | None = Field(default=None, max_length=MOST_CHARACTERS)
     positions: Literal["all", "prompt", "generated"] = "all"
     max_tokens: int = Field(default=64, ge=1, le=MOST_TOKENS)
     temperature: float = Field(default=0.7, ge=0, le=10)
@@ -89,10 +88,12 @@ class Written(Strict):
     text: str
     tokens: int
     ended: bool = Field(description="The model ended it itself.")
-    edits: int = Field(description="Tokens whose states were changed.")
+    edits: int = Field(description="States that were changed, one a layer and token.")
     change: float = Field(description="How large a change was on average, of the state.")
     perplexity: float | None = Field(description="Of the text under the model as it is.")
-    loop: int = Field(description="Words that the longest repeated run holds.")
+    loop: int = Field(
+        description="Words or characters in the longest stretch that is one phrase again and again."
+    )
 
 
 class Done(Strict):
@@ -133,6 +134,7 @@ class About(Strict):
     dtype: str
     device: str
     chat: bool
+    poles: list[str]
     targets: list[str] = Field(description="What a direction can lead to; empty without a table.")
     table: str | None
     sae: str | None
@@ -144,9 +146,14 @@ class About(Strict):
 
 
 class Feature(Strict):
-    """A feature in the list: its pole, how sure that is, and how often it is active."""
+    """A feature in the list.
+
+    Only one that was `chosen` has a pole, and only of it is it known whether that `holds` on texts
+    that it wasn't chosen by.
+    """
 
     feature: int
+    chosen: bool
     pole: str | None
     effect: float | None
     specificity: float | None
@@ -166,11 +173,14 @@ class FiresRequest(Strict):
     """A text whose features are asked for."""
 
     text: Text
+    chat: bool | None = Field(
+        default=None, description="Put it into the chat template; if null, where one is."
+    )
     most: int = Field(default=20, ge=1, le=100)
 
 
 class Fired(Strict):
-    """A feature and how active it is at every token of the text."""
+    """A feature and how active it is at every token of the text; a pole if it was chosen."""
 
     feature: int
     pole: str | None
@@ -184,3 +194,38 @@ class Fires(Strict):
     tokens: list[str]
     left_out: list[bool]
     features: list[Fired]
+
+
+class PlaceRequest(Strict):
+    """A sentence that says an action, and what steers while it is read."""
+
+    sentence: str = Field(min_length=1, max_length=1_000)
+    sources: list[Source] = Field(default=[], max_length=MOST_SOURCES)
+
+
+class Map(Strict):
+    """The plane that holds most of the ten directions: where poles and the sentence lie in it.
+
+    A point is a pair of cosines; null where a pole has no text. `share` says how much of the
+    directions lies in the plane.
+    """
+
+    poles: list[list[float] | None]
+    before: list[float] | None
+    after: list[float] | None
+    share: float
+
+
+class Place(Strict):
+    """Likeness of a sentence to each pole: by mode, layer and pole, unsteered and steered.
+
+    Likeness is the cosine, less the mean of the table's texts, with the centre of a pole's texts.
+    """
+
+    poles: list[str]
+    texts: int = Field(description="That the centres are of.")
+    before: dict[str, list[list[float | None]]]
+    after: dict[str, list[list[float | None]]] | None
+    maps: list[Map]
+    sink_ratio: list[float] = Field(description="Token 0's norm over the others', by layer.")
+    warnings: list[str]

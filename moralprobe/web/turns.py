@@ -7,12 +7,13 @@ import json
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from moralprobe.errors import MoralprobeError
 
 WAITING: Final = 8
-"""Jobs that wait or run at most."""
+"""Jobs that wait at most, beside the one that runs."""
 RETRY_AFTER: Final = 5  # seconds
 T = TypeVar("T")
 Emit = Callable[[str, Any], None]
@@ -24,37 +25,73 @@ class BusyError(MoralprobeError):
 
 
 class Turns:
-    """Runs jobs one after another in a thread of their own."""
+    """Runs jobs one after another in a thread of their own; who leaves the queue leaves nothing."""
 
     def __init__(self, most: int = WAITING) -> None:
+        self._most = most
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._lock = threading.Lock()
-        self._most, self._taken = most, 0
+        self._waiting: dict[Future[Any], Callable[[], Any]] = {}
+        self._busy = False
+
+    def __len__(self) -> int:
+        """Return how many jobs run or wait."""
+        with self._lock:
+            return len(self._waiting) + self._busy
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
-        """Take a place in the queue.
+        """Take a place in the queue; cancelling the future gives it back.
 
         Raises:
-            BusyError: there is none.
+            BusyError: as many wait as may.
         """
+        future: Future[T] = Future()
         with self._lock:
-            if self._taken >= self._most:
+            if len(self._waiting) >= self._most:
                 raise BusyError(
                     "too much is asked for at once",
-                    f"{self._taken} requests wait for the model",
+                    f"{self._most} requests wait for the model",
                     f"ask again in {RETRY_AFTER} seconds",
                 )
-            self._taken += 1
-        future = self._pool.submit(job)
+            self._waiting[future] = job
         future.add_done_callback(self._leave)
+        self._next()
         return future
 
-    def _leave(self, _future: Future[Any]) -> None:
+    def _leave(self, future: Future[Any]) -> None:
         with self._lock:
-            self._taken -= 1
+            self._waiting.pop(future, None)
+
+    def _next(self) -> None:
+        """Start who has waited longest, if nobody is served."""
+        with self._lock:
+            if self._busy:
+                return
+            while self._waiting:
+                future, job = next(iter(self._waiting.items()))
+                del self._waiting[future]
+                if future.set_running_or_notify_cancel():
+                    self._busy = True
+                    break
+            else:
+                return
+        self._pool.submit(job).add_done_callback(partial(self._served, future))
+
+    def _served(self, future: Future[Any], done: Future[Any]) -> None:
+        with self._lock:
+            self._busy = False
+        if (error := done.exception()) is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(done.result())
+        self._next()
 
     def close(self) -> None:
-        """Let the running job end, and no other begin."""
+        """Let no other job begin."""
+        with self._lock:
+            waiting = list(self._waiting)
+        for future in waiting:
+            future.cancel()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -90,9 +127,11 @@ def stream(
 
     def over(future: Future[None]) -> None:
         # Whatever it was, the reader must learn that nothing more comes.
-        if not future.cancelled() and (error := future.exception()) is not None:
-            emit("error", failed(error))
-        put(None)
+        try:
+            if not future.cancelled() and (error := future.exception()) is not None:
+                emit("error", failed(error))
+        finally:
+            put(None)
 
     future = turns.submit(run)
     future.add_done_callback(over)

@@ -97,6 +97,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "web": GROUND
     | {
+        "data",
+        "geometry",
         "moral_vectors",
         "models",
         "activations",

@@ -68,7 +68,7 @@ SMALLER: dict[str, list[str]] = {
     "steer": ["--max-tokens", "5", "--plain"],
     "evaluate": ["--max-tokens", "5", "--strengths", "0.5", "--quiet"],
 }
-ELSEWHERE = ("sae load", "run", "compare", "data download", "demo")
+ELSEWHERE = ("sae load", "run", "compare", "data download", "serve", "demo")
 
 
 def examples(command: str) -> list[list[str]]:

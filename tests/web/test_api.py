@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import polars as pl
 import pytest
 import torch
 
+from moralprobe.errors import UsageError
 from moralprobe.evaluation.side_effects import longest_loop, units
 from moralprobe.interventions import direction_intervention, feature_intervention
 from moralprobe.models.causal import CausalModel
@@ -22,12 +24,17 @@ from moralprobe.steering.generate import encoded_for, generate
 from moralprobe.steering.intervention import Intervention
 from moralprobe.steering.rules import ProjectOut
 from moralprobe.steering.sampling import Sampling
-from moralprobe.web.loaded import Loaded
+from moralprobe.web import jobs
+from moralprobe.web import loaded as loading
+from moralprobe.web.loaded import Loaded, StoppedError
+from moralprobe.web.schemas import Direction
+from moralprobe.web.server import serving
 from moralprobe.web.turns import Turns
 from tests.activations.test_extract import starter, tiny
+from tests.evaluation.test_judge_backends import CHAT
 from tests.sae.test_causal import topk
 from tests.steering.test_generate import some_edits
-from tests.web.serving import events_of, serving
+from tests.web.serving import events_of
 
 LAYER = 1
 ASKED = {"prompt": "Is it fair", "max_tokens": 12, "temperature": 0.9, "seed": 3}
@@ -169,7 +176,13 @@ def test_what_is_loaded_and_what_is_not(client: httpx.Client, model: CausalModel
     assert [one["what"] for one in about["absent"]] == ["chat"]
     bare = Loaded(model).about()
     assert {one.what for one in bare.absent} == {
-        *("directions", "features", "search over features", "fitted interventions", "chat")
+        *(
+            "directions, and where a sentence lies",
+            "features",
+            "search over features",
+            "fitted interventions",
+            "chat",
+        )
     }
     assert all("start with --" in one.why for one in bare.absent if one.what != "chat")
 
@@ -222,7 +235,8 @@ def test_what_fires_on_a_text(client: httpx.Client, model: CausalModel, loaded: 
     ].tolist()
     for one in found["features"]:
         assert one["activations"] == pytest.approx(acts[:, one["feature"]].tolist(), abs=1e-3)
-        assert one["pole"] == ("care" if one["feature"] % 2 else "harm")
+        pole = "care" if one["feature"] % 2 else "harm"
+        assert one["pole"] == (pole if one["feature"] < 10 else None), "of what was chosen alone"
     one_token = client.post("/api/fires", json={"text": "x"}).json()
     assert all(len(one["activations"]) == len(one_token["tokens"]) for one in one_token["features"])
 
@@ -232,19 +246,140 @@ def test_features_are_found_by_words_and_poles(client: httpx.Client) -> None:
     assert every["of"] == 96
     assert [one["feature"] for one in every["features"]] == [*range(9, -1, -1), 95, 94]
     assert every["features"][0]["specificity"] is None, "NaN is no JSON"
+    assert [one["holds"] for one in every["features"]] == [*[False] * 5, *[True] * 5, None, None]
+    assert [one["pole"] for one in every["features"]][-2:] == [None, None], "of those not chosen"
     by_word = client.get("/api/features", params={"query": "friend MOVE"}).json()
     assert [one["feature"] for one in by_word["features"]] == [3]
     assert by_word["features"][0]["texts"][1] == "<b>lying</b>", "as it is: the page shows text"
     by_pole = client.get("/api/features", params={"pole": "harm"}).json()
-    assert by_pole["of"] == 48 and all(one["pole"] == "harm" for one in by_pole["features"])
+    assert by_pole["of"] == 5 and all(one["pole"] == "harm" for one in by_pole["features"])
+
+
+def test_what_cannot_be_searched_is_said(client: httpx.Client, model: CausalModel) -> None:
+    assert client.get("/api/features", params={"pole": "kindness"}).status_code == 422
+    with serving(Loaded(model)) as url:
+        assert "--features" in httpx.get(f"{url}/api/features").json()["instead"]
+
+
+def test_a_text_is_read_as_it_is_asked_for(tmp_path: Path) -> None:
+    """In the chat template where there is one: what fires belongs to the tokens that are steered."""
+    chatty = tiny()
+    chatty.tokenizer.chat_template = CHAT
+    sae = topk().eval()
+    sae.cfg.metadata.hook_name = f"blocks.{LAYER}.hook_resid_post"
+    with serving(Loaded(chatty, sae=LoadedSAE(sae, Path("x"), LAYER))) as url:
+        for chat in (None, True, False):
+            for path, key in (("/api/fires", "text"), ("/api/steer", "prompt")):
+                asked = {key: "a<eos>b", "chat": chat}
+                answer = httpx.post(url + path, json=asked, timeout=60)
+                assert answer.status_code == 200
+                if path == "/api/fires":
+                    tokens = answer.json()["tokens"]
+            (encoded,) = encoded_for(chatty, ["a<eos>b"], chat=chat)
+            assert tokens == [chatty.tokenizer.decode([i]) for i in encoded.ids]
+            # W10: what a prompt spells is text; the template's own closes the user's turn.
+            assert tokens.count("<eos>") == (0 if chat is False else 1)
+
+
+def test_an_autoencoder_of_pooled_vectors_does_not_say_what_fires(
+    model: CausalModel,
+) -> None:
+    sae = topk().eval()
+    sae.cfg.metadata.hook_name = f"blocks.{LAYER}.hook_resid_post"
+    sae.cfg.metadata.source = "pooled"
+    with serving(Loaded(model, sae=LoadedSAE(sae, Path("x"), LAYER))) as url:
+        answer = httpx.post(f"{url}/api/fires", json={"text": "Is it fair"})
+    assert answer.status_code == 422 and "pooled" in answer.json()["why"]
+
+
+def test_features_of_another_autoencoder_are_refused(model: CausalModel, loaded: Loaded) -> None:
+    assert loaded.features is not None
+    with pytest.raises(UsageError, match="isn't one of the autoencoder's"):
+        Loaded(model, sae=loaded.sae, features=loaded.features.head(20))
+    with pytest.raises(UsageError, match="no autoencoder"):
+        Loaded(model, features=loaded.features)
+
+
+def test_sources_that_change_nothing_are_left_out(client: httpx.Client) -> None:
+    idle = {"kind": "features", "changes": [{"feature": 3}]}
+    off = {"kind": "features", "changes": [{"feature": 3, "offset": 4}], "strength": 0}
+    _, done = written(client, sources=[idle, off])
+    assert done["same"] and done["kl"] == []
+
+
+def test_a_layer_is_read_once_for_all_its_directions(
+    model: CausalModel, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh, read = Loaded(model, vectors=loaded.vectors), []
+    real = loading.text_states
+
+    def counted(*args: Any, **options: Any) -> Any:
+        read.append(args[2])
+        return real(*args, **options)
+
+    monkeypatch.setattr(loading, "text_states", counted)
+    for target, layer in (("care", 1), ("harm", 1), ("care", 1), ("care", 2)):
+        source = Direction(kind="direction", target=target, layer=layer)
+        fresh.intervention_of([source], lambda: False)
+    assert read == [1, 2]
+    with pytest.raises(StoppedError):
+        fresh.intervention_of([Direction(kind="direction", target="care", layer=0)], lambda: True)
+
+
+def test_a_text_that_is_too_long_to_be_looked_into_is_refused(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "MOST_READ", 5)
+    answer = client.post("/api/fires", json={"text": "much longer than that"})
+    assert answer.status_code == 422 and "too long to be looked into" in answer.json()["what"]
+
+
+def test_what_nobody_foresaw_is_said_as_json(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("a secret of the server")
+
+    monkeypatch.setattr(jobs, "fires", broken)
+    monkeypatch.setattr(jobs, "steer", broken)
+    with serving(loaded) as url:
+        answer = httpx.post(f"{url}/api/fires", json={"text": "x"})
+        assert answer.status_code == 500
+        assert answer.json()["what"] == "the server failed" and "secret" not in answer.text
+        with httpx.stream("POST", f"{url}/api/steer", json=ASKED) as stream:
+            ((name, value),) = events_of(stream)
+        assert name == "error" and value["what"] == "the server failed"
+
+
+def test_a_hundred_at_once_are_served_or_told_to_come_again(loaded: Loaded) -> None:
+    """Half of them leave in mid-stream; what is left in the queue afterwards is nothing."""
+    turns = Turns()
+    with serving(loaded, turns=turns) as url:
+
+        def one(i: int) -> int:
+            with httpx.Client(base_url=url, timeout=120) as client:
+                long = {**ASKED, "max_tokens": 150 if i % 2 else 2}
+                with client.stream("POST", "/api/steer", json=long) as response:
+                    if response.status_code == 200 and i % 2:
+                        next(events_of(response))  # and goes
+                    else:
+                        response.read()
+                    return response.status_code
+
+        with ThreadPoolExecutor(100) as pool:
+            codes = list(pool.map(one, range(100)))
+        assert set(codes) <= {200, 503} and 200 in codes and 503 in codes
+        assert empty(turns)
+        with httpx.Client(base_url=url, timeout=60) as client:
+            assert written(client)[1]["same"]
 
 
 def empty(turns: Turns) -> bool:
     """Wait until nobody has a place in the queue."""
     until = time.monotonic() + 30
-    while turns._taken and time.monotonic() < until:
+    while len(turns) and time.monotonic() < until:
         time.sleep(0.02)
-    return not turns._taken
+    return len(turns) == 0
 
 
 def test_a_stream_that_nobody_reads_ends(loaded: Loaded) -> None:
@@ -265,7 +400,7 @@ def test_a_stream_that_nobody_reads_ends(loaded: Loaded) -> None:
 
 
 def test_a_queue_that_is_full_says_when_to_come_again(loaded: Loaded) -> None:
-    turns, free = Turns(most=2), threading.Event()
+    turns, free = Turns(most=1), threading.Event()
     with serving(loaded, turns=turns) as url, httpx.Client(base_url=url, timeout=60) as client:
         turns.submit(free.wait)
         with client.stream("POST", "/api/steer", json=ASKED) as waiting:

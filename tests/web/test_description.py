@@ -10,8 +10,8 @@ import httpx
 
 from moralprobe import __version__
 from moralprobe.web.loaded import Loaded
+from moralprobe.web.server import serving
 from tests.activations.test_extract import tiny
-from tests.web.serving import serving
 
 CHECKED_IN = Path(__file__).parents[2] / "docs" / "reference" / "openapi.json"
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 
-from moralprobe.cli.serve import hosts_of, is_loopback
+from moralprobe.cli.serve import check_token, hosts_of, is_loopback
 from moralprobe.errors import UsageError
-from moralprobe.web.guard import HEADERS, MOST_BYTES
+from moralprobe.web.guard import HEADERS, MOST_BYTES, Guard
 from moralprobe.web.loaded import Loaded
+from moralprobe.web.server import serving
 from tests.activations.test_extract import tiny
-from tests.web.serving import serving
 
-TOKEN = "a long random text"
+TOKEN = "a-long-random_text"
 ASKED = {"prompt": "Is it fair", "max_tokens": 2}
 
 
@@ -54,6 +56,16 @@ def test_beyond_this_machine_a_token_is_needed() -> None:
     assert "there is no token" in done.stderr and "MORALPROBE_TOKEN" in done.stderr
 
 
+@pytest.mark.parametrize("token", ["two words", "ümlaut", "a\tb", " padded"])
+def test_a_token_that_no_header_carries_is_refused_and_not_said(token: str) -> None:
+    for host in ("127.0.0.1", "10.0.0.7"):
+        with pytest.raises(UsageError, match="can't be sent") as caught:
+            check_token(token, host)
+        assert token not in str(caught.value)
+    check_token(None, "127.0.0.1")
+    check_token("long-random_text", "0.0.0.0")
+
+
 @pytest.mark.parametrize(
     ("host", "own"),
     [
@@ -74,7 +86,10 @@ def test_which_addresses_are_this_machine(host: str, own: bool) -> None:
 
 def test_a_server_answers_to_its_own_names() -> None:
     assert hosts_of("127.0.0.1", 7860, []) == ["127.0.0.1:7860", "localhost:7860", "[::1]:7860"]
+    assert hosts_of("::1", 1, ["x"]) == ["[::1]:1", "127.0.0.1:1", "localhost:1", "x:1"]
+    assert hosts_of("127.8.8.8", 7860, [])[0] == "127.8.8.8:7860"
     assert hosts_of("10.0.0.7", 80, []) == ["10.0.0.7:80", "10.0.0.7"]
+    assert hosts_of("10.0.0.7", 7860, ["x"]) == ["10.0.0.7:7860", "x:7860"], "beside its address"
     assert hosts_of("0.0.0.0", 7860, ["probe.lan"]) == ["probe.lan:7860"]
     with pytest.raises(UsageError, match="--name"):
         hosts_of("::", 7860, [])
@@ -189,6 +204,7 @@ def test_no_get_changes_anything(url: str) -> None:
         ("/api/about", "get"),
         ("/api/features", "get"),
         ("/api/fires", "post"),
+        ("/api/place", "post"),
         ("/api/steer", "post"),
     }
     for path in ("/api/steer", "/api/fires"):
@@ -294,14 +310,111 @@ def test_no_path_leads_out(url: str, path: str) -> None:
     assert said.startswith("HTTP/1.1 404"), said[:300]
 
 
-# -- W10 ------------------------------------------------------------------------------------------
+# -- the guard alone: what a server's own parser would refuse first --------------------------------
 
 
-def test_special_tokens_in_a_prompt_are_text(url: str, loaded: Loaded) -> None:
-    tokens = httpx.post(f"{url}/api/fires", json={"text": "a<eos>b<bos>"})
-    assert tokens.status_code == 422  # no autoencoder here: what a prompt becomes is seen below
-    from moralprobe.steering.generate import encoded_for
+def guarded(
+    method: str = "GET",
+    path: str = "/api/about",
+    *,
+    headers: list[tuple[bytes, bytes]] | None = None,
+    body: list[bytes] | None = None,
+    token: str | None = None,
+) -> tuple[int, dict[bytes, bytes], bytes]:
+    """Send a request through the guard to an app that answers 299 with what it got."""
 
-    plain, forged = encoded_for(loaded.model, ["ab", "a<eos>b<bos>"], chat=False)
-    special = set(loaded.model.tokenizer.all_special_ids)
-    assert sum(i in special for i in forged.ids) == sum(i in special for i in plain.ids)
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        got = b""
+        while scope["method"] != "GET":
+            message = await receive()
+            got += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        await send({"type": "http.response.start", "status": 299, "headers": []})
+        await send({"type": "http.response.body", "body": got})
+
+    sent: list[Any] = []
+    parts = list(body or [b""])
+    scope = {
+        "type": "http",
+        "scheme": "http",
+        "method": method,
+        "path": path,
+        "headers": [(b"host", b"own:1")] if headers is None else headers,
+    }
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(Guard(app, hosts=["own:1", "Other:1"], token=token)(scope, receive, send))
+    start, end = sent
+    return start["status"], dict(start["headers"]), end["body"]
+
+
+HOST, JSON = (b"host", b"own:1"), (b"content-type", b"application/json")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ([HOST], 299),
+        ([(b"Host", b"OTHER:1")], 299),
+        ([HOST, HOST], 400),
+        ([HOST, (b"host", b"evil:1")], 400),
+        ([], 400),
+        ([(b"host", b"")], 400),
+        ([(b"host", b"own:1 ")], 400),
+        ([(b"host", b"own:1"), (b"origin", b"http://own:1")], 299),
+        ([HOST, (b"origin", b"https://own:1")], 403),
+        ([HOST, (b"origin", b"http://own:1"), (b"origin", b"http://evil")], 403),
+        ([HOST, (b"sec-fetch-site", b"same-origin"), (b"sec-fetch-site", b"cross-site")], 403),
+    ],
+)
+def test_the_guard_reads_each_header(headers: list[tuple[bytes, bytes]], status: int) -> None:
+    found, said, _ = guarded(headers=headers)
+    assert found == status
+    assert {k.decode(): v.decode() for k, v in said.items()}.items() >= HEADERS.items()
+
+
+def test_every_refusal_carries_the_policy() -> None:
+    found = [
+        guarded(headers=[]),
+        guarded(headers=[HOST, (b"origin", b"null")]),
+        guarded(token="t"),
+        guarded("POST", headers=[HOST]),
+        guarded("POST", headers=[HOST, JSON], body=[b"x" * (MOST_BYTES + 1)]),
+    ]
+    assert [status for status, _, _ in found] == [400, 403, 401, 415, 413]
+    for _, headers, body in found:
+        assert {k.decode(): v.decode() for k, v in headers.items()}.items() >= HEADERS.items()
+        assert set(json.loads(body)) == {"what", "why", "instead"}
+
+
+def test_a_body_comes_whole_or_not_at_all() -> None:
+    half = MOST_BYTES // 2
+    status, _, body = guarded("POST", headers=[HOST, JSON], body=[b"a" * half, b"b" * half])
+    assert status == 299 and body == b"a" * half + b"b" * half
+    status, _, _ = guarded("POST", headers=[HOST, JSON], body=[b"a" * half, b"b" * half, b"c"])
+    assert status == 413
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        ([b"Bearer secret"], 299),
+        ([b"bearer  secret "], 299),
+        ([b"Bearer secre"], 401),
+        ([b"Bearer"], 401),
+        ([b"secret"], 401),
+        ([b"Bearer secret", b"Bearer secret"], 401),
+        ([b"Bearer \xff\xfe"], 401),
+        ([], 401),
+    ],
+)
+def test_the_guard_reads_the_token(given: list[bytes], status: int) -> None:
+    headers = [HOST, *((b"authorization", value) for value in given)]
+    assert guarded(headers=headers, token="secret")[0] == status
+    assert guarded(path="/", headers=headers, token="secret")[0] == 299, "the page itself is empty"

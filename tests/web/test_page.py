@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from moralprobe.web.loaded import Loaded
-from tests.web.serving import serving
+from moralprobe.web.server import serving
 from tests.web.test_api import loaded, model
 
 __all__ = ["loaded", "model"]  # fixtures
@@ -64,7 +64,7 @@ def run(page: Any) -> None:
 def test_a_preset_steers_and_both_columns_stream(page: Any) -> None:
     page.locator("#prompt").fill("Is it fair")
     page.get_by_label("Direction to").select_option("care-harm")
-    page.get_by_label("Layer").fill("1")
+    page.get_by_role("spinbutton", name="Layer").fill("1")
     slider = page.get_by_label("Strength", exact=True)
     slider.focus()
     for _ in range(5):
@@ -98,9 +98,10 @@ def test_a_link_restores_what_was_chosen(page: Any, url: str) -> None:
     expect(page.locator("#said")).to_contain_text("Copied: link")
     link = page.evaluate("navigator.clipboard.readText()")
     assert link.startswith(f"{url}/#state=")
-    page.goto("about:blank")
-    page.goto(link)
+    page.locator("#prompt").fill("another")
+    page.goto(link)  # into a page that is open
     expect(page.locator(".source")).to_have_count(2)
+    expect(page.locator("#prompt")).not_to_have_value("another")
     assert page.locator("#prompt").input_value() == 'A <b>bold</b> "prompt" & more'
     assert page.get_by_label("Feature", exact=True).input_value() == "7"
     assert page.get_by_label("plus").input_value() == "3.5"
@@ -123,7 +124,7 @@ def test_what_fires_is_shown_and_steers(page: Any) -> None:
     )
     assert len(set(shades)) > 1
     before = page.locator(".source").count()
-    page.get_by_role("button", name="steer with it").first.click()
+    page.get_by_role("button", name=re.compile("steer with feature")).first.click()
     assert page.locator(".source").count() == before + 1
 
 
@@ -133,6 +134,24 @@ def test_features_are_searched_by_their_texts(page: Any) -> None:
     expect(page.locator("#found li")).to_have_count(1)
     expect(page.locator("#found")).to_contain_text("<b>lying</b>")
     assert page.locator("#found b").count() == 0
+
+
+def test_where_a_sentence_lies_is_drawn_and_told(page: Any) -> None:
+    page.get_by_text("Where a sentence lies").click()
+    page.locator("#sentence").fill("stealing from a <i>shop</i>.")
+    page.get_by_role("button", name="Look").click()
+    expect(page.locator("#placed")).to_be_visible()
+    assert page.locator("#map text").count() == 10
+    assert page.locator("#map .before").count() == page.locator("#map .after").count() == 1
+    assert page.locator("#likeness tbody tr").count() == 10
+    expect(page.locator("#likeness thead")).to_contain_text("li2026, after")
+    first = page.locator("#likeness tbody").inner_text()
+    page.get_by_label("Layer", exact=False).and_(page.locator("#layer")).press("Home")
+    expect(page.locator("#layer-said")).to_have_text("0")
+    assert page.locator("#likeness tbody").inner_text() != first
+    page.get_by_role("button", name="Remove").click()
+    page.get_by_role("button", name="Look").click()
+    expect(page.locator("#map .after")).to_have_count(0)
 
 
 def test_it_stops(page: Any) -> None:

@@ -40,7 +40,19 @@ def test_it_serves_and_ends(tmp_path: Path, port: int) -> None:
             assert about["model"] == "model" and about["table"] == "starter.parquet"
         finally:
             server.send_signal(signal.SIGINT)
-        assert server.wait(30) in (0, 130)
+        assert server.wait(30) == 0
+
+
+def test_a_port_that_is_taken_is_not_named(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        save_tiny("llama", tmp_path / "model")
+        command = [sys.executable, "-m", "moralprobe", "serve", "--model", str(tmp_path / "model")]
+        command += ["--port", str(taken.getsockname()[1])]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "can't listen at 127.0.0.1" in done.stderr
+    assert "http://" not in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -49,8 +61,9 @@ def test_it_serves_and_ends(tmp_path: Path, port: int) -> None:
         (["--sae", "nowhere"], "nowhere"),
         (["--intervention", "nowhere"], "holds no intervention"),
         (["--vectors", "nowhere.parquet"], "nowhere.parquet"),
-        (["--features", "nowhere"], "nowhere"),
+        (["--features", "nowhere"], "--sae DIR too"),
         (["--port", "0"], "--port"),
+        (["--intervention", "a/x", "--intervention", "b/x"], "have the same name"),
     ],
 )
 def test_what_is_not_there_is_said_before_it_serves(

@@ -5,22 +5,24 @@ export function linkOf(request) {
   return `${location.origin}/#state=${encodeURIComponent(JSON.stringify(request))}`;
 }
 
-function curlOf(request) {
-  return `curl -N ${location.origin}/api/steer -H 'content-type: application/json' -d ${shell(JSON.stringify(request))}`;
+function curlOf(request, token) {
+  const known = token ? ` -H "authorization: Bearer $MORALPROBE_TOKEN"` : "";
+  return `curl -N ${location.origin}/api/steer${known} -H 'content-type: application/json' -d ${shell(JSON.stringify(request))}`;
 }
 
-function pythonOf(request) {
+function pythonOf(request, token) {
   // JSON that is read by json.loads is right whatever a prompt holds.
   return [
-    "import json, httpx",
+    token ? "import json, os, httpx" : "import json, httpx",
     "",
+    ...(token ? ['headers = {"authorization": f"Bearer {os.environ[\'MORALPROBE_TOKEN\']}"}'] : []),
     `request = json.loads(${JSON.stringify(JSON.stringify(request))})`,
-    `with httpx.stream("POST", "${location.origin}/api/steer", json=request, timeout=None) as answer:`,
+    `with httpx.stream("POST", "${location.origin}/api/steer", json=request, timeout=None${token ? `, headers=headers` : ""}) as answer:`,
     "    for line in answer.iter_lines():",
     "        print(line)",
   ].join("\n");
 }
 
-export function copyOf(kind, request) {
-  return { link: linkOf, curl: curlOf, python: pythonOf }[kind](request);
+export function copyOf(kind, request, token) {
+  return { link: linkOf, curl: curlOf, python: pythonOf }[kind](request, token);
 }

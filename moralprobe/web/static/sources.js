@@ -1,5 +1,10 @@
 // What steers: a list of sources, each with its strength as a slider, a number and a way back.
-const RANGE = { direction: [-0.5, 0.5, 0.01, 0.1], features: [-2, 2, 0.05, 1], intervention: [-2, 2, 0.05, 1] };
+const RANGE = {
+  add: [-0.5, 0.5, 0.01, 0.1],
+  "project-out": [0, 1, 0.01, 1], // 1 takes all of it away
+  features: [-2, 2, 0.05, 1],
+  intervention: [-2, 2, 0.05, 1],
+};
 let count = 0;
 
 function field(line, label, made) {
@@ -30,41 +35,59 @@ export class Sources {
   }
 
   add(kind, given = {}) {
-    if (this.rows.length >= this.about.limits.sources) return;
-    const box = Object.assign(document.createElement("div"), { className: "source grid" });
-    const [low, high, step, usual] = RANGE[kind];
-    const start = given.strength ?? usual;
-    let parts;
+    if (this.rows.length >= this.about.limits.sources) return false;
+    const group = Object.assign(document.createElement("fieldset"), { className: "source" });
+    const box = Object.assign(document.createElement("div"), { className: "grid" });
+    const legend = document.createElement("legend");
+    legend.textContent = { direction: "A direction", features: "Features", intervention: "A fitted intervention" }[kind];
+    group.append(legend, box);
+    let parts, method = null;
     if (kind === "direction") {
       const target = field(box, "Direction to", choice(this.about.targets));
       if (given.target) target.value = given.target;
       const layer = field(box, "Layer", number(given.layer ?? Math.floor(this.about.layers / 2), { min: 0, max: this.about.layers - 1, step: 1 }));
-      const method = field(box, "Method", choice(["add", "project-out"]));
+      method = field(box, "Method", choice(["add", "project-out"]));
       if (given.method) method.value = given.method;
       parts = () => ({ target: target.value, layer: Number(layer.value), method: method.value });
+    } else if (kind === "features" && given.changes?.length > 1) {
+      legend.textContent = `${given.changes.length} features`;
+      parts = () => ({ changes: given.changes });
     } else if (kind === "features") {
+      if (given.changes) Object.assign(given, given.changes[0]);
       const feature = field(box, "Feature", number(given.feature ?? 0, { min: 0, max: this.about.features - 1, step: 1 }));
       const scale = field(box, "times", number(given.scale ?? 1, {}));
-      const offset = field(box, "plus", number(given.offset ?? 0, {}));
+      const offset = field(box, "plus", number(given.offset ?? 5, {}));
       parts = () => ({ changes: [{ feature: Number(feature.value), scale: Number(scale.value), offset: Number(offset.value) }] });
     } else {
       const name = field(box, "Intervention", choice(this.about.interventions));
       if (given.name) name.value = given.name;
       parts = () => ({ name: name.value });
     }
-    const slider = field(box, "Strength", Object.assign(document.createElement("input"), { type: "range", min: low, max: high, step }));
-    const exact = field(box, "as a number", number(start, { min: -this.about.limits.strength, max: this.about.limits.strength }));
-    slider.value = start;
+    const slider = field(box, "Strength", Object.assign(document.createElement("input"), { type: "range" }));
+    const exact = field(box, "as a number", number(0, { min: -this.about.limits.strength, max: this.about.limits.strength }));
+    const range = (strength) => {
+      const [low, high, step, usual] = RANGE[method ? method.value : kind];
+      Object.assign(slider, { min: low, max: high, step });
+      exact.value = strength ?? usual;
+      slider.value = exact.value;
+    };
+    range(given.strength);
+    method?.addEventListener("change", () => range());
     slider.addEventListener("input", () => { exact.value = slider.value; });
     exact.addEventListener("input", () => { slider.value = exact.value; });
     const reset = Object.assign(document.createElement("button"), { type: "button", textContent: "Reset to 0" });
     reset.addEventListener("click", () => { exact.value = 0; slider.value = 0; });
     const remove = Object.assign(document.createElement("button"), { type: "button", textContent: "Remove" });
-    const row = { box, value: () => ({ kind, ...parts(), strength: Number(exact.value) }) };
-    remove.addEventListener("click", () => { this.rows = this.rows.filter((one) => one !== row); box.remove(); });
+    const row = { value: () => ({ kind, ...parts(), strength: Number(exact.value) }) };
+    remove.addEventListener("click", () => {
+      this.rows = this.rows.filter((one) => one !== row);
+      group.remove();
+      document.querySelector("[data-add]:enabled")?.focus();
+    });
     box.append(reset, remove);
     this.rows.push(row);
-    this.place.append(box);
+    this.place.append(group);
+    return true;
   }
 
   value() {
@@ -74,10 +97,6 @@ export class Sources {
   set(values) {
     this.rows = [];
     this.place.replaceChildren();
-    for (const value of values) {
-      // Features are shown one by one; together they are the sum of what each changes.
-      if (value.kind === "features") for (const change of value.changes) this.add("features", { ...change, strength: value.strength });
-      else this.add(value.kind, value);
-    }
+    for (const value of values) this.add(value.kind, { ...value });
   }
 }

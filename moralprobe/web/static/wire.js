@@ -6,6 +6,8 @@ export function setToken(value) {
   sessionStorage.setItem("token", value);
 }
 
+export const hasToken = () => token !== "";
+
 async function send(path, body, signal) {
   const headers = token ? { authorization: `Bearer ${token}` } : {};
   if (body !== undefined) headers["content-type"] = "application/json";
