@@ -64,6 +64,7 @@ class Loaded:
             check_intervention(intervention, self.model)
         if self.sae is not None:
             check_belongs(self.sae, self.model)
+            self.sae.sae.to(self.model.device)  # once, and not for every text
         if self.features is not None and self.features.height != self.autoencoder().sae.cfg.d_sae:
             raise UsageError(
                 "this table isn't one of the autoencoder's features",
