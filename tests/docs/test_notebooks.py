@@ -41,7 +41,9 @@ def test_it_runs_and_prints_what_was_saved(path: Path, tmp_path: Path) -> None:
     )
     client.execute()  # raises where a cell fails
     for cell, saved in zip(notebook.cells, nbformat.read(path, as_version=4).cells, strict=True):
-        if cell.cell_type == "code":
+        # Training goes another way where a processor rounds otherwise: of what it leads to, only
+        # that it runs is asked.
+        if cell.cell_type == "code" and "trained" not in cell.metadata.get("tags", []):
             assert printed(cell) == pytest.approx(printed(saved), rel=0.05, abs=0.05)
 
 
