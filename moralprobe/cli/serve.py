@@ -22,7 +22,8 @@ def serve_command(
         Path | None, typer.Option(help="A folder made by 'sae features' of it.")
     ] = None,
     intervention: Annotated[
-        list[Path] | None, typer.Option(help="A folder of one. Repeatable.")
+        list[Path] | None,
+        typer.Option("--intervention", "--interventions", help="A folder of one. Repeatable."),
     ] = None,
     host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port.")] = 7860,
@@ -72,7 +73,8 @@ def serve_command(
         )
     loaded_sae = None if sae is None else load_sae(sae)
     if features is not None and loaded_sae is not None:
-        for said in check_features_of(features, loaded_sae, vectors or Path()):
+        # Of whichever table: here nothing is tuned on what they were chosen by.
+        for said in check_features_of(features, loaded_sae, Path()):
             notice(f"warning: {said}")
     loaded = Loaded(
         load_model(model, dtype=dtype, device=device),

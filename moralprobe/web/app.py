@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from moralprobe.errors import MoralprobeError
 from moralprobe.web import jobs, schemas
 from moralprobe.web.guard import Guard
 from moralprobe.web.loaded import Loaded
-from moralprobe.web.turns import RETRY_AFTER, BusyError, Turns, stream
+from moralprobe.web.turns import RETRY_AFTER, BusyError, Stopped, Turns, stream
 
 _STATIC = Path(__file__).with_name("static")
 _LOOK = 0.5  # seconds between two looks whether a client is still there
@@ -124,13 +125,15 @@ def create_app(
     return Guard(app, hosts=hosts, token=token)
 
 
-async def answered(turns: Turns, request: Request, job: Callable[[], T]) -> T:
-    """Return what a job gives; who leaves before its turn makes room."""
-    future = turns.submit(job)
+async def answered(turns: Turns, request: Request, job: Callable[[Stopped], T]) -> T:
+    """Return what a job gives; who leaves makes room, and the job is told."""
+    left = threading.Event()
+    future = turns.submit(partial(job, left.is_set))
     waiting = asyncio.wrap_future(future)
     while not waiting.done():
         await asyncio.wait([waiting], timeout=_LOOK)
         if not waiting.done() and await request.is_disconnected():
+            left.set()
             future.cancel()
             break
     return await waiting

@@ -24,7 +24,7 @@ from moralprobe.steering.sampling import Sampling
 from moralprobe.web import schemas
 from moralprobe.web.loaded import Loaded
 from moralprobe.web.place import place as where
-from moralprobe.web.turns import Emit, Stopped
+from moralprobe.web.turns import Emit, Stopped, halt_if
 
 _SIDES = ("default", "steered")
 _LOOPS = 12  # units of a phrase that is repeated, from which a text is called a loop
@@ -123,13 +123,15 @@ def _followed(prompt: Encoded, ids: tuple[int, ...]) -> Encoded:
     )
 
 
-def fires(loaded: Loaded, asked: schemas.FiresRequest) -> schemas.Fires:
+def fires(loaded: Loaded, asked: schemas.FiresRequest, stopped: Stopped) -> schemas.Fires:
     """Return a text's tokens, and the features that are most active in it.
 
     Raises:
         UsageError: no autoencoder of tokens is loaded.
         DataError: a text without tokens, or with too many.
+        StoppedError: nobody waits for it any longer.
     """
+    halt_if(stopped)
     model, sae = loaded.model, loaded.autoencoder()
     if is_pooled(sae):
         raise UsageError(
@@ -162,15 +164,16 @@ def fires(loaded: Loaded, asked: schemas.FiresRequest) -> schemas.Fires:
     )
 
 
-def place(loaded: Loaded, asked: schemas.PlaceRequest) -> schemas.Place:
+def place(loaded: Loaded, asked: schemas.PlaceRequest, stopped: Stopped) -> schemas.Place:
     """Return where a sentence lies; the first time the table's texts are read for it.
 
     Raises:
         UsageError: no table is loaded.
         DataError: a sentence that can't be read.
+        StoppedError: nobody waits for it any longer.
     """
-    marks = loaded.landmarks()
-    made = loaded.intervention_of(asked.sources, lambda: False)
+    marks = loaded.landmarks(stopped)
+    made = loaded.intervention_of(asked.sources, stopped)
     return where(loaded.model, marks, asked.sentence, made)
 
 

@@ -13,7 +13,7 @@ import polars as pl
 
 from moralprobe import __version__
 from moralprobe.activations.text_states import TableTexts, TextStates, table_texts, text_states
-from moralprobe.errors import DataError, MoralprobeError, UsageError, nearest
+from moralprobe.errors import DataError, UsageError, nearest
 from moralprobe.foundations import POLES
 from moralprobe.interventions import feature_intervention
 from moralprobe.models.causal import CausalModel
@@ -28,14 +28,10 @@ from moralprobe.steering.intervention import Intervention, check_intervention, c
 from moralprobe.steering.rules import ProjectOut
 from moralprobe.web import schemas
 from moralprobe.web.place import Landmarks, landmarks_of
-from moralprobe.web.turns import Stopped
+from moralprobe.web.turns import Stopped, halt_if
 
 MOST_READ: Final = 2048
 """Tokens of a text: of each the whole vocabulary's logits are looked at."""
-
-
-class StoppedError(MoralprobeError):
-    """A job that nobody waits for any longer."""
 
 
 @dataclass
@@ -207,15 +203,12 @@ class Loaded:
 
     def _direction(self, target: str, layer: int, stopped: Stopped) -> Intervention:
         """Return a direction; the first time at a layer the table's texts are read for it."""
-
-        def reading(_done: int, _total: int) -> None:
-            if stopped():
-                raise StoppedError("nobody waits for this any longer")
-
         if (target, layer) not in self._directions:
             if self._read is None or self._read[0] != layer:
                 texts = table_texts(self.model, MoralVectors.load(self._table()))
-                states = text_states(self.model, texts, layer, reading=reading)
+                states = text_states(
+                    self.model, texts, layer, reading=lambda done, total: halt_if(stopped)
+                )
                 self._read = layer, texts, states
             _, texts, states = self._read
             made = of_states(self.model, texts, states, layer, target, "means")
@@ -249,14 +242,16 @@ class Loaded:
         """The features' texts in small letters."""
         return {f: " ".join(texts).casefold() for f, texts in self.examples.items()}
 
-    def landmarks(self) -> Landmarks:
+    def landmarks(self, stopped: Stopped) -> Landmarks:
         """Return where the table's categories lie; the first time its texts are read for it.
 
         Raises:
             UsageError: no table is loaded.
+            StoppedError: nobody waits for it any longer.
         """
         if self._landmarks is None:
-            self._landmarks = landmarks_of(self.model, MoralVectors.load(self._table()))
+            vectors = MoralVectors.load(self._table())
+            self._landmarks = landmarks_of(self.model, vectors, lambda n: halt_if(stopped))
         return self._landmarks
 
 

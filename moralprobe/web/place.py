@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -43,12 +43,15 @@ class Landmarks:
     n: int
 
 
-def landmarks_of(model: CausalModel, vectors: MoralVectors) -> Landmarks:
+def landmarks_of(
+    model: CausalModel, vectors: MoralVectors, step: Callable[[int], None] = lambda n: None
+) -> Landmarks:
     """Read a table's texts at every layer, and return where their categories lie.
 
     Args:
         model: from `load_model`.
         vectors: a table; of more than `MOST` texts so many are drawn.
+        step: called with the number of texts after every batch.
 
     Raises:
         DataError: no text can be read.
@@ -58,7 +61,7 @@ def landmarks_of(model: CausalModel, vectors: MoralVectors) -> Landmarks:
     rows = np.sort(np.random.default_rng(0).permutation(n)[:MOST])
     encoded, moral = [texts.encoded[i] for i in rows], texts.moral[rows]
     layers = range(model.n_layers)
-    states = pooled_states(model, encoded, None, layers, tuple(POOLINGS.values()))
+    states = pooled_states(model, encoded, None, layers, tuple(POOLINGS.values()), step=step)
     places: dict[str, list[NDArray[np.float64]]] = {mode: [] for mode in POOLINGS}
     means: dict[str, list[NDArray[np.float64]]] = {mode: [] for mode in POOLINGS}
     for layer in layers:

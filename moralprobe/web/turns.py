@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -20,8 +21,22 @@ Emit = Callable[[str, Any], None]
 Stopped = Callable[[], bool]
 
 
+class StoppedError(MoralprobeError):
+    """A job that nobody waits for any longer."""
+
+
 class BusyError(MoralprobeError):
     """More is asked for at once than is let wait."""
+
+
+def halt_if(stopped: Stopped) -> None:
+    """End a job that nobody waits for.
+
+    Raises:
+        StoppedError: so it is.
+    """
+    if stopped():
+        raise StoppedError("nobody waits for this any longer")
 
 
 class Turns:
@@ -144,4 +159,7 @@ def stream(
             ended.set()
             future.cancel()
 
-    return events()
+    found = events()
+    # A generator that nobody ever begins to read has no end of its own.
+    weakref.finalize(found, ended.set)
+    return found

@@ -26,10 +26,10 @@ from moralprobe.steering.rules import ProjectOut
 from moralprobe.steering.sampling import Sampling
 from moralprobe.web import jobs
 from moralprobe.web import loaded as loading
-from moralprobe.web.loaded import Loaded, StoppedError
-from moralprobe.web.schemas import Direction
+from moralprobe.web.loaded import Loaded
+from moralprobe.web.schemas import Direction, FiresRequest
 from moralprobe.web.server import serving
-from moralprobe.web.turns import Turns
+from moralprobe.web.turns import StoppedError, Turns
 from tests.activations.test_extract import starter, tiny
 from tests.evaluation.test_judge_backends import CHAT
 from tests.sae.test_causal import topk
@@ -324,6 +324,10 @@ def test_a_layer_is_read_once_for_all_its_directions(
     assert read == [1, 2]
     with pytest.raises(StoppedError):
         fresh.intervention_of([Direction(kind="direction", target="care", layer=0)], lambda: True)
+    with pytest.raises(StoppedError):
+        fresh.landmarks(lambda: True)
+    with pytest.raises(StoppedError):
+        jobs.fires(loaded, FiresRequest(text="x"), lambda: True)
 
 
 def test_a_text_that_is_too_long_to_be_looked_into_is_refused(
