@@ -11,7 +11,6 @@ page looks at afterwards.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import tempfile
@@ -19,32 +18,27 @@ import time
 from pathlib import Path
 from typing import Any
 
+from writing import check_lengths, command_of, endless, options_of
+
 PROMPT = "My neighbour lost her job last week. What could I do for her?"
 
 
 def main() -> None:
     """Alternate, and write `results/page.json`."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--layer", type=int, default=15)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--tokens", type=int, default=48)
-    options = parser.parse_args()
+    options = options_of(__doc__)
     from results_file import suffix, write
 
     from moralprobe import build_vectors, load_model
-    from moralprobe.steering import generate as writing
     from moralprobe.web.loaded import Loaded
     from moralprobe.web.server import serving
 
-    writing.end_ids = lambda model: set()
     names = ("first", "whole", "page_first", "page_whole", "page_done")
     times: dict[str, list[float]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "starter.parquet"
         build_vectors("starter").save(table)
         loaded = Loaded(load_model(options.model), vectors=table)
-        with serving(loaded) as url:
+        with endless(), serving(loaded) as url:
             for round_ in range(options.rounds + 1):
                 found: dict[str, float] = {}
                 ways = [lambda: alone(loaded.model, options), lambda: asked(url, options)]
@@ -55,7 +49,7 @@ def main() -> None:
                         times[name].append(found[name])
                     print(round_, {k: round(v, 2) for k, v in found.items()}, flush=True)
     summary = {
-        "model": options.model,
+        "model": Path(options.model).name,
         "layer": options.layer,
         "rounds": options.rounds,
         "new_tokens": options.tokens,
@@ -64,11 +58,7 @@ def main() -> None:
         "seconds": {name: round(statistics.median(some), 3) for name, some in times.items()},
         "runs": times,
     }
-    command = (
-        f"python benchmarks/page.py --model {Path(options.model).name} --layer {options.layer} "
-        f"--rounds {options.rounds} --tokens {options.tokens}"
-    )
-    print(write(f"page{suffix()}", command, summary))
+    print(write(f"page{suffix()}", command_of("page", options), summary))
     print(json.dumps({k: v for k, v in summary.items() if k != "runs"}, indent=1))
 
 
@@ -88,7 +78,7 @@ def alone(model: Any, options: Any) -> dict[str, float]:
         sampling=Sampling(max_new_tokens=options.tokens),
         on_text=lambda i, text: pieces.append(time.perf_counter() - start),
     )
-    check_length(len(found.ids), options)
+    check_lengths([len(found.ids)], options.tokens)
     return {"first": pieces[0], "whole": pieces[-1]}
 
 
@@ -105,16 +95,9 @@ def asked(url: str, options: Any) -> dict[str, float]:
                 pieces.append(time.perf_counter() - start)
             last = line or last
     done = json.loads(last.removeprefix("data: "))
-    for side in ("default", "steered"):
-        check_length(done[side]["tokens"], options)
+    check_lengths([done[side]["tokens"] for side in ("default", "steered")], options.tokens)
     ended = time.perf_counter() - start
     return {"page_first": pieces[0], "page_whole": pieces[-1], "page_done": ended}
-
-
-def check_length(tokens: int, options: Any) -> None:
-    """Refuse runs that can't be compared."""
-    if tokens != options.tokens:
-        raise SystemExit(f"a text has {tokens} tokens: runs can't be compared")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ them all can't cost less. The autoencoder's weights are random, 16 times as wide
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -19,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from writing import check_lengths, command_of, endless, options_of
+
 # Set on some machines for the tests; they slow numpy, and say nothing of ours.
 for _name in ("OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS"):
     os.environ.pop(_name, None)
@@ -26,12 +27,7 @@ for _name in ("OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS"):
 
 def main() -> None:
     """Alternate all arms, and write `results/steering.json`."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--layer", type=int, default=15)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--tokens", type=int, default=48)
-    options = parser.parse_args()
+    options = options_of(__doc__)
     import torch
     from results_file import suffix, write
 
@@ -103,8 +99,7 @@ def main() -> None:
         "autoencoder_of_model": round(2 * encoder / of_model, 3),
         "batches": found,
     }
-    command = f"python benchmarks/steering.py --rounds {options.rounds} --tokens {options.tokens}"
-    print(write(f"steering{suffix()}", command, summary))
+    print(write(f"steering{suffix()}", command_of("steering", options), summary))
     print(json.dumps(summary, indent=1))
 
 
@@ -123,20 +118,15 @@ def autoencoder(d_in: int, k: int) -> Any:
 
 def writer(model: Any, prompts: list[str], tokens: int) -> Callable[[Any], Any]:
     """Return what writes as many tokens after every prompt, whatever it would end at."""
-    from moralprobe.steering import generate as writing
     from moralprobe.steering.generate import generate
     from moralprobe.steering.sampling import Sampling
 
     how = Sampling(max_new_tokens=tokens, temperature=0.7)
 
     def run(intervention: Any) -> Any:
-        ends, writing.end_ids = writing.end_ids, lambda model: set()
-        try:
+        with endless():
             found = generate(model, prompts, intervention, sampling=how, batch=len(prompts))
-        finally:
-            writing.end_ids = ends
-        if {len(one.ids) for one in found} != {tokens}:
-            raise SystemExit("a text ended early: runs can't be compared")
+        check_lengths([len(one.ids) for one in found], tokens)
         return found
 
     return run

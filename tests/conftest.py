@@ -22,6 +22,16 @@ def shared_file(*parts: str) -> Path:
 
 
 @pytest.fixture(scope="session")
+def starter_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The starter set's moral vectors as a file."""
+    from moralprobe import build_vectors
+
+    path = tmp_path_factory.mktemp("starter") / "starter.parquet"
+    build_vectors("starter").save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def test_split() -> Path:
     return shared_file("social_chem_101", "test_split_8col.csv")
 

@@ -20,8 +20,8 @@ from moralprobe.steering.arms import density_of
 from moralprobe.steering.intervention import Intervention
 from moralprobe.steering.rules import Reconstruct, SwapFeatures
 from moralprobe.steering.topology import Schedule
-from tests.activations.test_extract import starter, tiny
-from tests.sae.test_causal import topk
+from tests.activations.test_extract import tiny
+from tests.sae.test_causal import topk_of_tokens
 
 LAYER = 1
 QUICK = Schedule(epochs=4, batch=128, lr=1e-2, patience=4)
@@ -34,18 +34,13 @@ def model() -> CausalModel:
 
 
 @pytest.fixture(scope="module")
-def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("v") / "starter.parquet"
-    starter().save(path)
-    return path
+def vectors(starter_table: Path) -> Path:
+    return starter_table
 
 
 @pytest.fixture(scope="module")
 def loaded() -> LoadedSAE:
-    sae = topk().eval()
-    sae.cfg.metadata.hook_name = f"blocks.{LAYER}.hook_resid_post"
-    sae.cfg.metadata.source = "tokens"
-    return LoadedSAE(sae, Path("nowhere"), LAYER)
+    return topk_of_tokens(LAYER)
 
 
 @pytest.fixture(scope="module")

@@ -122,31 +122,7 @@ def steered_states(
     encoded: Sequence[Encoded],
     intervention: Intervention | None,
     layers: Sequence[int],
-    *,
-    step: Callable[[int], None] = lambda n: None,
-) -> dict[int, NDArray[np.float32]]:
-    """Return texts' `mean_unit` states at some layers while all of their tokens are steered.
-
-    Args:
-        model: from `load_model`.
-        encoded: texts as tokens.
-        intervention: none leaves the model as it is.
-        layers: decoder blocks, counted from 0.
-        step: called with the number of texts after every batch.
-
-    Returns:
-        By layer, [texts, d_model].
-    """
-    found = pooled_states(model, encoded, intervention, layers, ("mean_unit",), step=step)
-    return {layer: states[:, 0] for layer, states in found.items()}
-
-
-def pooled_states(
-    model: CausalModel,
-    encoded: Sequence[Encoded],
-    intervention: Intervention | None,
-    layers: Sequence[int],
-    poolings: tuple[str, ...],
+    poolings: tuple[str, ...] = ("mean_unit",),
     *,
     step: Callable[[int], None] = lambda n: None,
 ) -> dict[int, NDArray[np.float32]]:
@@ -222,7 +198,7 @@ def survival(
             table += [
                 {"arm": name, "layer": layer, **row}
                 for row in measured(
-                    states[layer],
+                    states[layer][:, 0],
                     texts.moral[rows],
                     design,
                     analyses=analyses,

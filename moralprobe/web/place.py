@@ -21,7 +21,7 @@ from moralprobe.models.tokens import Encoded
 from moralprobe.moral_vectors import MoralVectors
 from moralprobe.sites import Site
 from moralprobe.steering.intervention import Intervention
-from moralprobe.steering.survival import pooled_states
+from moralprobe.steering.survival import steered_states
 from moralprobe.web import schemas
 
 TEMPLATE: Final = "action-is-morally"
@@ -61,7 +61,7 @@ def landmarks_of(
     rows = np.sort(np.random.default_rng(0).permutation(n)[:MOST])
     encoded, moral = [texts.encoded[i] for i in rows], texts.moral[rows]
     layers = range(model.n_layers)
-    states = pooled_states(model, encoded, None, layers, tuple(POOLINGS.values()), step=step)
+    states = steered_states(model, encoded, None, layers, tuple(POOLINGS.values()), step=step)
     places: dict[str, list[NDArray[np.float64]]] = {mode: [] for mode in POOLINGS}
     means: dict[str, list[NDArray[np.float64]]] = {mode: [] for mode in POOLINGS}
     for layer in layers:
@@ -97,9 +97,9 @@ def place(
     )
     layers = range(model.n_layers)
     poolings = tuple(POOLINGS.values())
-    found = {"before": pooled_states(model, [text], None, layers, poolings)}
+    found = {"before": steered_states(model, [text], None, layers, poolings)}
     if intervention is not None and intervention.active:
-        found["after"] = pooled_states(model, [text], intervention, layers, poolings)
+        found["after"] = steered_states(model, [text], intervention, layers, poolings)
     like = {
         when: {
             mode: [

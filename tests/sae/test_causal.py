@@ -50,6 +50,14 @@ def topk(k: int = 8) -> Any:
     return sae
 
 
+def topk_of_tokens(layer: int = 1, *, source: str = "tokens") -> LoadedSAE:
+    """The same as it is loaded: of a layer, and of tokens or pooled vectors."""
+    sae = topk().eval()
+    sae.cfg.metadata.hook_name = f"blocks.{layer}.hook_resid_post"
+    sae.cfg.metadata.source = source
+    return LoadedSAE(sae, Path("nowhere"), layer)
+
+
 def states_of(model: CausalModel, text: Encoded, layer: int, change: Any = None) -> torch.Tensor:
     """One text alone through the whole model; what leaves `change`'s layer is replaced on the way."""
     seen: dict[int, torch.Tensor] = {}

@@ -24,7 +24,6 @@ from moralprobe.interventions import (
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.tokens import Encoded
 from moralprobe.moral_vectors import MoralVectors
-from moralprobe.sae.load import LoadedSAE
 from moralprobe.steering.apply import steered_logits
 from moralprobe.steering.arms import (
     density_of,
@@ -43,7 +42,7 @@ from moralprobe.steering.sampling import Sampling
 from moralprobe.steering.survival import design_of, held_out, measured, steered_states
 from moralprobe.steering.tunable import Tunable
 from tests.activations.test_extract import starter, tiny
-from tests.sae.test_causal import topk
+from tests.sae.test_causal import topk, topk_of_tokens
 from tests.steering.test_generate import vector
 
 D = 32
@@ -55,22 +54,14 @@ def model() -> CausalModel:
 
 
 @pytest.fixture(scope="module")
-def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("v") / "starter.parquet"
-    starter().save(path)
-    return path
+def vectors(starter_table: Path) -> Path:
+    return starter_table
 
 
 @pytest.fixture(scope="module")
 def read(model: CausalModel, vectors: Path) -> tuple[Any, Any]:
     texts = table_texts(model, MoralVectors.load(vectors))
     return texts, text_states(model, texts, 1)
-
-
-def sae() -> LoadedSAE:
-    loaded = LoadedSAE(topk().eval(), Path("nowhere"), 1)
-    loaded.sae.cfg.metadata.hook_name = "blocks.1.hook_resid_post"
-    return loaded
 
 
 def test_a_control_changes_states_as_much(read: tuple[Any, Any]) -> None:
@@ -103,9 +94,9 @@ def test_what_is_edited_offline_is_what_steering_does(
     offline = edited_texts(edit, states)[rows]
     encoded = [texts.encoded[i] for i in rows]
     online = steered_states(model, encoded, Intervention((edit,)), [1, 2])
-    np.testing.assert_allclose(online[1], offline, atol=2e-5)
+    np.testing.assert_allclose(online[1][:, 0], offline, atol=2e-5)
     plain = steered_states(model, encoded, None, [1, 2])
-    np.testing.assert_allclose(plain[1], states.mean_unit()[rows], atol=2e-5)
+    np.testing.assert_allclose(plain[1][:, 0], states.mean_unit()[rows], atol=2e-5)
     assert np.abs(online[2] - plain[2]).max() > 1e-3
 
 
@@ -181,7 +172,7 @@ def test_directions_come_with_their_controls(model: CausalModel, vectors: Path) 
 
 
 def test_single_features_come_with_as_many_others(model: CausalModel, vectors: Path) -> None:
-    loaded = sae()
+    loaded = topk_of_tokens()
     texts = table_texts(model, MoralVectors.load(vectors))
     density = density_of(loaded.sae, text_states(model, texts, 1))
     active = np.flatnonzero(density > 0)

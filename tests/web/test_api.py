@@ -19,7 +19,6 @@ from moralprobe.errors import UsageError
 from moralprobe.evaluation.side_effects import longest_loop, units
 from moralprobe.interventions import direction_intervention, feature_intervention
 from moralprobe.models.causal import CausalModel
-from moralprobe.sae.load import LoadedSAE
 from moralprobe.steering.generate import encoded_for, generate
 from moralprobe.steering.intervention import Intervention
 from moralprobe.steering.rules import ProjectOut
@@ -30,9 +29,9 @@ from moralprobe.web.loaded import Loaded
 from moralprobe.web.schemas import Direction, FiresRequest
 from moralprobe.web.server import serving
 from moralprobe.web.turns import StoppedError, Turns
-from tests.activations.test_extract import starter, tiny
+from tests.activations.test_extract import tiny
 from tests.evaluation.test_judge_backends import CHAT
-from tests.sae.test_causal import topk
+from tests.sae.test_causal import topk_of_tokens
 from tests.steering.test_generate import some_edits
 from tests.web.serving import events_of
 
@@ -46,12 +45,9 @@ def model() -> CausalModel:
 
 
 @pytest.fixture(scope="module")
-def loaded(model: CausalModel, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    path = tmp_path_factory.mktemp("served") / "starter.parquet"
-    starter().save(path)
-    sae = topk().eval()
-    sae.cfg.metadata.hook_name = f"blocks.{LAYER}.hook_resid_post"
-    at = np.arange(sae.cfg.d_sae)
+def loaded(model: CausalModel, starter_table: Path) -> Loaded:
+    sae = topk_of_tokens(LAYER)
+    at = np.arange(sae.sae.cfg.d_sae)
     features = pl.DataFrame(
         {
             "feature": at,
@@ -66,8 +62,8 @@ def loaded(model: CausalModel, tmp_path_factory: pytest.TempPathFactory) -> Load
     )
     return Loaded(
         model,
-        vectors=path,
-        sae=LoadedSAE(sae, Path("nowhere/my sae"), LAYER),
+        vectors=starter_table,
+        sae=sae,
         features=features,
         examples={3: ["Helping a Friend move", "<b>lying</b>"], 4: ["stealing"]},
         interventions={"fitted": Intervention(some_edits().edits)},
@@ -265,9 +261,7 @@ def test_a_text_is_read_as_it_is_asked_for(tmp_path: Path) -> None:
     """In the chat template where there is one: what fires belongs to the tokens that are steered."""
     chatty = tiny()
     chatty.tokenizer.chat_template = CHAT
-    sae = topk().eval()
-    sae.cfg.metadata.hook_name = f"blocks.{LAYER}.hook_resid_post"
-    with serving(Loaded(chatty, sae=LoadedSAE(sae, Path("x"), LAYER))) as url:
+    with serving(Loaded(chatty, sae=topk_of_tokens(LAYER))) as url:
         for chat in (None, True, False):
             for path, key in (("/api/fires", "text"), ("/api/steer", "prompt")):
                 asked = {key: "a<eos>b", "chat": chat}
@@ -284,10 +278,7 @@ def test_a_text_is_read_as_it_is_asked_for(tmp_path: Path) -> None:
 def test_an_autoencoder_of_pooled_vectors_does_not_say_what_fires(
     model: CausalModel,
 ) -> None:
-    sae = topk().eval()
-    sae.cfg.metadata.hook_name = f"blocks.{LAYER}.hook_resid_post"
-    sae.cfg.metadata.source = "pooled"
-    with serving(Loaded(model, sae=LoadedSAE(sae, Path("x"), LAYER))) as url:
+    with serving(Loaded(model, sae=topk_of_tokens(LAYER, source="pooled"))) as url:
         answer = httpx.post(f"{url}/api/fires", json={"text": "Is it fair"})
     assert answer.status_code == 422 and "pooled" in answer.json()["why"]
 

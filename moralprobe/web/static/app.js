@@ -38,6 +38,11 @@ function fail(error) {
   at("error").textContent = [error.what, error.why, error.instead].filter(Boolean).join(". ");
 }
 
+// What a request met: the server's own words, or that it gave none.
+function failed(error) {
+  fail(error.failure ?? { what: "the server can't be reached", why: String(error.message) });
+}
+
 function busy(now) {
   // A button that is disabled while it has the focus loses it.
   if (now && document.activeElement === at("run")) { at("stop").disabled = false; at("stop").focus(); }
@@ -89,7 +94,7 @@ async function run() {
     if (!ended) { at("said").textContent = ""; fail({ what: "the texts broke off", why: "the server ended the connection" }); }
   } catch (error) {
     at("said").textContent = running.signal.aborted ? "Stopped." : "";
-    if (!running.signal.aborted) fail(error.failure ?? { what: "the server can't be reached", why: String(error.message) });
+    if (!running.signal.aborted) failed(error);
   } finally {
     running = null;
     busy(false);
@@ -128,7 +133,7 @@ async function whatFires() {
     else at("fired-said").textContent = "Nothing fires on it.";
     at("heat").hidden = false;
   } catch (error) {
-    fail(error.failure ?? { what: "the server can't be reached", why: String(error.message) });
+    failed(error);
   }
 }
 
@@ -164,7 +169,7 @@ async function locate() {
     at("placed").hidden = false;
     showPlace();
   } catch (error) {
-    fail(error.failure ?? { what: "the server can't be reached", why: String(error.message) });
+    failed(error);
   } finally {
     at("locate").disabled = false;
   }
@@ -191,7 +196,7 @@ async function search() {
       return item;
     }));
   } catch (error) {
-    fail(error.failure ?? { what: "the server can't be reached", why: String(error.message) });
+    failed(error);
   }
 }
 
@@ -201,7 +206,7 @@ async function begin() {
   } catch (error) {
     at("token-line").hidden = error.status !== 401;
     at("about").textContent = "";
-    fail(error.failure ?? { what: "the server can't be reached", why: String(error.message) });
+    failed(error);
     return;
   }
   at("error").textContent = "";
