@@ -70,7 +70,8 @@ def ours(texts: list[str], dtype: str, model_name: str, template: str) -> dict[s
         seconds = time.perf_counter() - start
         found = {"texts": store.n_readable, "seconds": seconds, **memory(before)}
         written = sum(path.stat().st_size for path in out.iterdir())
-    return {**found, **operations(model, texts, template), "bytes": written}
+    sizes = {"layers": model.n_layers, "d_model": model.d_model}
+    return {**found, **operations(model, texts, template), **sizes, "bytes": written}
 
 
 def operations(model: Any, texts: list[str], template: str) -> dict[str, float]:
@@ -244,7 +245,7 @@ def main() -> None:
     from results_file import suffix, write
 
     shown = " ".join("VECTORS" if path != "starter" else path for path in options.vectors)
-    command = f"python benchmarks/extraction.py {shown}"
+    command = f"python benchmarks/extraction.py {shown} --model {Path(options.model).name}"
     if options.scale:
         summary, command = scale(options), f"{command} --scale"
         print(write("extraction-scale", command, summary))
@@ -278,6 +279,8 @@ def alternate(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "model": Path(options.model).name,
         "dtype": options.dtype,
+        "layers": runs["ours"][0]["layers"],
+        "d_model": runs["ours"][0]["d_model"],
         "poolings": list(POOLINGS),
         "texts": int(runs["ours"][0]["texts"]),
         "tokens": runs["ours"][0]["tokens"],

@@ -120,11 +120,12 @@ def extraction_gpu() -> str:
     speed, best = found["texts_per_second"], found["best_sorted"]
     (ours,) = found["runs"]["ours"]
     return (
-        f"On an {found['machine']['gpu']}, random weights of Qwen3-8B's width and 6 of its layers, "
-        f"{found['texts']:,} texts, {len(found['poolings'])} poolings,\none run: "
-        f"{speed['ours']:,.0f} texts a second, the {ours['bytes'] / 1e9:.1f} GB that are written "
-        f"and checksummed among it; transformers in\nlength-sorted batches of "
-        f"{best.removeprefix('sorted-')}, which keeps them in memory and writes nothing, "
+        f"On an {found['machine']['gpu']}, a model of random weights "
+        f"(`benchmarks/random_model.py`), {found['texts']:,} texts,\n{len(found['poolings'])} "
+        f"poolings, {ours['flops'] / 1e12:.0f} TFLOP, one run: {speed['ours']:,.0f} texts a "
+        f"second, the {ours['bytes'] / 1e9:.1f} GB that are written\nand checksummed among it; "
+        f"transformers in length-sorted batches of "
+        f"{best.removeprefix('sorted-')}, which keeps them in memory and\nwrites nothing, "
         f"{speed[best]:,.0f}: **{found['ratio']:.2f} times**.\nOurs multiplies at "
         f"{found['gflops'] / found['peak_gflops']:.0%} of what the card can alone, so that texts "
         f"as short as these take many\ntimes the GPU-hours that are planned above."
@@ -195,12 +196,12 @@ def sae_speed() -> str:
 
 
 def _sae_speed_on_a_gpu() -> str:
-    """The same at the width of Qwen3-8B."""
+    """The same on a GPU, wider."""
     found = json.loads((RESULTS / "sae-topk-cuda.json").read_text())
     rate = found["samples_per_second"]
     return (
         f"On an {found['machine']['gpu']}, {found['d_in']:,} to {found['d_sae']:,}, states of "
-        f"random weights, no feature dead yet: {rate['ours']:,}\nactivations a second, "
+        f"a model of random weights, no feature dead yet:\n{rate['ours']:,} activations a second, "
         f"{found['ratio']:.1f} times SAELens' own step in fp32 (medians of blocks over "
         f"{found['steps']} steps)."
     )

@@ -84,7 +84,8 @@ def main() -> None:
     }
     command = (
         f"python benchmarks/sae.py {' '.join('VECTORS' for _ in options.vectors)} "
-        f"--arch {options.arch} --steps {options.steps} --seeds {options.seeds}"
+        f"--model {Path(options.model).name} --layer {options.layer} --arch {options.arch} "
+        f"--steps {options.steps} --seeds {options.seeds} --block {options.block}"
     )
     print(write(f"sae-{options.arch}{suffix()}", command, summary))
     print(json.dumps({k: v for k, v in summary.items() if k != "runs"}, indent=1))

@@ -45,20 +45,24 @@ def _device() -> list[Finding]:
         return []
     import torch
 
+    from moralprobe.models.load import DTYPES, choose_dtype
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
     name = (
         torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
     )
     speeds = {d: _products_per_second(d, device) for d in (torch.float32, torch.bfloat16)}
     spelled = ", ".join(f"{str(d)[6:]} {gf:,.0f} GFLOP/s" for d, gf in speeds.items())
-    slow = speeds[torch.bfloat16] < speeds[torch.float32]
+    taken = choose_dtype("auto", device)
+    slower = speeds[DTYPES[taken]] < max(speeds.values())
+    other = next(name for name in DTYPES if name != taken)
     return [
         Finding("device", True, f"{device} ({name})"),
         Finding(
             "matrix products",
-            not slow,
-            spelled,
-            "bf16 is the slower one here: models are read in fp32 unless --dtype says bf16",
+            not slower,
+            f"{spelled}; models are read in {taken}",
+            f"{taken} is the slower one here: use --dtype {other}",
             needed=False,
         ),
     ]

@@ -141,8 +141,8 @@ def choose_device(name: str = "auto") -> torch.device:
 def choose_dtype(name: str, device: torch.device | str) -> str:
     """Return the name of the dtype that a model is read in; `auto` takes bf16 where it is faster.
 
-    A processor without instructions for bf16 multiplies it ten to a hundred times slower than fp32,
-    so `auto` is fp32 there.
+    A processor without instructions for bf16 multiplies it slower than fp32, by far (`moralprobe
+    doctor` measures both), so `auto` is fp32 there.
 
     Args:
         name: `auto`, `bf16` or `fp32`.
