@@ -14,7 +14,7 @@ import torch
 from moralprobe.errors import DataError, ModelError, NumericError
 from moralprobe.evaluation import side_effects
 from moralprobe.evaluation.moral_suite import Statement, ethics, mfq
-from moralprobe.evaluation.options import plain_logits
+from moralprobe.evaluation.options import encode_answers, plain_logits
 from moralprobe.evaluation.prompts import Case
 from moralprobe.evaluation.side_effects import (
     OPENING,
@@ -30,6 +30,7 @@ from moralprobe.evaluation.side_effects import (
     refuses,
     repetition,
     rotations,
+    token_divergence,
     units,
 )
 from moralprobe.models.tokens import Batch
@@ -108,7 +109,7 @@ def shifted(batch: Batch) -> torch.Tensor:
 def test_divergence_is_as_it_is_written() -> None:
     plain = plain_logits(MODEL)
     found = divergence(MODEL, plain, shifted, PROMPTS, ANSWERS)
-    values, each = [], []
+    values, each, texts = [], [], []
     for prompt, answer in zip(PROMPTS, ANSWERS, strict=True):
         ids = MODEL.tokenizer(prompt + answer)["input_ids"]
         with torch.no_grad():
@@ -123,10 +124,15 @@ def test_divergence_is_as_it_is_written() -> None:
             mine.append(float(sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))))
         values += mine
         each.append(np.mean(mine))
+        texts.append(mine)
     assert found.value == pytest.approx(np.mean(values), rel=1e-3)
     assert found.value != pytest.approx(np.mean(each), rel=1e-3)  # over tokens, not over prompts
     assert found.unit == "nats per token" and found.n == 3
     for batch_tokens in (1, 30):
+        encoded = encode_answers(MODEL, PROMPTS, ANSWERS)
+        by_token = token_divergence(MODEL, plain, shifted, encoded, batch_tokens=batch_tokens)
+        for got, mine in zip(by_token, texts, strict=True):
+            np.testing.assert_allclose(got, mine, rtol=1e-3)
         again = divergence(MODEL, plain, shifted, PROMPTS, ANSWERS, batch_tokens=batch_tokens)
         assert again.value == pytest.approx(found.value, rel=1e-4)
 

@@ -323,6 +323,14 @@ def test_bf16_is_chosen_where_the_processor_multiplies_it(
     assert choose_dtype("bf16", torch.device("cpu")) == "bf16", "asked for is asked for"
 
 
+def test_a_build_without_one_dnn_has_no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those for macOS: there isn't even the question."""
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops, "mkldnn", object())
+    assert choose_dtype("auto", "cpu") == "fp32"
+
+
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "meta", "cpu0", ""])
 def test_an_unknown_device_is_refused_with_those_that_exist(saved: Path, device: str) -> None:
     with pytest.raises(UsageError, match=r"unknown device.*auto, cpu, cuda"):

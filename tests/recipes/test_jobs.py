@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from moralprobe.models.load import choose_dtype
 from moralprobe.models.registry import models
+from moralprobe.recipes.check import settled
 from moralprobe.recipes.jobs import from_store, jobs_of, trained
 from moralprobe.recipes.parse import parse_recipe
 from moralprobe.recipes.run import load_recipe
@@ -103,6 +105,16 @@ def test_published_autoencoders_read_the_store_where_it_has_what_they_need() -> 
 
 def test_the_middle_layer_is_one_of_the_model() -> None:
     assert jobs(FIVE + "sae:\n", 30)["sae.train audited"].options["layer"] == "15"
+
+
+def test_what_auto_is_on_a_device_stands_in_the_recipe() -> None:
+    """So that run.yaml does the same again on another machine, or is refused."""
+    recipe = settled(load_recipe("qwen3-8b", {"device": "cpu", "sae.train.layer": "11"}))
+    taken = choose_dtype("auto", "cpu")
+    assert recipe.general.dtype == taken
+    assert {train.precision for train in recipe.steps["sae.train"].values()} == {taken}
+    jobs = {job.name: job for job in jobs_of(recipe, lambda: 36)}
+    assert jobs["sae.train null"].options["precision"] == taken
 
 
 def test_the_device_changes_no_result_and_dtype_does() -> None:

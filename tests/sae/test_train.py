@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from moralprobe.errors import IntegrityError, NumericError, StoreError, UsageError
 from moralprobe.files import hash_file
+from moralprobe.models.load import choose_dtype
 from moralprobe.sae.load import load_sae
 from moralprobe.sae.recipe import ARCHITECTURES, Recipe, Task
 from moralprobe.sae.train import State, train
@@ -48,6 +49,13 @@ class Planted:
     def read(self, epoch: int, piece: int) -> dict[int, torch.Tensor]:
         self.read_pieces += 1
         return self.states
+
+
+def test_the_precision_that_was_taken_is_recorded(tmp_path: Path) -> None:
+    """`auto` would be another one on another machine: a run that goes on there is another run."""
+    run(tmp_path / "out", tasks(precision="auto", steps=20))
+    (task,) = json.loads((tmp_path / "out" / "training.json").read_bytes())["key"]["tasks"]
+    assert task["precision"] == choose_dtype("auto", "cpu")
 
 
 class KilledError(Exception):
