@@ -25,6 +25,9 @@ def serve_command(
         list[Path] | None,
         typer.Option("--intervention", "--interventions", help="A folder of one. Repeatable."),
     ] = None,
+    study: Annotated[
+        Path | None, typer.Option(help="A folder made by 'probe' of this model: what it found.")
+    ] = None,
     host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port.")] = 7860,
     name: Annotated[
@@ -55,7 +58,7 @@ def serve_command(
     from moralprobe.steering.intervention import Intervention
     from moralprobe.steering.selection import check_features_of, read_feature_table
     from moralprobe.web.app import create_app
-    from moralprobe.web.loaded import Loaded, read_examples
+    from moralprobe.web.loaded import Loaded, read_examples, read_study
     from moralprobe.web.server import listening, server_of
     from moralprobe.web.turns import Turns
 
@@ -76,13 +79,15 @@ def serve_command(
         # Of whichever table: here nothing is tuned on what they were chosen by.
         for said in check_features_of(features, loaded_sae, Path()):
             notice(f"warning: {said}")
+    read = load_model(model, dtype=dtype, device=device)
     loaded = Loaded(
-        load_model(model, dtype=dtype, device=device),
+        read,
         vectors=vectors,
         sae=loaded_sae,
         features=None if features is None else read_feature_table(features),
         examples={} if features is None else read_examples(features),
         interventions={path.name: Intervention.load(path) for path in folders},
+        study=None if study is None else read_study(study, read),
     )
     turns = Turns()
     app = create_app(loaded, hosts=hosts, token=token or None, turns=turns)

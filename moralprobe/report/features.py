@@ -119,7 +119,7 @@ def write_feature_pages(
         site: what the autoencoder reconstructs.
     """
     folder = Path(folder)
-    shown = [_page(row) for row in rows]
+    shown = [shown_of(row) for row in rows]
     common = {"model": model, "site": site}
     for row, page in zip(rows, shown, strict=True):
         n = int(row["feature"])
@@ -139,8 +139,12 @@ def write_feature_pages(
     return index
 
 
-def _page(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a feature's numbers as they are shown."""
+def shown_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a feature's numbers as they are shown: what is `said`, and `numbers` by their names.
+
+    Args:
+        row: of `FEATURES.parquet`.
+    """
 
     def number(name: str, form: str = ".2f") -> str:
         value = row[name]

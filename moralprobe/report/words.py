@@ -56,16 +56,22 @@ def confound_sentence(study: Study, pooling: str) -> str | None:
         return None
     where = pl.col("layer").is_in(layers)
 
-    def span(measure: str, category: str) -> str:
+    def span(measure: str, category: str) -> str | None:
         rows = study.select(measure=measure, category=category, mode="li2026", pooling=pooling)
-        return _span(rows.filter(where)["value"].drop_nans().to_list())
+        values = rows.filter(where)["value"].drop_nans().to_list()
+        return _span(values) if values else None
 
     text = (
         f"In {_layers(layers)} the li2026 numbers under {pooling} pooling are {CONFOUND}: "
         f"one over the number of tokens accounts for {span('length_share', 'all')} of the variance "
-        f"of the pooled states, and likeness to a category's own centre goes with the number of "
-        f"tokens at a rank correlation of {span('length_correlation', 'mean_abs')} (mean of "
-        f"absolute values)."
+        f"of the pooled states"
+    )
+    # Not every study holds the gradient.
+    text += (
+        f", and likeness to a category's own centre goes with the number of tokens at a rank "
+        f"correlation of {correlation} (mean of absolute values)."
+        if (correlation := span("length_correlation", "mean_abs"))
+        else "."
     )
     cosine = study.select(
         measure="opposed_cosine", category="mean", mode="li2026", pooling=pooling

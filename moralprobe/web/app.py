@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request
+from fastapi import Path as PathOf
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
@@ -98,6 +99,13 @@ def create_app(
     ) -> schemas.FeatureList:
         """List features by words in their texts or by pole, the strongest first."""
         return jobs.search(loaded, query=query, pole=pole, most=most)
+
+    @app.get("/api/features/{feature}")
+    async def feature_page(
+        feature: Annotated[int, PathOf(ge=0, le=1 << 30)], request: Request
+    ) -> schemas.FeaturePage:
+        """Say what is known of a feature: its numbers, its texts, the tokens that it promotes."""
+        return await answered(queue, request, partial(jobs.feature_page, loaded, feature))
 
     @app.post("/api/fires")
     async def fires(asked: schemas.FiresRequest, request: Request) -> schemas.Fires:

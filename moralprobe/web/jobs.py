@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +15,9 @@ from moralprobe.evaluation.options import plain_logits, token_logprobs
 from moralprobe.evaluation.side_effects import longest_loop, token_divergence, units
 from moralprobe.foundations import POLES
 from moralprobe.models.causal import CausalModel
-from moralprobe.models.tokens import Encoded
+from moralprobe.models.tokens import Batch, Encoded
+from moralprobe.report.features import shown_of
+from moralprobe.sae.directions import next_tokens
 from moralprobe.sae.load import LoadedSAE, is_pooled
 from moralprobe.steering.apply import steered_logits
 from moralprobe.steering.generate import Generation, encoded_for, side_by_side
@@ -50,6 +52,7 @@ def steer(loaded: Loaded, asked: schemas.SteerRequest, emit: Emit, stopped: Stop
         intervention if intervention is not None else Intervention(()),
         sampling=sampling,
         positions=asked.positions,
+        spans=None if asked.span is None else [asked.span],
         chat=asked.chat,
         on_text=lambda side, text: emit("piece", {"side": _SIDES[side], "text": text}),
         stop=stopped,
@@ -76,7 +79,7 @@ def effects(
     ]
     kl: list[float] = []
     if intervention is not None and steered.ids:
-        moved = steered_logits(model, intervention, asked.positions)
+        moved = _moved_logits(loaded, asked, intervention)
         (found,) = token_divergence(model, plain_logits(model), moved, [texts[1]])
         kl = [round(float(value), 5) for value in found]
     loops = [longest_loop(units(one.text)) for one in (default, steered)]
@@ -99,6 +102,25 @@ def effects(
         kl=kl,
         warnings=_warnings(*sides),
     )
+
+
+def _moved_logits(
+    loaded: Loaded, asked: schemas.SteerRequest, intervention: Intervention
+) -> Callable[[Batch], torch.Tensor]:
+    """Return what gives the steered logits of the prompt and the text after it."""
+    logits_of = steered_logits(loaded.model, intervention, asked.positions)
+    if asked.span is None:
+        return logits_of
+    # A batch marks what is written; what is edited are the span's tokens instead.
+    (prompt,) = encoded_for(loaded.model, [asked.prompt], chat=asked.chat, spans=[asked.span])
+    span = torch.tensor(prompt.action)
+
+    def of_span(batch: Batch) -> torch.Tensor:
+        edited = torch.zeros_like(batch.action)
+        edited[:, : len(span)] = span.to(edited.device)
+        return logits_of(replace(batch, action=edited))
+
+    return of_span
 
 
 def _warnings(default: schemas.Written, steered: schemas.Written) -> list[str]:
@@ -234,6 +256,30 @@ def search(
             )
             for row in rows[:most]
         ],
+    )
+
+
+def feature_page(loaded: Loaded, feature: int, stopped: Stopped) -> schemas.FeaturePage:
+    """Return what is known of a feature.
+
+    Raises:
+        UsageError: no autoencoder is loaded, or it has no such feature.
+        StoppedError: nobody waits for it any longer.
+    """
+    sae = loaded.autoencoder()
+    loaded.check(
+        [schemas.Features(kind="features", changes=[schemas.FeatureChange(feature=feature)])]
+    )
+    halt_if(stopped)
+    raised, lowered = next_tokens(sae, loaded.model, [feature])
+    page = {} if (row := loaded.row_of(feature)) is None else shown_of(row)
+    return schemas.FeaturePage(
+        feature=feature,
+        said=page.get("said"),
+        numbers=page.get("numbers", []),
+        texts=list(loaded.examples.get(feature, ())),
+        raised=raised[feature],
+        lowered=lowered[feature],
     )
 
 

@@ -21,11 +21,13 @@ from moralprobe.models.chat import has_chat
 from moralprobe.models.tokens import Encoded
 from moralprobe.moral_vectors import MoralVectors
 from moralprobe.report.features import EXAMPLES
+from moralprobe.report.words import confounded_layers, findings
 from moralprobe.sae.load import LoadedSAE, check_belongs
 from moralprobe.steering.directions import TARGETS, of_states
 from moralprobe.steering.generate import encoded_for
 from moralprobe.steering.intervention import Intervention, check_intervention, check_layer
-from moralprobe.steering.rules import ProjectOut
+from moralprobe.steering.rules import Cap, ProjectOut
+from moralprobe.study import Study
 from moralprobe.web import schemas
 from moralprobe.web.place import Landmarks, landmarks_of
 from moralprobe.web.turns import Stopped, halt_if
@@ -48,6 +50,7 @@ class Loaded:
     features: pl.DataFrame | None = None
     examples: Mapping[int, Sequence[str]] = field(default_factory=dict)
     interventions: Mapping[str, Intervention] = field(default_factory=dict)
+    study: schemas.StudyFound | None = None
     _read: tuple[int, TableTexts, TextStates] | None = None
     _directions: dict[tuple[str, int], Intervention] = field(default_factory=dict)
     _landmarks: Landmarks | None = None
@@ -85,6 +88,7 @@ class Loaded:
                 self.interventions or None,
                 "none was given: start with --intervention DIR",
             ),
+            "what a study found": (self.study, "none was given: start with --study DIR"),
             "chat": (
                 has_chat(model.tokenizer) or None,
                 f"{model.name} has no chat template: prompts are continued as text",
@@ -105,6 +109,7 @@ class Loaded:
             sae_layer=None if sae is None else sae.layer,
             features=None if sae is None else int(sae.sae.cfg.d_sae),
             interventions=sorted(self.interventions),
+            study=self.study,
             absent=[
                 schemas.Absent(what=what, why=why)
                 for what, (there, why) in absent.items()
@@ -199,7 +204,7 @@ class Loaded:
         found = self._direction(source.target, source.layer, stopped)
         if source.method == "add":
             return found
-        return replace(found, edits=tuple(_projected(edit) for edit in found.edits))
+        return replace(found, edits=tuple(_held(edit, source) for edit in found.edits))
 
     def _direction(self, target: str, layer: int, stopped: Stopped) -> Intervention:
         """Return a direction; the first time at a layer the table's texts are read for it."""
@@ -230,12 +235,16 @@ class Loaded:
             self._ranked = rows.with_columns(pole=pole).to_dicts()
         return self._ranked
 
-    def pole_of(self, feature: int) -> str | None:
-        """Return the pole of a feature that was chosen, or None."""
+    def row_of(self, feature: int) -> dict[str, Any] | None:
+        """Return the table's row of a feature; None without a table."""
         if self.features is None:
             return None
-        row = self.features.row(by_predicate=pl.col("feature") == feature, named=True)
-        return row["pole"] if row["chosen"] else None
+        return self.features.row(by_predicate=pl.col("feature") == feature, named=True)
+
+    def pole_of(self, feature: int) -> str | None:
+        """Return the pole of a feature that was chosen, or None."""
+        row = self.row_of(feature)
+        return row["pole"] if row is not None and row["chosen"] else None
 
     @cached_property
     def searched(self) -> dict[int, str]:
@@ -268,6 +277,28 @@ def read_examples(folder: Path) -> dict[int, list[str]]:
     return dict(by.iter_rows())
 
 
+def read_study(folder: Path, model: CausalModel) -> schemas.StudyFound:
+    """Return what a study found, if it is of this model.
+
+    Raises:
+        UsageError: it is of another.
+    """
+    study = Study.load(folder)
+    theirs = study.meta["store"]["model"]
+    if theirs != model.identity:
+        differ = sorted(k for k in model.identity if theirs.get(k) != model.identity[k])
+        raise UsageError(
+            f"{folder} is a study of another model",
+            f"{theirs.get('id')} and {model.name} differ in {', '.join(differ)}",
+            "give a study of this one, or leave it out",
+        )
+    published = study.meta["modes"].get("li2026", [])
+    layers = {layer for pooling in published for layer in confounded_layers(study, pooling)}
+    return schemas.StudyFound(
+        name=Path(folder).name, findings=findings(study), confounded=sorted(layers)
+    )
+
+
 def _acts(source: schemas.Source) -> bool:
     """Say if a source changes anything: at strength 0 nothing is touched, to the token."""
     if source.strength == 0:
@@ -277,9 +308,12 @@ def _acts(source: schemas.Source) -> bool:
     return True
 
 
-def _projected(edit: Any) -> Any:
+def _held(edit: Any, source: schemas.Direction) -> Any:
     """Return what takes away what states have along the direction that an edit adds."""
-    return replace(edit, rule=ProjectOut(edit.rule.direction[None]))
+    along = edit.rule.direction
+    if source.method == "project-out":
+        return replace(edit, rule=ProjectOut(along[None]))
+    return replace(edit, rule=Cap(along, source.bound * float(along.norm())))
 
 
 def _absent(what: str, why: str, instead: str) -> UsageError:

@@ -115,6 +115,7 @@ def place(
         for when, states in found.items()
     }
     ratios = _sink_ratios(model, text)
+    sinks = [layer for layer, ratio in enumerate(ratios) if ratio > SINK_FACTOR]
     return schemas.Place(
         poles=list(POLES),
         texts=marks.n,
@@ -124,7 +125,8 @@ def place(
             _map(marks, layer, {k: v[layer][0, 1] for k, v in found.items()}) for layer in layers
         ],
         sink_ratio=[round(ratio, 3) for ratio in ratios],
-        warnings=_warnings(text, marks, ratios),
+        sinks=sinks,
+        warnings=_warnings(text, marks, sinks),
     )
 
 
@@ -159,7 +161,7 @@ def _sink_ratios(model: CausalModel, text: Encoded) -> list[float]:
     return found
 
 
-def _warnings(text: Encoded, marks: Landmarks, ratios: list[float]) -> list[str]:
+def _warnings(text: Encoded, marks: Landmarks, sinks: list[int]) -> list[str]:
     found = []
     low, high = marks.tokens
     if not low <= len(text) <= high:
@@ -167,7 +169,6 @@ def _warnings(text: Encoded, marks: Landmarks, ratios: list[float]) -> list[str]
             f"It has {len(text)} tokens with its template; nine tenths of the table's texts have "
             f"{low:.0f} to {high:.0f}. Likeness may follow length."
         )
-    sinks = [layer for layer, ratio in enumerate(ratios) if ratio > SINK_FACTOR]
     if sinks:
         found.append(
             f"In {len(sinks)} layers, {sinks[0]} to {sinks[-1]}, token 0 is an attention sink: "

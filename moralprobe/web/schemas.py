@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MOST_CHARACTERS: Final = 8_000
 MOST_TOKENS: Final = 512
@@ -13,6 +13,7 @@ MOST_FEATURES: Final = 64
 MOST_STRENGTH: Final = 1_000.0
 
 Strength = Annotated[float, Field(ge=-MOST_STRENGTH, le=MOST_STRENGTH)]
+Offset = Annotated[int, Field(ge=0, le=MOST_CHARACTERS)]
 Text = Annotated[str, Field(min_length=1, max_length=MOST_CHARACTERS)]
 
 
@@ -23,12 +24,19 @@ class Strict(BaseModel):
 
 
 class Direction(Strict):
-    """A direction that tells the table's texts apart, as long as a state there usually is."""
+    """A direction that tells the table's texts apart, as long as a state there usually is.
+
+    `add` adds it, `project-out` takes away what states have along it, `cap` what they have of it
+    over the bound.
+    """
 
     kind: Literal["direction"]
     target: str = Field(max_length=64, description="One of /api/about's targets.")
     layer: int = Field(ge=0, le=10_000)
-    method: Literal["add", "project-out"] = "add"
+    method: Literal["add", "project-out", "cap"] = "add"
+    bound: float = Field(
+        default=0.0, ge=-10, le=10, description="Of `cap`, in lengths of the direction."
+    )
     strength: Strength = 0.1
 
 
@@ -68,11 +76,23 @@ class SteerRequest(Strict):
         default=None,
         description="Put the prompt into the chat template; if null, where one is.",
     )
-    positions: Literal["all", "prompt", "generated"] = "all"
+    positions: Literal["all", "prompt", "generated", "spans"] = "all"
+    span: tuple[Offset, Offset] | None = Field(
+        default=None,
+        description="Of `spans`: the prompt's first character that is edited, and the first after.",
+    )
     max_tokens: int = Field(default=64, ge=1, le=MOST_TOKENS)
     temperature: float = Field(default=0.7, ge=0, le=10)
     top_p: float = Field(default=0.9, gt=0, le=1)
     seed: int = Field(default=0, ge=0, le=2**53)
+
+    @model_validator(mode="after")
+    def _span_of_the_prompt(self) -> Self:
+        if (self.positions == "spans") != (self.span is not None):
+            raise ValueError("a span stands with the positions `spans`, and with no others")
+        if self.span is not None and not self.span[0] < self.span[1] <= len(self.prompt):
+            raise ValueError("a span holds characters of the prompt, at least one")
+        return self
 
 
 class Piece(Strict):
@@ -124,6 +144,14 @@ class Absent(Strict):
     why: str
 
 
+class StudyFound(Strict):
+    """What a study of this model found, in words; layers in which length decides what is read."""
+
+    name: str
+    findings: list[str]
+    confounded: list[int]
+
+
 class About(Strict):
     """What is loaded, what can steer, and what can't."""
 
@@ -141,6 +169,7 @@ class About(Strict):
     sae_layer: int | None
     features: int | None
     interventions: list[str]
+    study: StudyFound | None
     absent: list[Absent]
     limits: dict[str, float]
 
@@ -167,6 +196,20 @@ class FeatureList(Strict):
 
     features: list[Feature]
     of: int
+
+
+class FeaturePage(Strict):
+    """What is known of a feature: numbers and texts of its table, and the tokens that it promotes.
+
+    Without a table only the tokens are known: its direction, unembedded.
+    """
+
+    feature: int
+    said: str | None
+    numbers: list[tuple[str, str]]
+    texts: list[str]
+    raised: list[str]
+    lowered: list[str]
 
 
 class FiresRequest(Strict):
@@ -228,4 +271,5 @@ class Place(Strict):
     after: dict[str, list[list[float | None]]] | None
     maps: list[Map]
     sink_ratio: list[float] = Field(description="Token 0's norm over the others', by layer.")
+    sinks: list[int] = Field(description="Layers in which token 0 is an attention sink.")
     warnings: list[str]

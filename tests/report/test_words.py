@@ -92,6 +92,13 @@ def test_the_confound_is_named_where_its_whole_interval_passes_the_rule() -> Non
     assert [CONFOUND in s for s in findings(made)].count(True) == 1
 
 
+def test_the_confound_is_named_in_a_study_without_the_gradient() -> None:
+    made = study(li("length_share", 3, 0.9), li("opposed_cosine", 3, -0.99))
+    sentence = confound_sentence(made, "mean")
+    assert sentence is not None and "rank correlation" not in sentence
+    assert "0.90 of the variance of the pooled states. The opposed cosines" in sentence
+
+
 def test_the_audited_poolings_never_carry_the_li2026_sentence() -> None:
     made = study(row("length_share", 1, 0.9), row("length_correlation", 1, 0.9))
     assert not any(CONFOUND in s for s in findings(made))

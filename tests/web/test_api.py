@@ -59,6 +59,9 @@ def loaded(model: CausalModel, starter_table: Path) -> Loaded:
             "specificity": [float("nan") if i == 9 else 0.5 for i in at],
             "density": 0.1,
             "replicated": at < 5,
+            **dict.fromkeys(("contrast_t", "q", "half_a", "half_b", "r_length", "li_r"), 0.25),
+            **{"li_class": "mono", "li_pole": "care", "slope_n": 0},
+            "slope": None,
         }
     )
     return Loaded(
@@ -170,7 +173,7 @@ def test_what_is_loaded_and_what_is_not(client: httpx.Client, model: CausalModel
     about = client.get("/api/about").json()
     assert about["layers"] == 3 and about["features"] == 96 and about["sae_layer"] == LAYER
     assert "care-harm" in about["targets"] and about["interventions"] == ["fitted"]
-    assert [one["what"] for one in about["absent"]] == ["chat"]
+    assert [one["what"] for one in about["absent"]] == ["what a study found", "chat"]
     bare = Loaded(model).about()
     assert {one.what for one in bare.absent} == {
         *(
@@ -178,6 +181,7 @@ def test_what_is_loaded_and_what_is_not(client: httpx.Client, model: CausalModel
             "features",
             "search over features",
             "fitted interventions",
+            "what a study found",
             "chat",
         )
     }

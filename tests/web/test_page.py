@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from moralprobe.web.loaded import Loaded
+from moralprobe.web.schemas import StudyFound
 from moralprobe.web.server import serving
 from tests.web.test_api import loaded, model
 
@@ -152,6 +154,95 @@ def test_where_a_sentence_lies_is_drawn_and_told(page: Any) -> None:
     page.get_by_role("button", name="Remove").click()
     page.get_by_role("button", name="Look").click()
     expect(page.locator("#map .after")).to_have_count(0)
+
+
+def test_likeness_over_layers_is_drawn_in_both_modes(page: Any) -> None:
+    page.get_by_text("Where a sentence lies").click()
+    page.get_by_role("button", name="Look").click()
+    expect(page.locator("#placed")).to_be_visible()
+    curves = page.locator("#curves")
+    assert curves.locator("path").count() == 2 * (9 + 2), "a panel a mode; one before and after"
+    assert curves.locator(".after").count() == curves.locator(".before").count() == 2
+    chosen = page.locator("#shown").input_value()
+    expect(curves.locator("text").first).to_contain_text(f"audited: {chosen}")
+    before = curves.locator(".before").first.get_attribute("d")
+    other = next(one for one in page.locator("#shown option").all_inner_texts() if one != chosen)
+    page.locator("#shown").select_option(other)
+    expect(curves.locator("text").first).to_contain_text(other)
+    assert curves.locator(".before").first.get_attribute("d") != before
+    assert before is not None and before.count("L") == 2, "three layers"
+
+
+def test_what_is_known_of_a_feature_is_shown_as_text(page: Any) -> None:
+    page.get_by_text("Search features").click()
+    page.get_by_role("button", name="about feature 3", exact=True).click()
+    expect(page.locator("#feature-name")).to_have_text("Feature 3")
+    expect(page.locator("#feature-name")).to_be_focused()
+    expect(page.locator("#feature-said")).to_contain_text("holds on others")
+    expect(page.locator("#feature-numbers")).to_contain_text("specificity")
+    expect(page.locator("#feature-tokens")).to_contain_text("Promotes")
+    expect(page.locator("#feature-texts")).to_contain_text("<b>lying</b>")
+    assert page.locator("#feature b").count() == 0
+    page.get_by_role("button", name="What fires on it").click()
+    page.get_by_role("button", name=re.compile("about feature")).first.click()
+    expect(page.locator("#feature-name")).not_to_have_text("Feature 3")
+
+
+def test_words_of_the_prompt_are_chosen_and_go_into_the_link(page: Any) -> None:
+    """Counted in characters: the browser counts a face twice."""
+    page.get_by_text("How it is written").click()
+    page.locator("#prompt").fill("\N{GRINNING FACE} is it fair")
+    page.locator("#positions").select_option("spans")
+    run_it = page.get_by_role("button", name="Run")
+    run_it.click()
+    expect(page.locator("#error")).to_contain_text("no words are chosen")
+    page.locator("#prompt").evaluate("(box) => box.setSelectionRange(6, 8)")
+    page.get_by_role("button", name="Take what is selected").click()
+    expect(page.locator("#span-said")).to_have_text('Edited: "it"')
+    run(page)
+    expect(page.locator("#of-steered")).to_contain_text("edits")
+    page.get_by_role("button", name="Copy link").click()
+    expect(page.locator("#said")).to_contain_text("Copied: link")
+    link = page.evaluate("navigator.clipboard.readText()")
+    assert "%22span%22%3A%5B5%2C7%5D" in link
+    page.locator("#prompt").fill("another prompt")
+    expect(page.locator("#span-said")).to_have_text("No words are chosen.")
+    page.goto(link)
+    expect(page.locator("#span-said")).to_have_text('Edited: "it"')
+
+
+def test_a_cap_has_a_bound_and_what_has_none_shows_none(page: Any) -> None:
+    bound = page.get_by_label("Bound")
+    expect(bound).to_be_hidden()
+    page.get_by_label("Method").select_option("cap")
+    expect(bound).to_be_visible()
+    bound.fill("-0.5")
+    assert page.get_by_label("Strength", exact=True).input_value() == "1"
+    run(page)
+    page.get_by_role("button", name="Copy link").click()
+    expect(page.locator("#said")).to_contain_text("Copied: link")
+    page.goto(page.evaluate("navigator.clipboard.readText()"))
+    expect(page.get_by_label("Bound")).to_have_value("-0.5")
+    page.get_by_label("Method").select_option("add")
+    expect(page.get_by_label("Bound")).to_be_hidden()
+
+
+def test_what_a_study_found_is_listed(browser: Any, loaded: Loaded) -> None:
+    found = StudyFound(name="found", findings=["One <i>thing</i>.", "Another."], confounded=[1])
+    with serving(dataclasses.replace(loaded, study=found)) as url:
+        page = browser.new_page()
+        page.goto(url)
+        page.get_by_text("What the study found found").click()
+        expect(page.locator("#findings li")).to_have_count(2)
+        expect(page.locator("#findings")).to_contain_text("<i>thing</i>")
+        page.get_by_text("Where a sentence lies").click()
+        page.get_by_role("button", name="Look").click()
+        expect(page.locator("#placed")).to_be_visible()
+        expect(page.locator("#layer")).to_have_value("1")
+        expect(page.locator("#place-said")).to_contain_text("length explains what li2026 shows")
+        page.locator("#layer").press("Home")
+        expect(page.locator("#place-said")).not_to_contain_text("length explains")
+        page.close()
 
 
 def test_it_stops(page: Any) -> None:

@@ -1,26 +1,25 @@
 // The page: what is chosen becomes one request, and what comes back is shown as text, never as HTML.
 import { copyOf } from "./copy.js";
 import { differing } from "./differ.js";
-import { drawMap, likenessRows } from "./map.js";
+import { at, element, fail, failed } from "./dom.js";
+import { search, whatFires } from "./features.js";
+import { locate, showPlace } from "./place.js";
 import { Sources } from "./sources.js";
+import { Span } from "./span.js";
 import { stream, ask, hasToken, setToken } from "./wire.js";
 
-const at = (id) => document.getElementById(id);
 const SIDES = ["default", "steered"];
 const NUMBERS = ["max_tokens", "temperature", "top_p", "seed"];
 let about = null;
 let sources = null;
 let running = null;
 let last = null;
-
-function element(name, text, properties = {}) {
-  const made = Object.assign(document.createElement(name), properties);
-  made.textContent = text;
-  return made;
-}
+let typing = null;
+const span = new Span();
 
 function asked() {
   const found = { prompt: at("prompt").value, sources: sources.value(), positions: at("positions").value };
+  if (found.positions === "spans") found.span = span.value;
   if (about.chat) found.chat = at("chat").checked;
   for (const name of NUMBERS) found[name] = Number(at(name).value);
   return found;
@@ -30,17 +29,9 @@ function restore(state) {
   at("prompt").value = state.prompt ?? "";
   at("chat").checked = about.chat && state.chat !== false;
   at("positions").value = state.positions ?? "all";
+  span.set(state.span ?? null);
   for (const name of NUMBERS) if (state[name] !== undefined) at(name).value = state[name];
   sources.set(state.sources ?? []);
-}
-
-function fail(error) {
-  at("error").textContent = [error.what, error.why, error.instead].filter(Boolean).join(". ");
-}
-
-// What a request met: the server's own words, or that it gave none.
-function failed(error) {
-  fail(error.failure ?? { what: "the server can't be reached", why: String(error.message) });
 }
 
 function busy(now) {
@@ -78,6 +69,10 @@ function remember(request, done) {
 
 async function run() {
   if (running !== null || about === null || !at("form").reportValidity()) return;
+  if (at("positions").value === "spans" && span.value === null) {
+    fail({ what: "no words are chosen to be edited", instead: "select some in the prompt, and press the button beside" });
+    return;
+  }
   const request = asked();
   running = new AbortController();
   busy(true);
@@ -98,105 +93,6 @@ async function run() {
   } finally {
     running = null;
     busy(false);
-  }
-}
-
-async function whatFires() {
-  at("error").textContent = "";
-  try {
-    const request = { text: at("prompt").value };
-    if (about.chat) request.chat = at("chat").checked;
-    const found = await ask("/api/fires", request);
-    const spans = found.tokens.map((text, i) => element("span", text, { className: found.left_out[i] ? "out" : "" }));
-    at("tokens").replaceChildren(...spans);
-    const shade = (fired) => spans.forEach((span, i) => {
-      const part = fired.largest ? Math.max(0, fired.activations[i]) / fired.largest : 0;
-      span.style.backgroundColor = `rgba(var(--heat), ${(0.55 * part).toFixed(3)})`;
-      span.title = fired.activations[i].toFixed(2);
-    });
-    const inWords = (fired) => {
-      const most = fired.activations.map((value, i) => [value, found.tokens[i]]).filter(([value]) => value > 0).sort((a, b) => b[0] - a[0]).slice(0, 5);
-      at("fired-said").textContent = `Feature ${fired.feature} is most active at ${most.map(([value, token]) => `"${token}" (${value.toFixed(2)})`).join(", ")}.`;
-    };
-    at("fired").replaceChildren(...found.features.map((fired, i) => {
-      const choice = element("input", "", { type: "radio", name: "fired", checked: i === 0 });
-      choice.addEventListener("change", () => { shade(fired); inWords(fired); });
-      const add = element("button", "steer with it", { type: "button", ariaLabel: `steer with feature ${fired.feature}` });
-      add.addEventListener("click", () => sources.add("features", { feature: fired.feature, offset: fired.largest }));
-      const label = document.createElement("label");
-      label.append(choice, ` ${fired.feature}${fired.pole ? ` (${fired.pole})` : ""}: ${fired.largest.toFixed(2)} `);
-      const line = element("div", "", { className: "line" });
-      line.append(label, add);
-      return line;
-    }));
-    if (found.features.length) { shade(found.features[0]); inWords(found.features[0]); }
-    else at("fired-said").textContent = "Nothing fires on it.";
-    at("heat").hidden = false;
-  } catch (error) {
-    failed(error);
-  }
-}
-
-let placed = null;
-
-function showPlace() {
-  const layer = Number(at("layer").value);
-  at("layer-said").textContent = layer;
-  const sink = placed.sink_ratio[layer];
-  const share = placed.maps[layer].share;
-  at("place-said").replaceChildren(
-    element("span", `Centres of ${placed.texts} texts. The map holds ${Math.round(100 * share)} % of their directions. Token 0 is ${sink.toFixed(1)} times as large as the others here. `),
-    ...placed.warnings.map((warning) => element("strong", `${warning} `, { className: "warning" })),
-  );
-  drawMap(at("map"), placed.maps[layer], placed.poles);
-  const [head, ...rows] = likenessRows(placed, layer);
-  const line = (cells, scope) => {
-    const row = document.createElement("tr");
-    row.append(...cells.map((cell, i) => (scope === "col" || i === 0 ? element("th", cell, { scope }) : element("td", cell))));
-    return row;
-  };
-  at("likeness").tHead.replaceChildren(line(head, "col"));
-  at("likeness").tBodies[0].replaceChildren(...rows.map((cells) => line(cells, "row")));
-}
-
-async function locate() {
-  at("error").textContent = "";
-  at("locate").disabled = true;
-  try {
-    placed = await ask("/api/place", { sentence: at("sentence").value, sources: sources.value() });
-    at("layer").max = about.layers - 1;
-    if (at("placed").hidden) at("layer").value = Math.floor(about.layers / 2);
-    at("placed").hidden = false;
-    showPlace();
-  } catch (error) {
-    failed(error);
-  } finally {
-    at("locate").disabled = false;
-  }
-}
-
-let searches = 0;
-let typing = null;
-
-async function search() {
-  const mine = ++searches;
-  const chosen = new URLSearchParams({ query: at("query").value, most: 30 });
-  if (at("pole").value) chosen.set("pole", at("pole").value);
-  try {
-    const found = await ask(`/api/features?${chosen}`);
-    if (mine !== searches) return; // a later question has been asked
-    at("error").textContent = "";
-    at("found-said").textContent = `${found.features.length} of ${found.of} features.`;
-    at("found").replaceChildren(...found.features.map((one) => {
-      const item = document.createElement("li");
-      const add = element("button", `feature ${one.feature}`, { type: "button" });
-      add.addEventListener("click", () => sources.add("features", { feature: one.feature, offset: 5 }));
-      const what = !one.chosen ? "not chosen" : one.holds ? `${one.pole}, and it holds on held-out texts` : `${one.pole}, which doesn't hold on held-out texts`;
-      item.append(add, ` ${what}`, ...one.texts.slice(0, 3).map((text) => element("div", text, { className: "small" })));
-      return item;
-    }));
-  } catch (error) {
-    failed(error);
   }
 }
 
@@ -221,6 +117,9 @@ async function begin() {
     button.onclick = () => sources.add(button.dataset.add); // one, also after a token was asked for
   }
   at("fires").disabled = !about.features;
+  at("study").hidden = about.study === null;
+  at("study-name").textContent = about.study ? `What the study ${about.study.name} found` : "";
+  at("findings").replaceChildren(...(about.study?.findings ?? []).map((one) => element("li", one)));
   at("place").hidden = about.table === null;
   at("search").hidden = about.absent.some((one) => one.what === "search over features");
   at("pole").replaceChildren(element("option", "any", { value: "" }), ...about.poles.map((one) => element("option", one)));
@@ -230,6 +129,8 @@ async function begin() {
   if (about.targets.length) sources.add("direction");
   else if (about.interventions.length) sources.add("intervention");
 }
+
+const steerWith = (feature, offset) => sources.add("features", { feature, offset });
 
 function fromLink() {
   if (about === null || !location.hash.startsWith("#state=")) return false;
@@ -247,14 +148,16 @@ at("skip").addEventListener("click", (event) => { event.preventDefault(); at("te
 at("form").addEventListener("invalid", (event) => { event.target.closest("details")?.setAttribute("open", ""); }, true);
 at("form").addEventListener("submit", (event) => { event.preventDefault(); run(); });
 at("stop").addEventListener("click", () => running?.abort());
-at("fires").addEventListener("click", whatFires);
+at("fires").addEventListener("click", () => whatFires(about, steerWith));
 at("token").addEventListener("change", () => { setToken(at("token").value); begin(); });
-at("locate").addEventListener("click", locate);
-at("sentence").addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.ctrlKey) locate(); });
-at("layer").addEventListener("input", showPlace);
-at("query").addEventListener("input", () => { clearTimeout(typing); typing = setTimeout(search, 200); });
-at("pole").addEventListener("change", search);
-at("search").addEventListener("toggle", () => { if (at("search").open) search(); });
+const look = () => locate(about, sources.value());
+at("locate").addEventListener("click", look);
+at("sentence").addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.ctrlKey) look(); });
+for (const id of ["layer", "shown"]) at(id).addEventListener("input", showPlace);
+const find = () => search(steerWith);
+at("query").addEventListener("input", () => { clearTimeout(typing); typing = setTimeout(find, 200); });
+at("pole").addEventListener("change", find);
+at("search").addEventListener("toggle", () => { if (at("search").open) find(); });
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); run(); }
   if (event.key === "Escape") running?.abort();

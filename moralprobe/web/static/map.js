@@ -1,4 +1,4 @@
-// The ten categories and a sentence in the plane of their directions, and the likeness in numbers.
+// The ten categories and a sentence: in the plane of their directions, as curves over layers, in numbers.
 const SVG = "http://www.w3.org/2000/svg";
 const MODES = ["audited", "li2026"];
 
@@ -28,6 +28,36 @@ export function drawMap(svg, map, poles) {
     point.append(shape("title", {}, when === "before" ? "the sentence as it is" : "the sentence, steered"));
     parts.push(point);
   }
+  svg.replaceChildren(svg.querySelector("title"), ...parts);
+}
+
+const PANEL = 150, TOP = 14, BOTTOM = 112; // of the curves' 320 by 132
+
+// A panel a mode: every pole's likeness by layer, the one that is marked before and after.
+export function drawCurves(svg, placed, layer, marked) {
+  const last = placed.sink_ratio.length - 1;
+  const times = placed.after ? ["before", "after"] : ["before"];
+  const values = times.flatMap((when) => MODES.flatMap((mode) => placed[when][mode].flat())).filter((value) => value !== null);
+  const most = Math.max(0.1, ...values.map(Math.abs));
+  const parts = [];
+  MODES.forEach((mode, panel) => {
+    const left = 10 + panel * (PANEL + 8);
+    const x = (at) => left + (PANEL - 8) * (last ? at / last : 0.5);
+    const y = (value) => (TOP + BOTTOM) / 2 - value / most * (BOTTOM - TOP) / 2;
+    const line = (when, pole, name) => {
+      const points = placed[when][mode].map((row, at) => [at, row[pole]]).filter(([, value]) => value !== null);
+      const d = points.map(([at, value], i) => `${i ? "L" : "M"}${x(at).toFixed(1)} ${y(value).toFixed(1)}`).join("");
+      if (d) parts.push(shape("path", { d, class: name }));
+    };
+    const half = (PANEL - 8) / Math.max(1, last) / 2;
+    for (const at of placed.sinks) parts.push(shape("rect", { x: x(at) - half, y: TOP, width: 2 * half, height: BOTTOM - TOP, class: "sink" }));
+    parts.push(shape("line", { x1: left, x2: left + PANEL - 8, y1: y(0), y2: y(0), class: "axis" }));
+    parts.push(shape("line", { x1: x(layer), x2: x(layer), y1: TOP, y2: BOTTOM, class: "axis" }));
+    placed.poles.forEach((_, pole) => { if (pole !== marked) line("before", pole, "other"); });
+    if (marked >= 0) for (const when of times) line(when, marked, when);
+    parts.push(shape("text", { x: left, y: 9 }, `${mode}: ${placed.poles[marked] ?? ""}, ${(-most).toFixed(1)} to ${most.toFixed(1)}`));
+    parts.push(shape("text", { x: left, y: 124 }, "layer 0"), shape("text", { x: left + PANEL - 8, y: 124, "text-anchor": "end" }, `${last}`));
+  });
   svg.replaceChildren(svg.querySelector("title"), ...parts);
 }
 

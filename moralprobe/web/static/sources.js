@@ -2,6 +2,7 @@
 const RANGE = {
   add: [-0.5, 0.5, 0.01, 0.1],
   "project-out": [0, 1, 0.01, 1], // 1 takes all of it away
+  cap: [0, 1, 0.01, 1], // 1 takes all away that is over the bound
   features: [-2, 2, 0.05, 1],
   intervention: [-2, 2, 0.05, 1],
 };
@@ -42,13 +43,18 @@ export class Sources {
     legend.textContent = { direction: "A direction", features: "Features", intervention: "A fitted intervention" }[kind];
     group.append(legend, box);
     let parts, method = null;
+    const offers = []; // once the fields are on the page
     if (kind === "direction") {
       const target = field(box, "Direction to", choice(this.about.targets));
       if (given.target) target.value = given.target;
       const layer = field(box, "Layer", number(given.layer ?? Math.floor(this.about.layers / 2), { min: 0, max: this.about.layers - 1, step: 1 }));
-      method = field(box, "Method", choice(["add", "project-out"]));
+      method = field(box, "Method", choice(["add", "project-out", "cap"]));
       if (given.method) method.value = given.method;
-      parts = () => ({ target: target.value, layer: Number(layer.value), method: method.value });
+      const bound = field(box, "Bound, in its lengths", number(given.bound ?? 0, { min: -10, max: 10 }));
+      const offer = () => { for (const one of [bound, ...bound.labels]) one.hidden = method.value !== "cap"; };
+      method.addEventListener("change", offer);
+      offers.push(offer);
+      parts = () => ({ target: target.value, layer: Number(layer.value), method: method.value, ...(method.value === "cap" ? { bound: Number(bound.value) } : {}) });
     } else if (kind === "features" && given.changes?.length > 1) {
       legend.textContent = `${given.changes.length} features`;
       parts = () => ({ changes: given.changes });
@@ -87,6 +93,7 @@ export class Sources {
     box.append(reset, remove);
     this.rows.push(row);
     this.place.append(group);
+    for (const offer of offers) offer();
     return true;
   }
 

@@ -1,0 +1,17 @@
+// Elements by their id, and made; what failed, in words.
+export const at = (id) => document.getElementById(id);
+
+export function element(name, text, properties = {}) {
+  const made = Object.assign(document.createElement(name), properties);
+  made.textContent = text;
+  return made;
+}
+
+export function fail(error) {
+  at("error").textContent = [error.what, error.why, error.instead].filter(Boolean).join(". ");
+}
+
+// What a request met: the server's own words, or that it gave none.
+export function failed(error) {
+  fail(error.failure ?? { what: "the server can't be reached", why: String(error.message) });
+}
