@@ -22,6 +22,7 @@ PAGES = (
     ROOT / "docs" / "howto" / "plan.md",
     ROOT / "docs" / "howto" / "autoencoders.md",
     ROOT / "docs" / "howto" / "steering.md",
+    ROOT / "docs" / "howto" / "evaluate.md",
     ROOT / "docs" / "explanation" / "design.md",
     ROOT / "docs" / "explanation" / "two-modes.md",
     ROOT / "docs" / "explanation" / "statistics.md",
@@ -278,6 +279,59 @@ def steering() -> str:
     )
 
 
+def evaluation() -> str:
+    """Say what an evaluation of the tuned intervention found, arm by arm."""
+    found = json.loads((RESULTS / "evaluation.json").read_text())
+    (judge,), (about,) = found["judges"], found["interventions"]
+    checked, sampling = judge["accuracy"], found["options"]["sampling"]
+    lines = [
+        f"{found['model']['name']}, layer {about['layer']}, {about['features']:,} features of "
+        f"{about['of']:,} tuned; {found['prompts']['n']} prompts, "
+        f"{sampling['max_new_tokens']} new tokens, {len(found['options']['seeds'])} seeds, the "
+        f"model itself as the judge over HTTP. {found['verdict']['said']}",
+        "",
+        "| arm | win rate, both orders | as published | verdicts missing "
+        "| KL per token, benign requests | loss of neutral text | knowledge, chance "
+        f"{_effect(found, 'unsteered', 'accuracy')['chance']:.2f} |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for arm, at in found["arms"].items():
+        judged = {r["measure"]: r for r in found["judged"] if r["arm"] == arm}
+        won, published = judged["win rate"], judged["win rate as published"]
+        cells = [_between(won), f"{published['value']:.2f}"]
+        cells.append(f"{won['missing']} of {won['missing'] + won['pairs']}")
+        for measure in ("KL", "loss", "accuracy"):
+            row = _effect(found, arm, measure, at["strength"])
+            cells.append("" if row is None else _between(row))
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"On {checked['pairs']} pairs whose better answer is known the judge is right in "
+            f"{_between(checked)} of both orders: it names the first answer, whatever stands "
+            f"there. So by the published protocol, which shows the model as it is first and counts "
+            f"wins, every arm is at {max(_published(found)):.2f}, and in both orders at one half. "
+            f"(The model as it is against itself writes the same texts, ties without being asked.)",
+        ]
+    )
+
+
+def _published(found: dict[str, Any]) -> list[float]:
+    return [r["value"] for r in found["judged"] if r["measure"] == "win rate as published"]
+
+
+def _effect(
+    found: dict[str, Any], arm: str, measure: str, strength: float | None = None
+) -> dict[str, Any] | Any:
+    rows = (r for r in found["effects"] if (r["arm"], r["measure"]) == (arm, measure))
+    return next((r for r in rows if strength is None or r["strength"] == strength), None)
+
+
+def _between(row: dict[str, Any]) -> str:
+    return f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+
+
 def steering_speed() -> str:
     """Say what each rule adds to the time of writing."""
     found = json.loads((RESULTS / "steering.json").read_text())
@@ -456,6 +510,7 @@ def filled(page: str) -> str:
         "sae_speed": sae_speed,
         "steering": steering,
         "steering_speed": steering_speed,
+        "evaluation": evaluation,
         "topology": topology,
         "wide": wide,
     }

@@ -28,10 +28,18 @@ _STATIC = Path(__file__).with_name("static")
 _LOOK = 0.5  # seconds between two looks whether a client is still there
 T = TypeVar("T")
 _LOG = logging.getLogger("moralprobe.web")
+_EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"type": "string", "enum": ["piece", "done", "error"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+    "required": ["event", "data"],
+}
 _EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Events: `piece`s (Piece), at the end `done` (Done) or `error` (Failure)",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": _EVENT}},
     }
 }
 _FAILURES: dict[int | str, dict[str, Any]] = {

@@ -276,7 +276,7 @@ def feature_page(loaded: Loaded, feature: int, stopped: Stopped) -> schemas.Feat
     return schemas.FeaturePage(
         feature=feature,
         said=page.get("said"),
-        numbers=page.get("numbers", []),
+        numbers=[schemas.Measured(name=n, value=v) for n, v in page.get("numbers", ())],
         texts=list(loaded.examples.get(feature, ())),
         raised=raised[feature],
         lowered=lowered[feature],

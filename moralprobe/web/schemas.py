@@ -198,6 +198,13 @@ class FeatureList(Strict):
     of: int
 
 
+class Measured(Strict):
+    """A number of a feature, as it is shown."""
+
+    name: str
+    value: str
+
+
 class FeaturePage(Strict):
     """What is known of a feature: numbers and texts of its table, and the tokens that it promotes.
 
@@ -206,7 +213,7 @@ class FeaturePage(Strict):
 
     feature: int
     said: str | None
-    numbers: list[tuple[str, str]]
+    numbers: list[Measured]
     texts: list[str]
     raised: list[str]
     lowered: list[str]

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from moralprobe import __version__
 from moralprobe.web.loaded import Loaded
 from moralprobe.web.server import serving
 from tests.activations.test_extract import tiny
+from tests.web.test_api import loaded, model
+
+__all__ = ["loaded", "model"]  # fixtures
 
 CHECKED_IN = Path(__file__).parents[2] / "docs" / "reference" / "openapi.json"
 
@@ -37,6 +43,25 @@ def test_every_field_of_a_request_is_bounded() -> None:
                 elif one.get("type") in ("number", "integer"):
                     assert {"minimum", "exclusiveMinimum"} & one.keys(), where
                     assert "maximum" in one, where
+
+
+@pytest.mark.slow
+def test_whatever_is_sent_is_answered_as_described(loaded: Loaded) -> None:
+    """Requests made by schemathesis from the description: no 5xx, and no answer of another form."""
+    with serving(loaded) as url:
+        said = subprocess.run(
+            [
+                *(Path(sys.executable).with_name("schemathesis"), "run", f"{url}/openapi.json"),
+                *("--phases", "coverage,fuzzing", "--max-examples", "10"),
+                *("--checks", "not_a_server_error,status_code_conformance"),
+                *("--checks", "content_type_conformance,response_schema_conformance"),
+                *("--generation-deterministic", "--no-color"),
+            ],
+            capture_output=True,
+            text=True,
+        )
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert "6 selected / 6 total" in said.stdout
 
 
 def described() -> dict[str, Any]:

@@ -30,7 +30,7 @@ def test_a_features_page_holds_its_numbers_texts_and_tokens(
 ) -> None:
     page = client.get("/api/features/3").json()
     assert page["said"] == "Chosen on training texts, and it holds on others."
-    numbers = dict(page["numbers"])
+    numbers = {one["name"]: one["value"] for one in page["numbers"]}
     assert numbers["effect, in standard deviations"] == "0.30"
     assert numbers["density, share of texts"] == "10.0%"
     assert page["texts"] == ["Helping a Friend move", "<b>lying</b>"]

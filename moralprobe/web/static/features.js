@@ -75,7 +75,7 @@ export async function aboutFeature(feature) {
     const tokens = (name, some) => element("p", `${name}: ${some.map((one) => JSON.stringify(one)).join(", ")}`);
     at("feature-name").textContent = `Feature ${found.feature}`;
     at("feature-said").textContent = found.said ?? "No table of features was given: only its direction is known.";
-    at("feature-numbers").tBodies[0].replaceChildren(...found.numbers.map(([name, value]) => {
+    at("feature-numbers").tBodies[0].replaceChildren(...found.numbers.map(({ name, value }) => {
       const row = document.createElement("tr");
       row.append(element("th", name, { scope: "row" }), element("td", value));
       return row;
