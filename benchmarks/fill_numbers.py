@@ -275,7 +275,19 @@ def steering() -> str:
         f"held-out texts, and from\n{_row(later, 'unsteered', 'category_rdm', last)} to "
         f"{_row(later, 'steered', 'category_rdm', last)} at layer {last}, the last. Shuffled "
         f"labels, tuned as long, leave it at\n{_row(rows, 'shuffled', 'category_rdm')} and "
-        f"{_row(later, 'shuffled', 'category_rdm', last)}."
+        f"{_row(later, 'shuffled', 'category_rdm', last)}. {_are_texts_better()}"
+    )
+
+
+def _are_texts_better() -> str:
+    """Say in a sentence what the evaluation came to."""
+    found = json.loads((RESULTS / "evaluation.json").read_text())
+    (judge,) = found["judges"]
+    if found["verdict"]["kind"] != "unknown":
+        return str(found["verdict"]["said"])
+    return (
+        f"Whether its texts are better isn't known: the judge at hand, the model itself, is right "
+        f"in {_between(judge['accuracy'])} of known pairs."
     )
 
 
