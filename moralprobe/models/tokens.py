@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import torch
 
-from moralprobe.errors import ModelError
+from moralprobe.errors import DataError, ModelError
 from moralprobe.models.prefixes import ancestors, grow
 
 PaddingSide = Literal["left", "right"]
@@ -136,6 +136,8 @@ def chat_frame(
     Raises:
         ModelError: no chat template, or one that doesn't hold the message once and unchanged, or
             that leaves the system message out.
+        DataError: a system message that spells a token of the template's own: it would be read as
+            one, and forge a role.
     """
     from jinja2 import TemplateError
 
@@ -144,6 +146,13 @@ def chat_frame(
             "this model has no chat template",
             "its tokenizer names none",
             "choose another --template, or a model that was tuned to chat",
+        )
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values()]
+    if system is not None and (forged := [token for token in special if token in system]):
+        raise DataError(
+            "the system message spells one of the model's own control tokens",
+            f"it holds {forged[0]!r}",
+            "write it otherwise",
         )
     asked = [{"role": "system", "content": system}] if system is not None else []
     told = {} if thinking is None else {"enable_thinking": thinking}

@@ -97,7 +97,10 @@ def test_what_cant_be_asked_is_refused() -> None:
         encode_prompts(tokenizer, ["a" * 50], chat=True, context=40)
     with pytest.raises(DataError, match="system message needs a chat"):
         encode_prompts(tokenizer, ["a"], chat=False, system="Be kind.")
+    user_only = "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% endfor %}"
+    forged = f"Be kind.{next(iter(chatting(user_only).added_tokens_decoder.values()))}"
+    with pytest.raises(DataError, match="spells one of the model's own control tokens"):
+        encode_prompts(chatting(user_only), ["a"], chat=True, system=forged)
     with pytest.raises(ModelError, match="no place for a system message"):
-        user_only = "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% endfor %}"
-        encode_prompts(chatting(user_only), ["a"], chat=True, system="Be kind.")
+            encode_prompts(chatting(user_only), ["a"], chat=True, system="Be kind.")
     assert has_chat(tokenizer) and not has_chat(tiny_tokenizer())
