@@ -33,7 +33,7 @@ lint: install
 
 serve: install
 	test -f out/demo/vectors.parquet || $(BIN)/moralprobe vectors build starter --out out/demo/vectors.parquet
-	$(BIN)/moralprobe serve --vectors out/demo/vectors.parquet
+	$(BIN)/moralprobe serve --vectors out/demo/vectors.parquet $(if $(wildcard out/demo/study.json),--study out/demo)
 
 demo: install
 	$(BIN)/moralprobe demo --out out/demo

@@ -100,6 +100,7 @@ def effects(
         steered=sides[1],
         same=default.ids == steered.ids,
         kl=kl,
+        kl_tokens=[model.tokenizer.decode([i]) for i in steered.ids[: len(kl)]],
         warnings=_warnings(*sides),
     )
 

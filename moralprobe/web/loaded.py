@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, reduce
+from functools import cache, cached_property, reduce
 from operator import add
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +14,7 @@ import polars as pl
 from moralprobe import __version__
 from moralprobe.activations.text_states import TableTexts, TextStates, table_texts, text_states
 from moralprobe.errors import DataError, UsageError, nearest
+from moralprobe.evaluation.prompts import load_prompts
 from moralprobe.foundations import POLES
 from moralprobe.interventions import feature_intervention
 from moralprobe.models.causal import CausalModel
@@ -110,6 +111,7 @@ class Loaded:
             features=None if sae is None else int(sae.sae.cfg.d_sae),
             interventions=sorted(self.interventions),
             study=self.study,
+            prompts=_prompts(),
             absent=[
                 schemas.Absent(what=what, why=why)
                 for what, (there, why) in absent.items()
@@ -297,6 +299,17 @@ def read_study(folder: Path, model: CausalModel) -> schemas.StudyFound:
     return schemas.StudyFound(
         name=Path(folder).name, findings=findings(study), confounded=sorted(layers)
     )
+
+
+@cache
+def _prompts() -> list[schemas.Example]:
+    """Return two of the project's prompts of each foundation."""
+    found: dict[str, list[schemas.Example]] = {}
+    for prompt in load_prompts("english").prompts:
+        some = found.setdefault(prompt.group, [])
+        if len(some) < 2:
+            some.append(schemas.Example(foundation=prompt.group, text=prompt.text))
+    return [example for some in found.values() for example in some]
 
 
 def _acts(source: schemas.Source) -> bool:

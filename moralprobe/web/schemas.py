@@ -119,13 +119,15 @@ class Written(Strict):
 class Done(Strict):
     """Event `done`, the last one: both texts, whether they are the same to the token, and KL.
 
-    `kl` is KL(as it is || steered) of each next token of the steered text, in nats.
+    `kl` is KL(as it is || steered) of each next token of the steered text, in nats; `kl_tokens`
+    are these tokens. Both are empty where nothing steers.
     """
 
     default: Written
     steered: Written
     same: bool
     kl: list[float]
+    kl_tokens: list[str]
     warnings: list[str]
 
 
@@ -152,6 +154,13 @@ class StudyFound(Strict):
     confounded: list[int]
 
 
+class Example(Strict):
+    """A prompt to begin with, of the project's own."""
+
+    foundation: str
+    text: str
+
+
 class About(Strict):
     """What is loaded, what can steer, and what can't."""
 
@@ -170,6 +179,7 @@ class About(Strict):
     features: int | None
     interventions: list[str]
     study: StudyFound | None
+    prompts: list[Example]
     absent: list[Absent]
     limits: dict[str, float]
 

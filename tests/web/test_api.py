@@ -133,6 +133,7 @@ def test_perplexity_and_divergence_are_those_of_the_formula(
     assert done["steered"]["perplexity"] == pytest.approx(np.exp(-np.mean(taken)), abs=1e-3)
     # Where the first new token is predicted nothing that was generated has been edited yet.
     assert done["kl"][0] == 0.0 and max(done["kl"]) > 1e-4
+    assert done["kl_tokens"] == [model.tokenizer.decode([i]) for i in steered.ids]
 
 
 def test_at_strength_0_and_without_a_source_both_are_the_same(client: httpx.Client) -> None:

@@ -203,6 +203,7 @@ def test_no_get_changes_anything(url: str) -> None:
     assert {(path, method) for path, said in paths.items() for method in said} == {
         ("/api/about", "get"),
         ("/api/features", "get"),
+        ("/api/features/{feature}", "get"),
         ("/api/fires", "post"),
         ("/api/place", "post"),
         ("/api/steer", "post"),

@@ -79,8 +79,15 @@ def test_a_preset_steers_and_both_columns_stream(page: Any) -> None:
         assert page.locator(f"#{side}").inner_text()
         expect(page.locator(f"#of-{side}")).to_contain_text("20 tokens")
     expect(page.locator("#of-steered")).to_contain_text("edits")
+    page.get_by_text("How far each next token").click()
+    assert page.locator("#moved-tokens span").count() == 20
+    shades = page.locator("#moved-tokens span").evaluate_all(
+        "(spans) => spans.map((span) => getComputedStyle(span).backgroundColor)"
+    )
+    assert len(set(shades)) > 1
     page.get_by_role("button", name="Reset to 0").click()
     run(page)
+    expect(page.locator("#moved")).to_be_hidden()
     expect(page.locator("#said")).to_contain_text("the same to the token")
     assert page.locator("#default").inner_text() == page.locator("#steered").inner_text()
     page.get_by_text("History of this page").click()
@@ -88,6 +95,13 @@ def test_a_preset_steers_and_both_columns_stream(page: Any) -> None:
     page.locator("#history button").last.click()
     expect(page.locator("#of-steered")).to_contain_text("edits")
     assert float(page.get_by_label("as a number").input_value()) == pytest.approx(0.15)
+
+
+def test_a_prompt_is_picked(page: Any) -> None:
+    assert page.locator("#pick option").count() == 11
+    page.locator("#pick").select_option(index=3)
+    picked = page.locator("#pick").input_value()
+    assert picked and page.locator("#prompt").input_value() == picked
 
 
 def test_a_link_restores_what_was_chosen(page: Any, url: str) -> None:

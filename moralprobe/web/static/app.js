@@ -1,7 +1,7 @@
 // The page: what is chosen becomes one request, and what comes back is shown as text, never as HTML.
 import { copyOf } from "./copy.js";
 import { differing } from "./differ.js";
-import { at, element, fail, failed } from "./dom.js";
+import { at, element, fail, failed, shade } from "./dom.js";
 import { search, whatFires } from "./features.js";
 import { locate, showPlace } from "./place.js";
 import { Sources } from "./sources.js";
@@ -55,6 +55,14 @@ function show(done) {
   const mean = done.kl.length ? done.kl.reduce((a, b) => a + b) / done.kl.length : 0;
   const differs = done.same ? "Both texts are the same to the token." : "Underlined: words that the other text doesn't have there.";
   at("said").replaceChildren(element("span", `${differs} KL ${mean.toFixed(3)} nats a token. `));
+  const most = Math.max(0, ...done.kl);
+  at("moved").hidden = most === 0;
+  at("moved-most").textContent = most ? `${JSON.stringify(done.kl_tokens[done.kl.indexOf(most)])}, ${most.toFixed(3)}.` : "";
+  at("moved-tokens").replaceChildren(...done.kl_tokens.map((token, i) => {
+    const made = element("span", token, { title: `${done.kl[i].toFixed(3)} nats` });
+    shade(made, most ? Math.max(0, done.kl[i]) / most : 0);
+    return made;
+  }));
   for (const warning of done.warnings) at("said").append(element("strong", `${warning} `, { className: "warning" }));
 }
 
@@ -117,6 +125,7 @@ async function begin() {
     button.onclick = () => sources.add(button.dataset.add); // one, also after a token was asked for
   }
   at("fires").disabled = !about.features;
+  at("pick").replaceChildren(element("option", "a prompt of the project's", { value: "" }), ...about.prompts.map((one) => element("option", `${one.foundation}: ${one.text.slice(0, 70)}`, { value: one.text })));
   at("study").hidden = about.study === null;
   at("study-name").textContent = about.study ? `What the study ${about.study.name} found` : "";
   at("findings").replaceChildren(...(about.study?.findings ?? []).map((one) => element("li", one)));
@@ -148,6 +157,11 @@ at("skip").addEventListener("click", (event) => { event.preventDefault(); at("te
 at("form").addEventListener("invalid", (event) => { event.target.closest("details")?.setAttribute("open", ""); }, true);
 at("form").addEventListener("submit", (event) => { event.preventDefault(); run(); });
 at("stop").addEventListener("click", () => running?.abort());
+at("pick").addEventListener("change", () => {
+  if (!at("pick").value) return;
+  at("prompt").value = at("pick").value;
+  span.set(null);
+});
 at("fires").addEventListener("click", () => whatFires(about, steerWith));
 at("token").addEventListener("change", () => { setToken(at("token").value); begin(); });
 const look = () => locate(about, sources.value());

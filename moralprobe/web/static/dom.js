@@ -7,6 +7,11 @@ export function element(name, text, properties = {}) {
   return made;
 }
 
+// Shade an element by a part of the whole, 0 to 1.
+export function shade(one, part) {
+  one.style.backgroundColor = `rgba(var(--heat), ${(0.55 * part).toFixed(3)})`;
+}
+
 export function fail(error) {
   at("error").textContent = [error.what, error.why, error.instead].filter(Boolean).join(". ");
 }

@@ -1,5 +1,5 @@
 // Features: which fire on a text, which are found by their texts, and what is known of one.
-import { at, element, failed } from "./dom.js";
+import { at, element, failed, shade } from "./dom.js";
 import { ask } from "./wire.js";
 
 export async function whatFires(about, steerWith) {
@@ -10,9 +10,8 @@ export async function whatFires(about, steerWith) {
     const found = await ask("/api/fires", request);
     const spans = found.tokens.map((text, i) => element("span", text, { className: found.left_out[i] ? "out" : "" }));
     at("tokens").replaceChildren(...spans);
-    const shade = (fired) => spans.forEach((span, i) => {
-      const part = fired.largest ? Math.max(0, fired.activations[i]) / fired.largest : 0;
-      span.style.backgroundColor = `rgba(var(--heat), ${(0.55 * part).toFixed(3)})`;
+    const shadeBy = (fired) => spans.forEach((span, i) => {
+      shade(span, fired.largest ? Math.max(0, fired.activations[i]) / fired.largest : 0);
       span.title = fired.activations[i].toFixed(2);
     });
     const inWords = (fired) => {
@@ -21,7 +20,7 @@ export async function whatFires(about, steerWith) {
     };
     at("fired").replaceChildren(...found.features.map((fired, i) => {
       const choice = element("input", "", { type: "radio", name: "fired", checked: i === 0 });
-      choice.addEventListener("change", () => { shade(fired); inWords(fired); });
+      choice.addEventListener("change", () => { shadeBy(fired); inWords(fired); });
       const add = element("button", "steer with it", { type: "button", ariaLabel: `steer with feature ${fired.feature}` });
       add.addEventListener("click", () => steerWith(fired.feature, fired.largest));
       const label = document.createElement("label");
@@ -30,7 +29,7 @@ export async function whatFires(about, steerWith) {
       line.append(label, add, aboutIt(fired.feature));
       return line;
     }));
-    if (found.features.length) { shade(found.features[0]); inWords(found.features[0]); }
+    if (found.features.length) { shadeBy(found.features[0]); inWords(found.features[0]); }
     else at("fired-said").textContent = "Nothing fires on it.";
     at("heat").hidden = false;
   } catch (error) {
