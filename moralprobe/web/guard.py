@@ -7,6 +7,7 @@ from no page at all, and nothing that a browser sends by itself is enough to be 
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
@@ -19,6 +20,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MOST_BYTES: Final = 256 << 10
+_MOST_DRAINED: Final = 16 << 20  # bytes of a refused request that are read and thrown away
+_DRAINING: Final = 5.0  # seconds that are waited for them
 HEADERS: Final = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -61,6 +64,8 @@ class Guard:
                 await self._app(scope, body, sending)
                 return
             refused = 413, "the request is too large", f"at most {MOST_BYTES:,} bytes are read"
+        else:
+            await _drain(receive)
         await _answer(sending, *refused)
 
     def _refused(self, scope: Scope) -> tuple[int, str, str] | None:
@@ -117,6 +122,8 @@ async def _body(scope: Scope, receive: Receive) -> Receive | None:
         part = message.get("body", b"")
         size += len(part)
         if size > MOST_BYTES:
+            if message.get("more_body"):
+                await _drain(receive)
             return None
         parts.append(part)
         if not message.get("more_body"):
@@ -127,6 +134,23 @@ async def _body(scope: Scope, receive: Receive) -> Receive | None:
         return whole.pop() if whole else await receive()
 
     return again
+
+
+async def _drain(receive: Receive) -> None:
+    """Read what is left of a refused request, within bounds.
+
+    Where a connection is closed on what wasn't read, a client is told of the reset, not the answer.
+    """
+    size = 0
+    try:
+        async with asyncio.timeout(_DRAINING):
+            more = True
+            while more and size <= _MOST_DRAINED:
+                message = await receive()
+                size += len(message.get("body", b""))
+                more = message["type"] == "http.request" and message.get("more_body", False)
+    except TimeoutError:
+        return
 
 
 async def _answer(send: Send, status: int, what: str, why: str) -> None:

@@ -102,5 +102,5 @@ def test_what_cant_be_asked_is_refused() -> None:
     with pytest.raises(DataError, match="spells one of the model's own control tokens"):
         encode_prompts(chatting(user_only), ["a"], chat=True, system=forged)
     with pytest.raises(ModelError, match="no place for a system message"):
-            encode_prompts(chatting(user_only), ["a"], chat=True, system="Be kind.")
+        encode_prompts(chatting(user_only), ["a"], chat=True, system="Be kind.")
     assert has_chat(tokenizer) and not has_chat(tiny_tokenizer())

@@ -15,6 +15,7 @@ import pytest
 
 from moralprobe.cli.serve import check_token, hosts_of, is_loopback
 from moralprobe.errors import UsageError
+from moralprobe.web import guard as guarding
 from moralprobe.web.guard import HEADERS, MOST_BYTES, Guard
 from moralprobe.web.loaded import Loaded
 from moralprobe.web.server import serving
@@ -276,18 +277,42 @@ def test_what_is_out_of_bounds_is_refused_and_the_server_lives(url: str, body: s
 
 
 @pytest.mark.parametrize("length", [True, False])
-def test_a_body_that_is_too_large_is_not_read(url: str, length: bool) -> None:
-    data = b"x" * (4 * MOST_BYTES)
-    content = data if length else (data[i : i + 4096] for i in range(0, len(data), 4096))
-    try:
-        answer = httpx.post(
-            f"{url}/api/steer", content=content, headers={"content-type": "application/json"}
-        )
-    except httpx.WriteError:  # it was closed on us, which is as good
-        pass
-    else:
-        assert answer.status_code == 413
-    assert httpx.get(f"{url}/api/about").status_code == 200
+def test_a_body_that_is_too_large_is_refused_in_words(url: str, length: bool) -> None:
+    """And not by a connection that is closed on what is still being sent."""
+    data = b"x" * (MOST_BYTES + 50_000)
+    with httpx.Client(base_url=url) as client:  # which keeps its connections
+        for _ in range(100):
+            content = data if length else (data[i : i + 4096] for i in range(0, len(data), 4096))
+            answer = client.post(
+                "/api/steer", content=content, headers={"content-type": "application/json"}
+            )
+            assert answer.status_code == 413
+        assert client.get("/api/about").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [({"host": "evil.example"}, 400), ({"origin": "http://evil"}, 403), ({}, 415)],
+)
+def test_who_is_refused_is_told_whatever_is_sent(
+    url: str, headers: dict[str, str], status: int
+) -> None:
+    with httpx.Client(base_url=url) as client:
+        for _ in range(50):
+            answer = client.post("/api/steer", content=b"x" * MOST_BYTES, headers=headers)
+            assert answer.status_code == status and answer.json()["what"]
+
+
+def test_what_never_comes_is_not_waited_for(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused request whose body stays away, or never ends, is answered all the same."""
+    monkeypatch.setattr(guarding, "_DRAINING", 0.2)
+    monkeypatch.setattr(guarding, "_MOST_DRAINED", 1 << 20)
+    host, port = url.removeprefix("http://").split(":")
+    for sent in (b"", b"x" * (2 << 20)):
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            head = "POST /api/steer HTTP/1.1\r\nhost: evil\r\ncontent-length: 9000000\r\n\r\n"
+            connection.sendall(head.encode() + sent)
+            assert connection.recv(100).startswith(b"HTTP/1.1 400")
 
 
 @pytest.mark.parametrize(
