@@ -282,12 +282,13 @@ def steering() -> str:
 def _are_texts_better() -> str:
     """Say in a sentence what the evaluation came to."""
     found = json.loads((RESULTS / "evaluation.json").read_text())
-    (judge,) = found["judges"]
+    (judge,), (about,) = found["judges"], found["interventions"]
     if found["verdict"]["kind"] != "unknown":
         return str(found["verdict"]["said"])
     return (
-        f"Whether its texts are better isn't known: the judge at hand, the model itself, is right "
-        f"in {_between(judge['accuracy'])} of known pairs."
+        f"Whether texts are better isn't known, of a fit of {about['features']:,} features that "
+        f"was evaluated: the judge at hand, the model itself, is right in "
+        f"{_between(judge['accuracy'])} of known pairs, both orders counted."
     )
 
 
@@ -321,10 +322,11 @@ def evaluation() -> str:
             *lines,
             "",
             f"On {checked['pairs']} pairs whose better answer is known the judge is right in "
-            f"{_between(checked)} of both orders: it names the first answer, whatever stands "
-            f"there. So by the published protocol, which shows the model as it is first and counts "
-            f"wins, every arm is at {max(_published(found)):.2f}, and in both orders at one half. "
-            f"(The model as it is against itself writes the same texts, ties without being asked.)",
+            f"{_between(checked)} of both orders; it leans to the answer that is shown first by "
+            f"{_between(judge['position_bias'])} (0.50 is always), and stands by its verdict in "
+            f"{judge['self_consistency']['value']:.0%} of pairs when they are turned. By the "
+            f"published protocol, the model as it is shown first, win rates are "
+            f"{min(_published(found)):.2f} to {max(_published(found)):.2f}.",
         ]
     )
 

@@ -6,7 +6,8 @@ A server is started by `moralprobe serve`, and asked in turn, one after the othe
 texts that are read to their end, texts that are left in the middle, where a sentence lies, what
 fires and what is known of a feature (with an autoencoder), and what must be refused. Its resident
 memory is read after every answer. Written are its medians in the second fifth of the time, once all
-has been loaded, and in the last; what was answered; and what its log holds.
+has been loaded, and in the last; what was answered; and what its log holds. It fails where memory
+grew by more than 5 %, an answer was none that is looked for, or the log holds an error.
 """
 
 from __future__ import annotations
@@ -23,17 +24,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+EXPECTED = (": done", ": 200", ": 400", ": 413", ": 422")
 PROMPTS = (
     "My neighbour lost her job last week. What could I do for her?",
     "Is it fair to keep a wallet that I found?",
     "Write a short note of thanks to a friend.",
     "\N{GRINNING FACE} tell me about loyalty",
 )
+UNKNOWN = {"kind": "direction", "target": "magic", "layer": 1}
 REFUSED: tuple[tuple[str, dict[str, Any]], ...] = (
     ("no JSON", {"content": b"{", "headers": {"content-type": "application/json"}}),
     ("a number that is none", {"content": b'{"prompt": "x", "top_p": NaN}'}),
     ("an unknown field", {"json": {"prompt": "x", "magic": 1}}),
-    ("an unknown target", {"json": {"prompt": "x", "sources": [{"kind": "direction"}]}}),
+    ("an unknown target", {"json": {"prompt": "x", "sources": [UNKNOWN]}}),
     ("a text too long", {"json": {"prompt": "x" * 8_001}}),
     ("a foreign host", {"json": {"prompt": "x"}, "headers": {"host": "example.org"}}),
     ("too large a body", {"content": b" " * 300_000}),
@@ -84,10 +87,13 @@ def main() -> None:
         "log": [line for line in said if not line.startswith("http://")],
         "mb_by_minute": by_minute(memory),
     }
-    print(
-        write("page-soak", f"python benchmarks/page_soak.py --minutes {options.minutes:g}", summary)
-    )
+    asked = [f"--minutes {options.minutes:g}", f"--model {options.model}"]
+    asked += ["--sae SAE --features FEATURES"] if given else []
+    print(write("page-soak", " ".join(["python benchmarks/page_soak.py", *asked]), summary))
     print({k: v for k, v in summary.items() if k != "mb_by_minute"})
+    unlooked = [name for name in answers if not name.endswith((*EXPECTED, "left in the middle"))]
+    if summary["growth"] > 0.05 or unlooked or summary["log"]:
+        raise SystemExit(f"not as it should be: {unlooked}, {summary['log'][:5]}")
 
 
 def begun(client: Any, server: subprocess.Popen[bytes]) -> dict[str, Any]:

@@ -147,8 +147,13 @@ def chat_frame(
             "its tokenizer names none",
             "choose another --template, or a model that was tuned to chat",
         )
-    special = [str(token) for token in tokenizer.added_tokens_decoder.values()]
-    if system is not None and (forged := [token for token in special if token in system]):
+    # Some tokenizers add tokens of blanks or of markup, which say nothing of roles.
+    control = [
+        str(token)
+        for token in tokenizer.added_tokens_decoder.values()
+        if str(token).strip() and (token.special or str(token) in tokenizer.get_chat_template())
+    ]
+    if system is not None and (forged := [token for token in control if token in system]):
         raise DataError(
             "the system message spells one of the model's own control tokens",
             f"it holds {forged[0]!r}",

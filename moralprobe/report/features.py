@@ -197,7 +197,10 @@ def _said(row: Mapping[str, Any]) -> str:
         return "Chosen on training texts, and it holds on others."
     if row["chosen"]:
         return "Chosen on training texts; on others it doesn't hold."
-    return "Not chosen by the audited rule; strict by the published one."
+    if not row["density"]:
+        return "Never active in the table's texts."
+    published = "strict by the published one" if row["li_strict"] else "nor by the published one"
+    return f"Not chosen by the audited rule; {published}."
 
 
 def _groups(

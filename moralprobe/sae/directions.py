@@ -39,7 +39,9 @@ def next_tokens(
     raised: dict[int, list[str]] = {}
     lowered: dict[int, list[str]] = {}
     for feature in features:
-        logits = unembed.float() @ loaded.sae.W_dec[feature].to(unembed.device).float()
+        direction = loaded.sae.W_dec[feature].to(unembed.device).float()
+        # In blocks: the whole matrix in fp32 may be gigabytes.
+        logits = torch.cat([rows.float() @ direction for rows in unembed.split(_ROWS)])
         for found, sign in ((raised, 1), (lowered, -1)):
             ids = (sign * logits).topk(min(n, len(logits))).indices.tolist()
             found[int(feature)] = [model.tokenizer.decode([i]) for i in ids]

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request
-from fastapi import Path as PathOf
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
@@ -108,12 +107,11 @@ def create_app(
         """List features by words in their texts or by pole, the strongest first."""
         return jobs.search(loaded, query=query, pole=pole, most=most)
 
-    @app.get("/api/features/{feature}")
-    async def feature_page(
-        feature: Annotated[int, PathOf(ge=0, le=1 << 30)], request: Request
-    ) -> schemas.FeaturePage:
+    @app.post("/api/feature")
+    async def feature_page(asked: schemas.FeatureRequest, request: Request) -> schemas.FeaturePage:
         """Say what is known of a feature: its numbers, its texts, the tokens that it promotes."""
-        return await answered(queue, request, partial(jobs.feature_page, loaded, feature))
+        loaded.check_feature(asked.feature)
+        return await answered(queue, request, partial(jobs.feature_page, loaded, asked))
 
     @app.post("/api/fires")
     async def fires(asked: schemas.FiresRequest, request: Request) -> schemas.Fires:

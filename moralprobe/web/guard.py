@@ -64,9 +64,10 @@ class Guard:
                 await self._app(scope, body, sending)
                 return
             refused = 413, "the request is too large", f"at most {MOST_BYTES:,} bytes are read"
-        else:
-            await _drain(receive)
-        await _answer(sending, *refused)
+        # Who asks before sending is told no, and not to go on.
+        waits = any(name.lower() == b"expect" for name, _ in scope["headers"])
+        read = not waits and (refused[0] == 413 or await _drain(receive))
+        await _answer(sending, *refused, close=not read or refused[0] == 413)
 
     def _refused(self, scope: Scope) -> tuple[int, str, str] | None:
         """Return status, what and why of a refusal."""
@@ -136,8 +137,8 @@ async def _body(scope: Scope, receive: Receive) -> Receive | None:
     return again
 
 
-async def _drain(receive: Receive) -> None:
-    """Read what is left of a refused request, within bounds.
+async def _drain(receive: Receive) -> bool:
+    """Read what is left of a refused request, within bounds; return whether that was all.
 
     Where a connection is closed on what wasn't read, a client is told of the reset, not the answer.
     """
@@ -150,13 +151,14 @@ async def _drain(receive: Receive) -> None:
                 size += len(message.get("body", b""))
                 more = message["type"] == "http.request" and message.get("more_body", False)
     except TimeoutError:
-        return
+        return False
+    return not more
 
 
-async def _answer(send: Send, status: int, what: str, why: str) -> None:
+async def _answer(send: Send, status: int, what: str, why: str, *, close: bool) -> None:
     body = json.dumps({"what": what, "why": why, "instead": ""}).encode()
     kind = (b"content-type", b"application/json")
     length = (b"content-length", str(len(body)).encode())
-    headers = [kind, length, *([(b"connection", b"close")] if status == 413 else [])]
+    headers = [kind, length, *([(b"connection", b"close")] if close else [])]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +53,7 @@ def steer(loaded: Loaded, asked: schemas.SteerRequest, emit: Emit, stopped: Stop
         intervention if intervention is not None else Intervention(()),
         sampling=sampling,
         positions=asked.positions,
-        spans=None if asked.span is None else [asked.span],
+        spans=None if asked.words is None else [asked.words],
         chat=asked.chat,
         on_text=lambda side, text: emit("piece", {"side": _SIDES[side], "text": text}),
         stop=stopped,
@@ -100,8 +101,9 @@ def effects(
         steered=sides[1],
         same=default.ids == steered.ids,
         kl=kl,
-        kl_tokens=[model.tokenizer.decode([i]) for i in steered.ids[: len(kl)]],
-        warnings=_warnings(*sides),
+        kl_tokens=pieces(model.tokenizer, steered.ids[: len(kl)]),
+        edited=_edited(loaded, asked),
+        warnings=_warnings(*sides, steers=intervention is not None),
     )
 
 
@@ -110,10 +112,10 @@ def _moved_logits(
 ) -> Callable[[Batch], torch.Tensor]:
     """Return what gives the steered logits of the prompt and the text after it."""
     logits_of = steered_logits(loaded.model, intervention, asked.positions)
-    if asked.span is None:
+    if asked.words is None:
         return logits_of
     # A batch marks what is written; what is edited are the span's tokens instead.
-    (prompt,) = encoded_for(loaded.model, [asked.prompt], chat=asked.chat, spans=[asked.span])
+    (prompt,) = encoded_for(loaded.model, [asked.prompt], chat=asked.chat, spans=[asked.words])
     span = torch.tensor(prompt.action)
 
     def of_span(batch: Batch) -> torch.Tensor:
@@ -124,8 +126,37 @@ def _moved_logits(
     return of_span
 
 
-def _warnings(default: schemas.Written, steered: schemas.Written) -> list[str]:
+def _edited(loaded: Loaded, asked: schemas.SteerRequest) -> str | None:
+    """Return the text of the tokens that a span reaches: a word's are all edited, or none."""
+    if asked.words is None:
+        return None
+    (prompt,) = encoded_for(loaded.model, [asked.prompt], chat=asked.chat, spans=[asked.words])
+    ids = [token for token, inside in zip(prompt.ids, prompt.action, strict=True) if inside]
+    text: str = loaded.model.tokenizer.decode(ids)
+    return text.strip()
+
+
+def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """Return the text of each token where it stands; of one that ends within a character, none.
+
+    By itself a token of half a character can't be read, and one of a word may lose its blank.
+    """
+    found: list[str] = []
+    begun = read = 0
+    for end in range(1, len(ids) + 1):
+        before, now = (tokenizer.decode(ids[begun:to]) for to in (read, end))
+        if now.endswith("\N{REPLACEMENT CHARACTER}") and end < len(ids):
+            found.append("")
+            continue
+        found.append(now[len(before) :])
+        begun, read = read, end
+    return found
+
+
+def _warnings(default: schemas.Written, steered: schemas.Written, *, steers: bool) -> list[str]:
     found = []
+    if steers and steered.edits == 0:
+        found.append("Nothing was edited: no token that is reached was changed by what steers.")
     if steered.loop >= _LOOPS > default.loop:
         found.append("The steered text repeats itself: steer less.")
     before, after = default.perplexity, steered.perplexity
@@ -172,7 +203,7 @@ def fires(loaded: Loaded, asked: schemas.FiresRequest, stopped: Stopped) -> sche
     if len(states):
         active[~out] = torch.cat([acts[:, order] for acts in _encoded(sae, states)])
     return schemas.Fires(
-        tokens=[model.tokenizer.decode([i]) for i in text.ids],
+        tokens=pieces(model.tokenizer, text.ids),
         left_out=out.tolist(),
         features=[
             schemas.Fired(
@@ -260,24 +291,24 @@ def search(
     )
 
 
-def feature_page(loaded: Loaded, feature: int, stopped: Stopped) -> schemas.FeaturePage:
-    """Return what is known of a feature.
+def feature_page(
+    loaded: Loaded, asked: schemas.FeatureRequest, stopped: Stopped
+) -> schemas.FeaturePage:
+    """Return what is known of a feature, once `Loaded.check_feature` has seen it.
 
     Raises:
-        UsageError: no autoencoder is loaded, or it has no such feature.
         StoppedError: nobody waits for it any longer.
     """
-    sae = loaded.autoencoder()
-    loaded.check(
-        [schemas.Features(kind="features", changes=[schemas.FeatureChange(feature=feature)])]
-    )
     halt_if(stopped)
-    raised, lowered = next_tokens(sae, loaded.model, [feature])
-    page = {} if (row := loaded.row_of(feature)) is None else shown_of(row)
+    feature = asked.feature
+    raised, lowered = next_tokens(loaded.autoencoder(), loaded.model, [feature])
+    row = loaded.row_of(feature)
+    shown = {} if row is None else shown_of(row)
     return schemas.FeaturePage(
         feature=feature,
-        said=page.get("said"),
-        numbers=[schemas.Measured(name=n, value=v) for n, v in page.get("numbers", ())],
+        pole=None if row is None else row["pole"],
+        said=shown.get("said"),
+        numbers=[schemas.Measured(name=n, value=v) for n, v in shown.get("numbers", ())],
         texts=list(loaded.examples.get(feature, ())),
         raised=raised[feature],
         lowered=lowered[feature],

@@ -22,15 +22,15 @@ from moralprobe.models.chat import has_chat
 from moralprobe.models.tokens import Encoded
 from moralprobe.moral_vectors import MoralVectors
 from moralprobe.report.features import EXAMPLES
-from moralprobe.report.words import confounded_layers, findings
-from moralprobe.sae.load import LoadedSAE, check_belongs
+from moralprobe.report.words import caveats, confounded_layers, findings
+from moralprobe.sae.load import LoadedSAE, check_belongs, is_pooled
 from moralprobe.steering.directions import TARGETS, of_states
 from moralprobe.steering.generate import encoded_for
 from moralprobe.steering.intervention import Intervention, check_intervention, check_layer
 from moralprobe.steering.rules import Cap, ProjectOut
 from moralprobe.study import Study
 from moralprobe.web import schemas
-from moralprobe.web.place import Landmarks, landmarks_of
+from moralprobe.web.place import POOLINGS, TEMPLATE, Landmarks, landmarks_of
 from moralprobe.web.turns import Stopped, halt_if
 
 MOST_READ: Final = 2048
@@ -89,7 +89,11 @@ class Loaded:
                 self.interventions or None,
                 "none was given: start with --intervention DIR",
             ),
-            "what a study found": (self.study, "none was given: start with --study DIR"),
+            "what fires": (
+                None if sae is not None and is_pooled(sae) else True,
+                "the autoencoder was trained on pooled vectors, and has seen no token",
+            ),
+            "findings of a study": (self.study, "none was given: start with --study DIR"),
             "chat": (
                 has_chat(model.tokenizer) or None,
                 f"{model.name} has no chat template: prompts are continued as text",
@@ -159,6 +163,20 @@ class Loaded:
         if self.sae is None:
             raise _absent("features", "no autoencoder", "--sae DIR")
         return self.sae
+
+    def check_feature(self, feature: int) -> None:
+        """Refuse a feature that there isn't, before it waits for its turn.
+
+        Raises:
+            UsageError: no autoencoder is loaded, or it has fewer.
+        """
+        most = int(self.autoencoder().sae.cfg.d_sae)
+        if feature >= most:
+            raise UsageError(
+                f"there is no feature {feature}",
+                f"the autoencoder has {most:,}",
+                f"ask for one from 0 to {most - 1}",
+            )
 
     def _table(self) -> Path:
         if self.vectors is None:
@@ -294,10 +312,13 @@ def read_study(folder: Path, model: CausalModel) -> schemas.StudyFound:
             f"{theirs.get('id')} and {model.name} differ in {', '.join(differ)}",
             "give a study of this one, or leave it out",
         )
-    published = study.meta["modes"].get("li2026", [])
-    layers = {layer for pooling in published for layer in confounded_layers(study, pooling)}
+    # Of what a place shows as li2026, and not of other poolings or templates.
+    alike = study.meta["store"]["template"] == TEMPLATE
     return schemas.StudyFound(
-        name=Path(folder).name, findings=findings(study), confounded=sorted(layers)
+        name=Path(folder).name,
+        caveats=caveats(study),
+        findings=findings(study),
+        confounded=confounded_layers(study, POOLINGS["li2026"]) if alike else [],
     )
 
 

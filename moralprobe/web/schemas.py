@@ -90,9 +90,20 @@ class SteerRequest(Strict):
     def _span_of_the_prompt(self) -> Self:
         if (self.positions == "spans") != (self.span is not None):
             raise ValueError("a span stands with the positions `spans`, and with no others")
-        if self.span is not None and not self.span[0] < self.span[1] <= len(self.prompt):
-            raise ValueError("a span holds characters of the prompt, at least one")
+        if self.span is not None:
+            first, after = self.span
+            if not after <= len(self.prompt) or not self.prompt[first:after].strip():
+                raise ValueError("a span holds characters of the prompt, not blanks alone")
         return self
+
+    @property
+    def words(self) -> tuple[int, int] | None:
+        """The span without the blanks at its ends: a token often holds the blank before a word."""
+        if self.span is None:
+            return None
+        first, after = self.span
+        some = self.prompt[first:after]
+        return first + len(some) - len(some.lstrip()), after - len(some) + len(some.rstrip())
 
 
 class Piece(Strict):
@@ -120,7 +131,8 @@ class Done(Strict):
     """Event `done`, the last one: both texts, whether they are the same to the token, and KL.
 
     `kl` is KL(as it is || steered) of each next token of the steered text, in nats; `kl_tokens`
-    are these tokens. Both are empty where nothing steers.
+    are these tokens as text, one that ends within a character empty. Both are empty where nothing
+    steers. `edited` is the text of the tokens that a span reaches.
     """
 
     default: Written
@@ -128,6 +140,7 @@ class Done(Strict):
     same: bool
     kl: list[float]
     kl_tokens: list[str]
+    edited: str | None
     warnings: list[str]
 
 
@@ -147,9 +160,13 @@ class Absent(Strict):
 
 
 class StudyFound(Strict):
-    """What a study of this model found, in words; layers in which length decides what is read."""
+    """What a study of this model found, in words, and what to know first.
+
+    `confounded` are the layers in which length explains the numbers that a place shows as li2026.
+    """
 
     name: str
+    caveats: list[str]
     findings: list[str]
     confounded: list[int]
 
@@ -215,13 +232,21 @@ class Measured(Strict):
     value: str
 
 
+class FeatureRequest(Strict):
+    """A feature that is asked about."""
+
+    feature: int = Field(ge=0, le=1 << 30)
+
+
 class FeaturePage(Strict):
     """What is known of a feature: numbers and texts of its table, and the tokens that it promotes.
 
-    Without a table only the tokens are known: its direction, unembedded.
+    Without a table only the tokens are known: its direction, unembedded, which leaves out the final
+    norm and the layers between. The numbers are of `pole`, whether or not it was chosen for it.
     """
 
     feature: int
+    pole: str | None
     said: str | None
     numbers: list[Measured]
     texts: list[str]

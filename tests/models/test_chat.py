@@ -101,6 +101,10 @@ def test_what_cant_be_asked_is_refused() -> None:
     forged = f"Be kind.{next(iter(chatting(user_only).added_tokens_decoder.values()))}"
     with pytest.raises(DataError, match="spells one of the model's own control tokens"):
         encode_prompts(chatting(user_only), ["a"], chat=True, system=forged)
+    # A tokenizer's own tokens of blanks say nothing of roles.
+    blanks = chatting("{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    blanks.add_tokens(["  "])
+    assert encode_prompts(blanks, ["a"], chat=True, system="Be  kind.")
     with pytest.raises(ModelError, match="no place for a system message"):
         encode_prompts(chatting(user_only), ["a"], chat=True, system="Be kind.")
     assert has_chat(tokenizer) and not has_chat(tiny_tokenizer())

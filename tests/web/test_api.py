@@ -57,10 +57,11 @@ def loaded(model: CausalModel, starter_table: Path) -> Loaded:
             "t": at.astype(float),
             "effect": at / 10,
             "specificity": [float("nan") if i == 9 else 0.5 for i in at],
-            "density": 0.1,
+            "density": [0.0 if i == 94 else 0.1 for i in at],
             "replicated": at < 5,
             **dict.fromkeys(("contrast_t", "q", "half_a", "half_b", "r_length", "li_r"), 0.25),
             **{"li_class": "mono", "li_pole": "care", "slope_n": 0},
+            "li_strict": at == 95,
             "slope": None,
         }
     )
@@ -133,7 +134,9 @@ def test_perplexity_and_divergence_are_those_of_the_formula(
     assert done["steered"]["perplexity"] == pytest.approx(np.exp(-np.mean(taken)), abs=1e-3)
     # Where the first new token is predicted nothing that was generated has been edited yet.
     assert done["kl"][0] == 0.0 and max(done["kl"]) > 1e-4
-    assert done["kl_tokens"] == [model.tokenizer.decode([i]) for i in steered.ids]
+    assert done["kl_tokens"] == jobs.pieces(model.tokenizer, steered.ids)
+    assert "".join(done["kl_tokens"]) == model.tokenizer.decode(steered.ids)
+    assert done["edited"] is None
 
 
 def test_at_strength_0_and_without_a_source_both_are_the_same(client: httpx.Client) -> None:
@@ -174,7 +177,7 @@ def test_what_is_loaded_and_what_is_not(client: httpx.Client, model: CausalModel
     about = client.get("/api/about").json()
     assert about["layers"] == 3 and about["features"] == 96 and about["sae_layer"] == LAYER
     assert "care-harm" in about["targets"] and about["interventions"] == ["fitted"]
-    assert [one["what"] for one in about["absent"]] == ["what a study found", "chat"]
+    assert [one["what"] for one in about["absent"]] == ["findings of a study", "chat"]
     bare = Loaded(model).about()
     assert {one.what for one in bare.absent} == {
         *(
@@ -182,7 +185,7 @@ def test_what_is_loaded_and_what_is_not(client: httpx.Client, model: CausalModel
             "features",
             "search over features",
             "fitted interventions",
-            "what a study found",
+            "findings of a study",
             "chat",
         )
     }
@@ -276,7 +279,8 @@ def test_a_text_is_read_as_it_is_asked_for(tmp_path: Path) -> None:
                 if path == "/api/fires":
                     tokens = answer.json()["tokens"]
             (encoded,) = encoded_for(chatty, ["a<eos>b"], chat=chat)
-            assert tokens == [chatty.tokenizer.decode([i]) for i in encoded.ids]
+            assert "".join(tokens) == chatty.tokenizer.decode(encoded.ids)
+            assert len(tokens) == len(encoded.ids)
             # W10: what a prompt spells is text; the template's own closes the user's turn.
             assert tokens.count("<eos>") == (0 if chat is False else 1)
 
@@ -286,7 +290,9 @@ def test_an_autoencoder_of_pooled_vectors_does_not_say_what_fires(
 ) -> None:
     with serving(Loaded(model, sae=topk_of_tokens(LAYER, source="pooled"))) as url:
         answer = httpx.post(f"{url}/api/fires", json={"text": "Is it fair"})
+        about = httpx.get(f"{url}/api/about").json()
     assert answer.status_code == 422 and "pooled" in answer.json()["why"]
+    assert "what fires" in [one["what"] for one in about["absent"]]
 
 
 def test_features_of_another_autoencoder_are_refused(model: CausalModel, loaded: Loaded) -> None:

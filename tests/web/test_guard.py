@@ -204,7 +204,7 @@ def test_no_get_changes_anything(url: str) -> None:
     assert {(path, method) for path, said in paths.items() for method in said} == {
         ("/api/about", "get"),
         ("/api/features", "get"),
-        ("/api/features/{feature}", "get"),
+        ("/api/feature", "post"),
         ("/api/fires", "post"),
         ("/api/place", "post"),
         ("/api/steer", "post"),
@@ -299,6 +299,12 @@ def test_a_refusal_leaves_the_connection_as_it_was(url: str) -> None:
             for headers, status, size in refusals:
                 answer = client.post("/api/steer", content=b" " * size, headers=headers)
                 assert answer.status_code == status and answer.json()["what"]
+
+
+def test_who_asks_before_sending_is_told_no_at_once(url: str) -> None:
+    head = "POST /api/steer HTTP/1.1\nhost: evil\ncontent-length: 9000\n"
+    said = raw(url, head + "expect: 100-continue\n\n")
+    assert said.startswith("HTTP/1.1 400") and "100 Continue" not in said
 
 
 def test_what_never_comes_is_not_waited_for(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

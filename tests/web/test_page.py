@@ -185,12 +185,19 @@ def test_likeness_over_layers_is_drawn_in_both_modes(page: Any) -> None:
     expect(curves.locator("text").first).to_contain_text(other)
     assert curves.locator(".before").first.get_attribute("d") != before
     assert before is not None and before.count("L") == 2, "three layers"
+    # Of the audited panel, at the middle layer: as the table says, and upwards where it is more.
+    value = float(
+        page.locator("#likeness tbody tr").filter(has_text=other).locator("td").first.inner_text()
+    )
+    y = float(curves.locator(".before").first.get_attribute("d").split("L")[1].split()[1])
+    assert (y < 63) == (value > 0) or abs(value) < 0.02
+    expect(page.locator("#place-said")).to_contain_text("helping a friend move")
 
 
 def test_what_is_known_of_a_feature_is_shown_as_text(page: Any) -> None:
     page.get_by_text("Search features").click()
     page.get_by_role("button", name="about feature 3", exact=True).click()
-    expect(page.locator("#feature-name")).to_have_text("Feature 3")
+    expect(page.locator("#feature-name")).to_have_text("Feature 3: care")
     expect(page.locator("#feature-name")).to_be_focused()
     expect(page.locator("#feature-said")).to_contain_text("holds on others")
     expect(page.locator("#feature-numbers")).to_contain_text("specificity")
@@ -199,21 +206,27 @@ def test_what_is_known_of_a_feature_is_shown_as_text(page: Any) -> None:
     assert page.locator("#feature b").count() == 0
     page.get_by_role("button", name="What fires on it").click()
     page.get_by_role("button", name=re.compile("about feature")).first.click()
-    expect(page.locator("#feature-name")).not_to_have_text("Feature 3")
+    expect(page.locator("#feature-name")).not_to_have_text("Feature 3: care")
+    page.get_by_role("button", name="Add a feature").click()
+    page.get_by_label("Feature", exact=True).fill("4")
+    page.get_by_role("button", name="About it", exact=True).last.click()
+    expect(page.locator("#feature-name")).to_have_text(re.compile("Feature 4"))
 
 
 def test_words_of_the_prompt_are_chosen_and_go_into_the_link(page: Any) -> None:
     """Counted in characters: the browser counts a face twice."""
     page.get_by_text("How it is written").click()
+    expect(page.locator("#span-line")).to_be_hidden()
     page.locator("#prompt").fill("\N{GRINNING FACE} is it fair")
     page.locator("#positions").select_option("spans")
     run_it = page.get_by_role("button", name="Run")
     run_it.click()
     expect(page.locator("#error")).to_contain_text("no words are chosen")
-    page.locator("#prompt").evaluate("(box) => box.setSelectionRange(6, 8)")
+    page.locator("#prompt").evaluate("(box) => box.setSelectionRange(5, 9)")  # with its blanks
     page.get_by_role("button", name="Take what is selected").click()
     expect(page.locator("#span-said")).to_have_text('Edited: "it"')
     run(page)
+    expect(page.locator("#said")).to_contain_text('Edited in the prompt: "it"')
     expect(page.locator("#of-steered")).to_contain_text("edits")
     page.get_by_role("button", name="Copy link").click()
     expect(page.locator("#said")).to_contain_text("Copied: link")
@@ -226,29 +239,40 @@ def test_words_of_the_prompt_are_chosen_and_go_into_the_link(page: Any) -> None:
 
 
 def test_a_cap_has_a_bound_and_what_has_none_shows_none(page: Any) -> None:
-    bound = page.get_by_label("Bound")
+    bound, label = page.get_by_label("Bound"), page.get_by_text("Bound, in its lengths")
     expect(bound).to_be_hidden()
+    expect(label).to_be_hidden()
     page.get_by_label("Method").select_option("cap")
     expect(bound).to_be_visible()
+    expect(label).to_be_visible()
     bound.fill("-0.5")
     assert page.get_by_label("Strength", exact=True).input_value() == "1"
     run(page)
     page.get_by_role("button", name="Copy link").click()
     expect(page.locator("#said")).to_contain_text("Copied: link")
+    bound.fill("99")  # wrong, and then out of sight
+    page.get_by_label("Method").select_option("add")
+    expect(label).to_be_hidden()
+    page.get_by_label("Strength", exact=True).press("ArrowRight")
+    run(page)
     page.goto(page.evaluate("navigator.clipboard.readText()"))
     expect(page.get_by_label("Bound")).to_have_value("-0.5")
-    page.get_by_label("Method").select_option("add")
-    expect(page.get_by_label("Bound")).to_be_hidden()
 
 
 def test_what_a_study_found_is_listed(browser: Any, loaded: Loaded) -> None:
-    found = StudyFound(name="found", findings=["One <i>thing</i>.", "Another."], confounded=[1])
+    found = StudyFound(
+        name="found",
+        caveats=["Mind <u>this</u>."],
+        findings=["One <i>thing</i>.", "Another."],
+        confounded=[1],
+    )
     with serving(dataclasses.replace(loaded, study=found)) as url:
         page = browser.new_page()
         page.goto(url)
         page.get_by_text("What the study found found").click()
         expect(page.locator("#findings li")).to_have_count(2)
         expect(page.locator("#findings")).to_contain_text("<i>thing</i>")
+        expect(page.locator("#caveats")).to_contain_text("<u>this</u>")
         page.get_by_text("Where a sentence lies").click()
         page.get_by_role("button", name="Look").click()
         expect(page.locator("#placed")).to_be_visible()
@@ -267,6 +291,7 @@ def test_it_stops(page: Any) -> None:
     expect(page.locator("#default")).not_to_be_empty()
     page.keyboard.press("Escape")
     expect(page.locator("#said")).to_have_text("Stopped.")
+    expect(page.locator("#moved")).to_be_hidden()
     expect(page.get_by_role("button", name="Run")).to_be_enabled()
 
 
@@ -284,6 +309,16 @@ def test_it_fits_a_narrow_screen_and_can_be_read(browser: Any, url: str, scheme:
     expect(page.locator("#about")).to_contain_text("3 layers")
     page.get_by_role("button", name="Add a feature").click()
     page.get_by_text("How it is written").click()
+    run(page)
+    page.get_by_text("How far each next token").click()
+    page.get_by_role("button", name="What fires on it").click()
+    page.get_by_role("button", name=re.compile("about feature")).first.click()
+    expect(page.locator("#feature")).to_be_visible()
+    page.get_by_text("Where a sentence lies").click()
+    page.get_by_role("button", name="Take the steered text").click()
+    assert page.locator("#sentence").input_value()
+    page.get_by_role("button", name="Look").click()
+    expect(page.locator("#placed")).to_be_visible()
     wide = page.evaluate("document.documentElement.scrollWidth")
     assert wide <= 380
     unnamed = page.evaluate(

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from moralprobe import extract, load_model, probe
 from moralprobe.models.tiny import save_tiny
 from tests.activations.test_extract import starter
 
@@ -29,6 +30,10 @@ def test_it_serves_and_ends(tmp_path: Path, port: int) -> None:
     starter(200).save(tmp_path / "starter.parquet")
     command = [sys.executable, "-m", "moralprobe", "serve", "--model", str(tmp_path / "model")]
     command += ["--vectors", str(tmp_path / "starter.parquet"), "--port", str(port)]
+    model = load_model(tmp_path / "model")
+    store = extract(model, starter(200), tmp_path / "store")
+    probe(store, analyses="separation", draws=20).save(tmp_path / "study")
+    command += ["--study", str(tmp_path / "study")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
@@ -38,6 +43,7 @@ def test_it_serves_and_ends(tmp_path: Path, port: int) -> None:
             with httpx.Client(base_url=url[1], transport=httpx.HTTPTransport(retries=20)) as client:
                 about = client.get("/api/about", timeout=60).json()
             assert about["model"] == "model" and about["table"] == "starter.parquet"
+            assert about["study"]["name"] == "study" and about["study"]["findings"]
         finally:
             server.send_signal(signal.SIGINT)
         assert server.wait(30) == 0
@@ -59,6 +65,7 @@ def test_a_port_that_is_taken_is_not_named(tmp_path: Path) -> None:
     ("options", "said"),
     [
         (["--sae", "nowhere"], "nowhere"),
+        (["--study", "nowhere"], "nowhere"),
         (["--intervention", "nowhere"], "holds no intervention"),
         (["--vectors", "nowhere.parquet"], "nowhere.parquet"),
         (["--features", "nowhere"], "--sae DIR too"),

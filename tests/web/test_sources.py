@@ -97,12 +97,31 @@ def divergence(
     return [float(each[n - 1 + i]) for i in range(len(written))]
 
 
+def test_blanks_around_words_are_not_of_the_span(client: httpx.Client) -> None:
+    """A token often holds the blank in front of its word: a blank would edit the next word."""
+    exact = {"positions": "spans", "span": [3, 5]}
+    wide = {"positions": "spans", "span": [2, 6]}
+    found = [written(client, sources=[FITTED], **asked)[1] for asked in (exact, wide)]
+    assert found[0] == found[1] and found[0]["edited"] == "it"
+
+
+def test_a_span_that_reaches_the_first_token_alone_edits_nothing_and_says_so(
+    client: httpx.Client, model: CausalModel
+) -> None:
+    direction = {"kind": "direction", "target": "care-harm", "layer": 1, "strength": 0.3}
+    (encoded,) = encoded_for(model, ["Is it fair"], chat=False, spans=[(0, 1)])
+    _, done = written(client, sources=[direction], positions="spans", span=[0, 1])
+    said = [one for one in done["warnings"] if "Nothing was edited" in one]
+    assert (done["steered"]["edits"] == 0) == bool(said) == bool(encoded.action[0])
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
         ({"positions": "spans"}, "a span stands with"),
         ({"span": [0, 2]}, "a span stands with"),
-        ({"positions": "spans", "span": [2, 2]}, "at least one"),
+        ({"positions": "spans", "span": [2, 2]}, "not blanks alone"),
+        ({"positions": "spans", "span": [2, 3]}, "not blanks alone"),
         ({"positions": "spans", "span": [0, 11]}, "of the prompt"),
         ({"positions": "spans", "span": [-1, 2]}, "greater than or equal"),
         ({"positions": "spans", "span": [0]}, "span"),

@@ -1,9 +1,9 @@
 // The page: what is chosen becomes one request, and what comes back is shown as text, never as HTML.
 import { copyOf } from "./copy.js";
 import { differing } from "./differ.js";
-import { at, element, fail, failed, shade } from "./dom.js";
-import { search, whatFires } from "./features.js";
-import { locate, showPlace } from "./place.js";
+import { at, element, fail, failed, largest, shade } from "./dom.js";
+import { aboutFeature, search, whatFires } from "./features.js";
+import { choose, locate, showPlace } from "./place.js";
 import { Sources } from "./sources.js";
 import { Span } from "./span.js";
 import { stream, ask, hasToken, setToken } from "./wire.js";
@@ -27,6 +27,7 @@ function asked() {
 
 function restore(state) {
   at("prompt").value = state.prompt ?? "";
+  at("pick").value = "";
   at("chat").checked = about.chat && state.chat !== false;
   at("positions").value = state.positions ?? "all";
   span.set(state.span ?? null);
@@ -53,14 +54,15 @@ function show(done) {
     at(`of-${side}`).textContent = `${said.tokens} tokens${surprise}${edits}`;
   }
   const mean = done.kl.length ? done.kl.reduce((a, b) => a + b) / done.kl.length : 0;
+  const edited = done.edited === null ? "" : `Edited in the prompt: "${done.edited}". `;
   const differs = done.same ? "Both texts are the same to the token." : "Underlined: words that the other text doesn't have there.";
-  at("said").replaceChildren(element("span", `${differs} KL ${mean.toFixed(3)} nats a token. `));
+  at("said").replaceChildren(element("span", `${edited}${differs} KL ${mean.toFixed(3)} nats a token. `));
   const most = Math.max(0, ...done.kl);
   at("moved").hidden = most === 0;
-  at("moved-most").textContent = most ? `${JSON.stringify(done.kl_tokens[done.kl.indexOf(most)])}, ${most.toFixed(3)}.` : "";
+  at("moved-most").textContent = largest(done.kl, done.kl_tokens);
   at("moved-tokens").replaceChildren(...done.kl_tokens.map((token, i) => {
-    const made = element("span", token, { title: `${done.kl[i].toFixed(3)} nats` });
-    shade(made, most ? Math.max(0, done.kl[i]) / most : 0);
+    const made = element("span", token, { title: `${done.kl[i].toPrecision(2)} nats` });
+    shade(made, Math.max(0, done.kl[i]) / Math.max(most, 0.1));
     return made;
   }));
   for (const warning of done.warnings) at("said").append(element("strong", `${warning} `, { className: "warning" }));
@@ -68,6 +70,7 @@ function show(done) {
 
 function remember(request, done) {
   last = { request, done };
+  for (const button of document.querySelectorAll("[data-take]")) button.disabled = false;
   const button = element("button", `${request.prompt.slice(0, 60)} / ${request.sources.length} sources, seed ${request.seed}`, { type: "button" });
   button.addEventListener("click", () => { restore(request); show(done); last = { request, done }; });
   const item = document.createElement("li");
@@ -86,6 +89,7 @@ async function run() {
   busy(true);
   at("error").textContent = "";
   at("said").textContent = "Writing.";
+  at("moved").hidden = true;
   let ended = false;
   for (const side of SIDES) { at(side).textContent = ""; at(`of-${side}`).textContent = ""; }
   try {
@@ -124,15 +128,16 @@ async function begin() {
     button.disabled = !offered[button.dataset.add];
     button.onclick = () => sources.add(button.dataset.add); // one, also after a token was asked for
   }
-  at("fires").disabled = !about.features;
+  at("fires").disabled = !about.features || about.absent.some((one) => one.what === "what fires");
   at("pick").replaceChildren(element("option", "a prompt of the project's", { value: "" }), ...about.prompts.map((one) => element("option", `${one.foundation}: ${one.text.slice(0, 70)}`, { value: one.text })));
   at("study").hidden = about.study === null;
   at("study-name").textContent = about.study ? `What the study ${about.study.name} found` : "";
+  at("caveats").replaceChildren(...(about.study?.caveats ?? []).map((one) => element("li", one)));
   at("findings").replaceChildren(...(about.study?.findings ?? []).map((one) => element("li", one)));
   at("place").hidden = about.table === null;
   at("search").hidden = about.absent.some((one) => one.what === "search over features");
   at("pole").replaceChildren(element("option", "any", { value: "" }), ...about.poles.map((one) => element("option", one)));
-  sources = new Sources(at("sources"), about);
+  sources = new Sources(at("sources"), about, aboutFeature);
   for (const button of document.querySelectorAll("[data-copy], #export, #run")) button.disabled = false;
   if (fromLink()) return;
   if (about.targets.length) sources.add("direction");
@@ -162,12 +167,17 @@ at("pick").addEventListener("change", () => {
   at("prompt").value = at("pick").value;
   span.set(null);
 });
+at("prompt").addEventListener("input", () => { at("pick").value = ""; });
 at("fires").addEventListener("click", () => whatFires(about, steerWith));
 at("token").addEventListener("change", () => { setToken(at("token").value); begin(); });
 const look = () => locate(about, sources.value());
 at("locate").addEventListener("click", look);
 at("sentence").addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.ctrlKey) look(); });
-for (const id of ["layer", "shown"]) at(id).addEventListener("input", showPlace);
+at("layer").addEventListener("input", showPlace);
+at("shown").addEventListener("input", choose);
+for (const button of document.querySelectorAll("[data-take]")) {
+  button.addEventListener("click", () => { at("sentence").value = last.done[button.dataset.take].text.slice(0, 1000); });
+}
 const find = () => search(steerWith);
 at("query").addEventListener("input", () => { clearTimeout(typing); typing = setTimeout(find, 200); });
 at("pole").addEventListener("change", find);

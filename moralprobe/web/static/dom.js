@@ -7,6 +7,12 @@ export function element(name, text, properties = {}) {
   return made;
 }
 
+// The largest five of the tokens' values, in words.
+export function largest(values, tokens) {
+  const most = values.map((value, i) => [value, tokens[i]]).filter(([value]) => value > 0).sort((a, b) => b[0] - a[0]).slice(0, 5);
+  return most.map(([value, token]) => `"${token}" (${value.toPrecision(2)})`).join(", ");
+}
+
 // Shade an element by a part of the whole, 0 to 1.
 export function shade(one, part) {
   one.style.backgroundColor = `rgba(var(--heat), ${(0.55 * part).toFixed(3)})`;

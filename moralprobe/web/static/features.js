@@ -1,5 +1,5 @@
 // Features: which fire on a text, which are found by their texts, and what is known of one.
-import { at, element, failed, shade } from "./dom.js";
+import { at, element, failed, largest, shade } from "./dom.js";
 import { ask } from "./wire.js";
 
 export async function whatFires(about, steerWith) {
@@ -15,8 +15,7 @@ export async function whatFires(about, steerWith) {
       span.title = fired.activations[i].toFixed(2);
     });
     const inWords = (fired) => {
-      const most = fired.activations.map((value, i) => [value, found.tokens[i]]).filter(([value]) => value > 0).sort((a, b) => b[0] - a[0]).slice(0, 5);
-      at("fired-said").textContent = `Feature ${fired.feature} is most active at ${most.map(([value, token]) => `"${token}" (${value.toFixed(2)})`).join(", ")}.`;
+      at("fired-said").textContent = `Feature ${fired.feature} is most active at ${largest(fired.activations, found.tokens)}.`;
     };
     at("fired").replaceChildren(...found.features.map((fired, i) => {
       const choice = element("input", "", { type: "radio", name: "fired", checked: i === 0 });
@@ -70,9 +69,9 @@ function aboutIt(feature) {
 export async function aboutFeature(feature) {
   at("error").textContent = "";
   try {
-    const found = await ask(`/api/features/${feature}`);
+    const found = await ask("/api/feature", { feature });
     const tokens = (name, some) => element("p", `${name}: ${some.map((one) => JSON.stringify(one)).join(", ")}`);
-    at("feature-name").textContent = `Feature ${found.feature}`;
+    at("feature-name").textContent = found.pole ? `Feature ${found.feature}: ${found.pole}` : `Feature ${found.feature}`;
     at("feature-said").textContent = found.said ?? "No table of features was given: only its direction is known.";
     at("feature-numbers").tBodies[0].replaceChildren(...found.numbers.map(({ name, value }) => {
       const row = document.createElement("tr");

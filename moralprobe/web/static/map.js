@@ -45,17 +45,18 @@ export function drawCurves(svg, placed, layer, marked) {
     const x = (at) => left + (PANEL - 8) * (last ? at / last : 0.5);
     const y = (value) => (TOP + BOTTOM) / 2 - value / most * (BOTTOM - TOP) / 2;
     const line = (when, pole, name) => {
-      const points = placed[when][mode].map((row, at) => [at, row[pole]]).filter(([, value]) => value !== null);
-      const d = points.map(([at, value], i) => `${i ? "L" : "M"}${x(at).toFixed(1)} ${y(value).toFixed(1)}`).join("");
+      const points = placed[when][mode].map((row) => row[pole]);
+      const begins = (at) => at === 0 || points[at - 1] === null; // a line doesn't bridge what is missing
+      const d = points.map((value, at) => (value === null ? "" : `${begins(at) ? "M" : "L"}${x(at).toFixed(1)} ${y(value).toFixed(1)}`)).join("");
       if (d) parts.push(shape("path", { d, class: name }));
     };
     const half = (PANEL - 8) / Math.max(1, last) / 2;
-    for (const at of placed.sinks) parts.push(shape("rect", { x: x(at) - half, y: TOP, width: 2 * half, height: BOTTOM - TOP, class: "sink" }));
+    for (const at of placed.sinks) parts.push(shape("rect", { x: x(at) - half, y: BOTTOM, width: 2 * half, height: 3, class: "sink" }));
     parts.push(shape("line", { x1: left, x2: left + PANEL - 8, y1: y(0), y2: y(0), class: "axis" }));
     parts.push(shape("line", { x1: x(layer), x2: x(layer), y1: TOP, y2: BOTTOM, class: "axis" }));
     placed.poles.forEach((_, pole) => { if (pole !== marked) line("before", pole, "other"); });
     if (marked >= 0) for (const when of times) line(when, marked, when);
-    parts.push(shape("text", { x: left, y: 9 }, `${mode}: ${placed.poles[marked] ?? ""}, ${(-most).toFixed(1)} to ${most.toFixed(1)}`));
+    parts.push(shape("text", { x: left, y: 9 }, `${mode}: ${placed.poles[marked] ?? ""}, ${(-most).toFixed(2)} to ${most.toFixed(2)}`));
     parts.push(shape("text", { x: left, y: 124 }, "layer 0"), shape("text", { x: left + PANEL - 8, y: 124, "text-anchor": "end" }, `${last}`));
   });
   svg.replaceChildren(svg.querySelector("title"), ...parts);

@@ -5,6 +5,13 @@ import { ask } from "./wire.js";
 
 let placed = null;
 let study = null;
+let asked = null;
+let chosen = false; // the pole, by hand
+
+export function choose() {
+  chosen = true;
+  showPlace();
+}
 
 export function showPlace() {
   const layer = Number(at("layer").value);
@@ -13,7 +20,7 @@ export function showPlace() {
   const share = placed.maps[layer].share;
   const byStudy = study?.confounded.includes(layer) ? [`By the study ${study.name}, length explains what li2026 shows in this layer.`] : [];
   at("place-said").replaceChildren(
-    element("span", `Centres of ${placed.texts} texts. The map holds ${Math.round(100 * share)} % of their directions. Token 0 is ${sink.toFixed(1)} times as large as the others here. `),
+    element("span", `Of "${asked.sentence}", ${asked.sources.length ? `with ${asked.sources.length} that steer` : "with nothing that steers"}. Centres of ${placed.texts} texts. The map holds ${Math.round(100 * share)} % of their directions. Token 0 is ${sink.toFixed(1)} times as large as the others here. `),
     ...[...placed.warnings, ...byStudy].map((warning) => element("strong", `${warning} `, { className: "warning" })),
   );
   drawMap(at("map"), placed.maps[layer], placed.poles);
@@ -32,14 +39,16 @@ export async function locate(about, steers) {
   at("error").textContent = "";
   at("locate").disabled = true;
   try {
-    placed = await ask("/api/place", { sentence: at("sentence").value, sources: steers });
+    const request = { sentence: at("sentence").value, sources: steers };
+    placed = await ask("/api/place", request);
+    asked = request;
     study = about.study;
     at("layer").max = about.layers - 1;
     if (at("placed").hidden) at("layer").value = Math.floor(about.layers / 2);
-    if (at("placed").hidden) {
-      const first = placed.before.audited[at("layer").value];
-      at("shown").replaceChildren(...placed.poles.map((pole) => element("option", pole)));
-      at("shown").selectedIndex = first.indexOf(Math.max(...first));
+    if (at("placed").hidden) at("shown").replaceChildren(...placed.poles.map((pole) => element("option", pole)));
+    if (!chosen) {
+      const here = placed.before.audited[at("layer").value].map((value) => value ?? -Infinity);
+      at("shown").selectedIndex = here.indexOf(Math.max(...here));
     }
     at("placed").hidden = false;
     showPlace();

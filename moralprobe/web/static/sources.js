@@ -28,9 +28,10 @@ function number(value, properties) {
 }
 
 export class Sources {
-  constructor(place, about) {
+  constructor(place, about, aboutFeature) {
     this.place = place;
     this.about = about;
+    this.aboutFeature = aboutFeature;
     this.rows = [];
     place.replaceChildren();
   }
@@ -51,7 +52,10 @@ export class Sources {
       method = field(box, "Method", choice(["add", "project-out", "cap"]));
       if (given.method) method.value = given.method;
       const bound = field(box, "Bound, in its lengths", number(given.bound ?? 0, { min: -10, max: 10 }));
-      const offer = () => { for (const one of [bound, ...bound.labels]) one.hidden = method.value !== "cap"; };
+      const offer = () => {
+        for (const one of [bound, ...bound.labels]) one.hidden = method.value !== "cap";
+        bound.disabled = method.value !== "cap"; // what isn't seen mustn't be wrong
+      };
       method.addEventListener("change", offer);
       offers.push(offer);
       parts = () => ({ target: target.value, layer: Number(layer.value), method: method.value, ...(method.value === "cap" ? { bound: Number(bound.value) } : {}) });
@@ -63,6 +67,9 @@ export class Sources {
       const feature = field(box, "Feature", number(given.feature ?? 0, { min: 0, max: this.about.features - 1, step: 1 }));
       const scale = field(box, "times", number(given.scale ?? 1, {}));
       const offset = field(box, "plus", number(given.offset ?? 5, {}));
+      const known = Object.assign(document.createElement("button"), { type: "button", textContent: "About it" });
+      known.addEventListener("click", () => this.aboutFeature(Number(feature.value)));
+      box.append(known, document.createElement("span"));
       parts = () => ({ changes: [{ feature: Number(feature.value), scale: Number(scale.value), offset: Number(offset.value) }] });
     } else {
       const name = field(box, "Intervention", choice(this.about.interventions));

@@ -8,10 +8,12 @@ export class Span {
   constructor() {
     this.value = null;
     at("positions").addEventListener("change", () => this.show());
-    at("prompt").addEventListener("input", () => this.set(null)); // what it named is gone
+    at("prompt").addEventListener("input", () => { if (this.value !== null) this.set(null); }); // what it named is gone
     at("take").addEventListener("click", () => {
       const { value, selectionStart, selectionEnd } = at("prompt");
-      this.set(selectionStart === selectionEnd ? null : [characters(value, selectionStart), characters(value, selectionEnd)]);
+      const some = value.slice(selectionStart, selectionEnd), words = some.trim();
+      const first = selectionStart + some.indexOf(words);
+      this.set(words ? [characters(value, first), characters(value, first + words.length)] : null);
     });
   }
 
