@@ -13,6 +13,7 @@ from moralprobe import __version__
 from moralprobe.cli import (
     bench,
     compare,
+    consensus,
     control,
     data,
     demo,
@@ -50,6 +51,7 @@ app.add_typer(topology.app, name="topology")
 app.add_typer(steering.app, name="intervention")
 app.command("steer")(steering.steer_command)
 app.command("evaluate")(evaluate.evaluate_command)
+app.add_typer(consensus.app, name="consensus")
 app.command("plan")(plan.plan_command)
 app.command("bench")(bench.bench_command)
 app.command("extract")(extract.extract_command)

@@ -63,8 +63,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interventions": GROUND | {"moral_vectors", "models", "activations", "sae", "steering"},
     "evaluation": GROUND | {"data", "geometry", "models", "steering"},
     "evaluating": {"errors", "files", "models", "steering", "evaluation"},
+    "behavior": GROUND | {"data"},
     "report": GROUND
     | {
+        "behavior",
         "options",
         "study",
         "baselines",
@@ -97,6 +99,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "web": GROUND
     | {
+        "study",
         "data",
         "geometry",
         "moral_vectors",
@@ -112,6 +115,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor": GROUND | {"models"},
     "cli": GROUND
     | {
+        "behavior",
         "web",
         "data",
         "moral_vectors",

@@ -17,6 +17,11 @@ from tests.cli.commands import leaves, moralprobe
 from tests.cli.conftest import RATINGS
 
 # What a later example reads is made by an earlier one.
+SCORES = "model,item,score\n" + "".join(
+    f"{model},{i},{0.2 + 0.6 * (i % 2) + 0.01 * ((7 * i + n) % 11):.2f}\n"
+    for n, model in enumerate("abc")
+    for i in range(40)
+)
 ORDER = (
     "doctor",
     "models",
@@ -40,6 +45,7 @@ ORDER = (
     "intervention vector",
     "steer",
     "evaluate",
+    "consensus fit",
     "run",
     "compare",
     "data download",
@@ -54,6 +60,7 @@ SMALLER: dict[str, list[str]] = {
     "extract": ["--layers", "1", "--pooling", "mean,mean_unit", "--quiet"],
     "probe": ["--draws", "100", "--quiet"],
     "control": ["--draws", "100", "--layers", "1", "--quiet"],
+    "consensus fit": ["--draws", "20", "--shuffles", "19", "--quiet"],
     "sae train": [
         *("--layer", "1", "--expansion", "4", "--k", "4", "--lr", "0.002"),
         *("--steps", "200", "--batch", "512", "--quiet"),
@@ -92,6 +99,7 @@ def test_every_example_runs_after_the_ones_before_it(made: Path) -> None:
     # A reader's own table and vector.
     Path("ratings.csv").write_text(RATINGS)
     save_file({"v": torch.ones(32)}, "mine.safetensors")
+    Path("scores.csv").write_text(SCORES)
     for command in ORDER:
         for words in examples(command):
             if command in ELSEWHERE:

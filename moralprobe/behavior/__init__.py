@@ -1,0 +1,1 @@
+"""Instruments that need text and numbers alone: nothing of hidden states."""

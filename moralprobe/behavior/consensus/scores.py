@@ -1,0 +1,171 @@
+"""A table of scores: how acceptable each model finds each item under each theory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from moralprobe.data.social_chem import read_columns
+from moralprobe.errors import DataError
+
+COLUMNS: Final = ("model", "item", "score")
+OPTIONAL: Final = ("theory", "family")
+ONE_THEORY: Final = "acceptable"
+"""The theory of a table that names none."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores from 0 to 1, `values` [models, theories, items], NaN where a model gave none.
+
+    `families` says which models are kin, one name a model; `unscored` counts items that no model
+    scored under any theory, which are left out.
+    """
+
+    values: NDArray[np.float64]
+    models: tuple[str, ...]
+    theories: tuple[str, ...]
+    items: tuple[str, ...]
+    families: tuple[str, ...]
+    unscored: int = 0
+
+    def without(self, models: Sequence[int]) -> Scores:
+        """Return the scores of the other models."""
+        kept = [m for m in range(len(self.models)) if m not in models]
+        return Scores(
+            self.values[kept],
+            tuple(self.models[m] for m in kept),
+            self.theories,
+            self.items,
+            tuple(self.families[m] for m in kept),
+            self.unscored,
+        )
+
+
+def load_scores(path: Path) -> Scores:
+    """Read a table with a line a score.
+
+    Args:
+        path: Parquet, or tab or comma separated: `model`, `item`, `score` (empty where the model
+            gave none), and where there are `theory` and `family` (of the model).
+
+    Raises:
+        DataError: what can't be read, a column that is missing, scores that are no numbers or not
+            between 0 and 1, a score that stands twice, a model of two families, one model only, a
+            model without any score, or no score at all.
+    """
+    path = Path(path)
+    frame = _read(path)
+    missing = [name for name in COLUMNS if name not in frame.columns]
+    if missing:
+        raise DataError(
+            f"{path} is no table of scores",
+            f"it has no column {missing[0]!r}",
+            "columns are model, item, score, and may be theory, family",
+        )
+    frame = frame.with_columns(
+        theory=pl.col("theory") if "theory" in frame.columns else pl.lit(ONE_THEORY),
+        family=pl.col("family") if "family" in frame.columns else pl.col("model"),
+        value=_numbers(frame["score"], path),
+    )
+    nameless = frame.filter(pl.any_horizontal(pl.col("model", "item", "theory").is_null()))
+    if nameless.height:
+        raise DataError(
+            f"{path} has lines without a model, item or theory",
+            f"{nameless.height} of {frame.height}",
+            "name them, or leave the lines out",
+        )
+    return scores_of(frame, str(path))
+
+
+def scores_of(frame: pl.DataFrame, name: str = "the table") -> Scores:
+    """Return scores of a frame with the columns model, theory, item, family and value.
+
+    Raises:
+        DataError: as `load_scores`.
+    """
+    twice = frame.filter(pl.struct("model", "theory", "item").is_duplicated())
+    if twice.height:
+        row = twice.row(0, named=True)
+        raise DataError(
+            f"{name} has a score twice",
+            f"{row['model']} on {row['item']!r} under {row['theory']}",
+            "keep one, or their mean",
+        )
+    outside = frame.filter(~pl.col("value").is_between(0, 1))
+    if outside.height:
+        row = outside.row(0, named=True)
+        raise DataError(
+            "scores lie between 0 and 1",
+            f"{outside.height} don't, such as {row['value']:g} of {row['model']}",
+            "divide ratings by the scale's length",
+        )
+    kin = frame.group_by("model", maintain_order=True).agg(pl.col("family").unique())
+    mixed = kin.filter(pl.col("family").list.len() > 1)
+    if mixed.height:
+        raise DataError(
+            f"{name} has a model of two families",
+            f"{mixed['model'][0]}: {', '.join(sorted(map(str, mixed['family'][0])))}",
+            "a model has one family",
+        )
+    models, theories, items = (
+        tuple(frame[column].unique(maintain_order=True)) for column in ("model", "theory", "item")
+    )
+    if len(models) < 2:
+        raise DataError(
+            "a consensus needs two models at least",
+            f"{name} has scores of {len(models)}",
+            "score the items by another model too",
+        )
+    values = np.full((len(models), len(theories), len(items)), np.nan)
+    at = [
+        frame[column].replace_strict(list(names), range(len(names)), return_dtype=pl.Int64)
+        for column, names in (("model", models), ("theory", theories), ("item", items))
+    ]
+    values[tuple(part.to_numpy() for part in at)] = frame["value"].to_numpy()
+    silent = [model for model, some in zip(models, values, strict=True) if np.isnan(some).all()]
+    if silent:
+        raise DataError("a model has no score at all", silent[0], "leave it out")
+    scored = np.isfinite(values).any(axis=(0, 1))
+    families = tuple(str(family[0]) for family in kin["family"])
+    return Scores(
+        values[:, :, scored],
+        tuple(map(str, models)),
+        tuple(map(str, theories)),
+        tuple(str(item) for item, there in zip(items, scored, strict=True) if there),
+        families,
+        int((~scored).sum()),
+    )
+
+
+def _read(path: Path) -> pl.DataFrame:
+    if path.suffix == ".parquet":
+        try:
+            return pl.read_parquet(path)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise DataError(
+                f"can't read {path}", str(error).splitlines()[0], "give Parquet, or a text table"
+            ) from error
+    return read_columns(path, {*COLUMNS, *OPTIONAL})
+
+
+def _numbers(column: pl.Series, path: Path) -> pl.Series:
+    """Return scores as numbers, null where there is none."""
+    if column.dtype.is_numeric():
+        return column.cast(pl.Float64).fill_nan(None)
+    said = column.cast(pl.String).str.strip_chars()
+    values = said.cast(pl.Float64, strict=False)
+    wrong = said.filter(values.is_null() & said.is_not_null() & (said != ""))
+    if wrong.len():
+        raise DataError(
+            f"{path} has scores that are no numbers",
+            f"{wrong.len()}, such as {wrong[0]!r}",
+            "leave a score empty where a model gave none",
+        )
+    return values.fill_nan(None)

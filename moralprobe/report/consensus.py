@@ -1,0 +1,68 @@
+"""What a consensus shows, in lines for the console."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from moralprobe.behavior.consensus.fitting import Consensus
+
+
+def sentences(found: Consensus) -> list[str]:
+    """Return what a fit found, a line each."""
+    summary = found.summary
+    low, high = summary["bic_shuffled"]
+    lines = [
+        f"{summary['items']:,} items, {len(summary['theories'])} theories, "
+        f"{len(summary['models'])} models; {summary['missing_scores']:,} scores missing, "
+        f"{summary['unscored_items']:,} items left out that nobody scored",
+        f"BIC of two classes less that of one: {summary['bic']:,.0f}; with shuffled scores "
+        f"{low:,.0f} to {high:,.0f} (p {summary['p']:.3f})",
+    ]
+    if not summary["supported"]:
+        lines.append(
+            "No consensus of two classes is supported: no probability is published, and no model "
+            "is held against one."
+        )
+    if not summary["converged"]:
+        lines.append(f"It hadn't converged after {summary['iterations']} steps.")
+    lines += ["", "d', and what a score tells of the consensus, in bits:"]
+    for row in found.models.to_dicts():
+        weight = "" if row["weight"] == 1 else f"  weight {row['weight']:.2f}"
+        status = "" if row["status"] == "ok" else f"  {row['status']}"
+        said = f"{with_interval(row, 'd'):<22} {with_interval(row, 'bits')}"
+        lines.append(f"  {row['model']:<20} {said}{weight}{status}")
+    away = found.cells.filter("deviates").to_dicts()
+    if away:
+        lines += ["", "Far from the others' consensus (F1; at their prevalence; AUROC):"]
+    for row in away:
+        said = "; ".join(with_interval(row, name) for name in ("f1", "f1_matched", "auroc"))
+        lines.append(f"  {row['model']:<20} {row['theory']:<14} {said}")
+    return lines
+
+
+def beside_votes(table: pl.DataFrame) -> list[str]:
+    """Return how consensus, mean and models meet the majority of people, a line each.
+
+    Args:
+        table: from `against_votes`.
+    """
+    lines = ["", "AUROC for the majority of people (the consensus less it):"]
+    for row in table.to_dicts():
+        said = with_interval(row, "auroc")
+        if row["source"] != "consensus":
+            said += f" ({with_interval(row, 'auroc_gain', '+.2f')})"
+        lines.append(f"  {row['source']:<20} {row['theory']:<14} {said}  n {row['n']}")
+    return lines
+
+
+def with_interval(row: dict[str, Any], name: str, form: str = ".2f") -> str:
+    """Return a number with its interval."""
+    if row[name] is None:
+        return "not enough data"
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    if low is None:
+        return f"{row[name]:{form}} (no interval)"
+    return f"{row[name]:{form}} [{low:{form}}, {high:{form}}]"

@@ -1,0 +1,202 @@
+"""The whole of a fit: what is published, what is held against what, and beside whom."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.metrics import brier_score_loss, f1_score, roc_auc_score
+
+from moralprobe.behavior.consensus.agreement import (
+    auroc,
+    brier,
+    divergence,
+    f1,
+    f1_matched,
+)
+from moralprobe.behavior.consensus.fitting import Consensus, fit_consensus, left_out
+from moralprobe.behavior.consensus.latent import fit
+from moralprobe.behavior.consensus.scores import Scores
+from moralprobe.behavior.consensus.votes import against_votes
+from moralprobe.errors import DataError, UsageError
+from moralprobe.report.consensus import beside_votes, sentences
+from tests.behavior.consensus.panel import PUBLISHED, draw
+
+N = 300
+FEW = {"draws": 20, "shuffles": 19}
+
+
+def scores_of(
+    values: np.ndarray, families: tuple[str, ...] | None = None, models: str = "abcdefgh"
+) -> Scores:
+    names = tuple(models[: len(values)])
+    return Scores(
+        values,
+        names,
+        tuple(f"theory {j}" for j in range(values.shape[1])),
+        tuple(f"item {i}" for i in range(values.shape[2])),
+        families or names,
+    )
+
+
+@pytest.fixture(scope="module")
+def truth() -> np.ndarray:
+    return np.random.default_rng(0).random((2, N)) < 0.45
+
+
+@pytest.fixture(scope="module")
+def scores(truth: np.ndarray) -> Scores:
+    """Five judges, of whom the last is astray under the second theory, though it knows the first."""
+    rng = np.random.default_rng(1)
+    values = draw(rng, PUBLISHED[[0, 1, 2, 0, 0]], truth)
+    values[4, 1] = 1 - values[4, 1]
+    values[0, 0, 5] = np.nan
+    return scores_of(values)
+
+
+@pytest.fixture(scope="module")
+def found(scores: Scores) -> Consensus:
+    return fit_consensus(scores, **FEW)
+
+
+def test_measures_are_scikit_learns_and_the_formulas() -> None:
+    rng = np.random.default_rng(0)
+    p, q = rng.random(200), rng.random(200)
+    assert auroc(p, q) == pytest.approx(roc_auc_score(q >= 0.5, p))
+    assert auroc(np.round(p, 1), q) == pytest.approx(roc_auc_score(q >= 0.5, np.round(p, 1)))
+    assert f1(p, q) == pytest.approx(f1_score(q >= 0.5, p >= 0.5))
+    label = (q >= 0.5).astype(float)
+    assert brier(p, label) == pytest.approx(brier_score_loss(label, p))
+
+    def h(x: float) -> float:
+        return -x * np.log(x) - (1 - x) * np.log(1 - x)
+
+    each = [h((a + b) / 2) - (h(a) + h(b)) / 2 for a, b in zip(p, q, strict=True)]
+    assert divergence(p, q) == pytest.approx(np.mean(each))
+    assert divergence(np.array([1.0]), np.array([0.0])) == pytest.approx(np.log(2))
+    assert divergence(p, p) == pytest.approx(0, abs=1e-12)
+    # An offset moves F1 at one half, and not where as many are called as there are.
+    assert f1_matched(p * 0.3, q) == pytest.approx(f1_matched(p, q))
+    assert f1(p * 0.3, q) == 0.0 and f1_matched(q, q) == 1.0
+    assert np.isnan(auroc(p, np.ones(200))) and np.isnan(f1(np.zeros(2), np.zeros(2)))
+
+
+def test_the_consensus_is_published_and_everyone_is_held_against_the_others(
+    found: Consensus, scores: Scores, truth: np.ndarray
+) -> None:
+    assert found.summary["supported"] and found.summary["bic"] < 0
+    assert found.summary["missing_scores"] == 1 and found.summary["p"] == pytest.approx(0.05)
+    assert found.items.height == 2 * N
+    first = found.items.filter(theory="theory 0")
+    assert first["item"].to_list() == list(scores.items)
+    assert ((first["consensus"].to_numpy() > 0.5) == truth[0]).mean() > 0.9
+    assert first["models"].to_list()[5] == 4 and first["models"].sum() == 5 * N - 1
+    without = fit(scores.without([4]).values).consensus
+    rows = found.left_out.filter(model="e")
+    np.testing.assert_allclose(rows["consensus"].to_numpy(), without.ravel(), atol=1e-9)
+    cell = found.cells.row(
+        by_predicate=(pl.col("model") == "e") & (pl.col("theory") == "theory 1"), named=True
+    )
+    assert cell["auroc"] == pytest.approx(auroc(scores.values[4, 1], without[1]))
+    assert cell["without"] == "e" and cell["n"] == N
+    assert cell["auroc_low"] < cell["auroc"] < cell["auroc_high"]
+
+
+def test_who_is_astray_under_a_theory_is_found_there(found: Consensus) -> None:
+    away = found.cells.filter("deviates").select("model", "theory").rows()
+    # It scores the first theory as it should, so that it says much on the whole.
+    d = dict(found.models.select("model", "d").iter_rows())
+    if d["e"] > 0.3:
+        assert ("e", "theory 1") in away
+    assert ("a", "theory 0") not in away
+    low = found.cells.filter(theory="theory 1").sort("auroc")["model"][0]
+    assert low == "e"
+
+
+def test_nothing_is_published_where_nothing_is_shared() -> None:
+    rng = np.random.default_rng(2)
+    values = rng.beta(2, 2, size=(4, 1, N))
+    found = fit_consensus(scores_of(values), **FEW)
+    assert not found.summary["supported"]
+    assert found.items["consensus"].is_null().all() and found.left_out["consensus"].is_null().all()
+    assert not found.cells["deviates"].any() and found.cells["f1"].is_null().all()
+    assert any("No consensus" in line for line in sentences(found))
+
+
+def test_two_classes_of_each_model_alone_are_no_consensus() -> None:
+    """Each model's own scores have two humps: the likelihood likes two classes; shuffles tell."""
+    rng = np.random.default_rng(3)
+    values = np.array([draw(rng, PUBLISHED[[0]], rng.random((1, N)) < 0.5)[0] for _ in range(3)])
+    found = fit_consensus(scores_of(values), **FEW)
+    assert found.summary["p"] > 0.05 and not found.summary["supported"]
+
+
+def test_kin_are_left_out_together_where_others_are_left() -> None:
+    rng = np.random.default_rng(4)
+    values = draw(rng, PUBLISHED, rng.random((1, 50)) < 0.5)
+    panel = scores_of(values, ("k", "k", "m", "n"))
+    assert left_out(panel, 0) == [0, 1] and left_out(panel, 2) == [2]
+    assert left_out(scores_of(values, ("k", "k", "k", "n")), 0) == [0]
+    assert left_out(scores_of(values[:2]), 0) == []
+
+
+def test_two_models_have_no_others_to_be_held_against() -> None:
+    rng = np.random.default_rng(5)
+    values = draw(rng, PUBLISHED[[0, 1]], rng.random((1, N)) < 0.5)
+    found = fit_consensus(scores_of(values), **FEW)
+    assert found.summary["supported"] and found.cells["f1"].is_null().all()
+
+
+def test_odd_judges_are_named(scores: Scores) -> None:
+    rng = np.random.default_rng(6)
+    values = np.concatenate(
+        [
+            scores.values[:3],
+            np.full((1, 2, N), 0.7),
+            1 - scores.values[[0]],
+            rng.random((1, 2, N)),
+        ]
+    )
+    found = fit_consensus(scores_of(values), **FEW)
+    said = dict(found.models.select("model", "status").iter_rows())
+    assert said["a"] == said["b"] == "ok"
+    assert said["d"] == "says one score alone"
+    assert said["e"].startswith("reversed") and said["f"] == "says little"
+    assert any("reversed" in line for line in sentences(found))
+    # A reversed or empty judge is no judge astray.
+    assert not found.cells.filter(pl.col("model").is_in(["d", "f"]))["deviates"].any()
+
+
+def test_people_stand_beside_it(found: Consensus, scores: Scores, truth: np.ndarray) -> None:
+    rng = np.random.default_rng(7)
+    share = np.where(truth[0], rng.beta(5, 3, N), rng.beta(3, 5, N))
+    votes = {f"item {i}": float(share[i]) for i in range(0, N, 2)} | {"another": 0.5}
+    table = against_votes(found, scores, votes, draws=50)
+    row = table.row(
+        by_predicate=(pl.col("source") == "c") & (pl.col("theory") == "theory 0"), named=True
+    )
+    at = np.arange(0, N, 2)
+    assert row["auroc"] == pytest.approx(roc_auc_score(share[at] >= 0.5, scores.values[2, 0, at]))
+    assert row["n"] == len(at) and row["auroc_low"] < row["auroc"] < row["auroc_high"]
+    ours = table.filter(source="consensus", theory="theory 0")["auroc"][0]
+    assert row["auroc_gain"] == pytest.approx(ours - row["auroc"])
+    assert table.filter(source="consensus")["auroc_gain"].to_list() == [0.0, 0.0]
+    assert len(beside_votes(table)) == 2 + table.height
+    with pytest.raises(DataError, match="no item has both"):
+        against_votes(found, scores, {"nobody": 0.5})
+
+
+def test_it_is_saved_and_made_the_same_again(
+    found: Consensus, scores: Scores, tmp_path: Path
+) -> None:
+    found.save(tmp_path)
+    assert json.loads((tmp_path / "consensus.json").read_text()) == found.summary
+    for name in ("items", "models", "cells", "left_out"):
+        assert pl.read_parquet(tmp_path / f"{name}.parquet").equals(getattr(found, name))
+    again = fit_consensus(scores, **FEW)
+    assert again.summary == found.summary and again.models.equals(found.models)
+    with pytest.raises(UsageError, match="too few draws"):
+        fit_consensus(scores, draws=5)

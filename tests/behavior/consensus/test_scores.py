@@ -1,0 +1,94 @@
+"""Tables of scores and votes: what is read, and what is refused with a reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from moralprobe.behavior.consensus.scores import ONE_THEORY, load_scores
+from moralprobe.behavior.consensus.votes import load_votes
+from moralprobe.errors import DataError
+
+HEAD = "model,theory,item,score,family"
+
+
+def table(folder: Path, *lines: str, head: str = HEAD) -> Path:
+    path = folder / "scores.csv"
+    path.write_text("\n".join([head, *lines]) + "\n")
+    return path
+
+
+def test_a_table_is_read_whole(tmp_path: Path) -> None:
+    lines = ["a,care,x,0.2,k", "b,care,x, 1 ,k", "a,care,y,,k", "b,care,y,0.5,k"]
+    lines += ["c,harm,x,0,m", "a,care,nobody,,k"]
+    found = load_scores(table(tmp_path, *lines))
+    assert (found.models, found.theories, found.items) == (
+        ("a", "b", "c"),
+        ("care", "harm"),
+        ("x", "y"),
+    )
+    assert found.families == ("k", "k", "m") and found.unscored == 1
+    nan = np.nan
+    expected = [[[0.2, nan], [nan, nan]], [[1, 0.5], [nan, nan]], [[nan, nan], [0, nan]]]
+    np.testing.assert_array_equal(found.values, expected)
+    part = found.without([1])
+    assert part.models == ("a", "c") and part.families == ("k", "m")
+    np.testing.assert_array_equal(part.values, np.array(expected)[[0, 2]])
+
+
+def test_parquet_and_a_table_without_theory_or_family(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"model": ["a", "b"], "item": ["x", "x"], "score": [0.5, float("nan")]})
+    frame = frame.vstack(pl.DataFrame({"model": ["b"], "item": ["y"], "score": [0.25]}))
+    frame.write_parquet(tmp_path / "s.parquet")
+    found = load_scores(tmp_path / "s.parquet")
+    assert found.theories == (ONE_THEORY,) and found.families == ("a", "b")
+    np.testing.assert_array_equal(found.values, [[[0.5, np.nan]], [[np.nan, 0.25]]])
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["a,c,x,1.2,k", "b,c,x,0.5,m"], "between 0 and 1"),
+        (["a,c,x,-0.1,k", "b,c,x,0.5,m"], "between 0 and 1"),
+        (["a,c,x,inf,k", "b,c,x,0.5,m"], "between 0 and 1"),
+        (["a,c,x,refused,k", "b,c,x,0.5,m"], "no numbers.*'refused'"),
+        (["a,c,x,0.1,k", "a,c,x,0.2,k", "b,c,x,0.5,m"], "a score twice"),
+        (["a,c,x,0.1,k", "a,c,y,0.2,k"], "two models"),
+        (["a,c,x,0.1,k", "b,c,x,,m"], "no score at all"),
+        (["a,c,x,,k", "b,c,x,,m"], "no score at all"),
+        (["a,c,x,0.1,k", "a,c,y,0.1,m", "b,c,x,0.5,m"], "two families"),
+        (["a,c,,0.1,k", "b,c,x,0.5,m"], "without a model, item or theory"),
+        ([], "two models"),
+    ],
+)
+def test_what_is_no_table_of_scores_is_refused(tmp_path: Path, lines: list[str], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        load_scores(table(tmp_path, *lines))
+
+
+def test_a_table_of_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no column 'score'"):
+        load_scores(table(tmp_path, "a,x", head="model,item"))
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(DataError, match="can't read"):
+        load_scores(tmp_path / "broken.parquet")
+    with pytest.raises(DataError, match="can't read"):
+        load_scores(tmp_path / "nowhere.csv")
+
+
+def test_votes_are_read_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "votes.csv"
+    path.write_text("item,share\nx,0.8\ny,0\n")
+    assert load_votes(path) == {"x": 0.8, "y": 0.0}
+    for text, said in (
+        ("item,share\nx,80\n", "between 0 and 1"),
+        ("item,share\nx,\n", "between 0 and 1"),
+        ("item,share\nx,0.1\nx,0.2\n", "twice"),
+        ("item,votes\nx,3\n", "no column 'share'"),
+    ):
+        path.write_text(text)
+        with pytest.raises(DataError, match=said):
+            load_votes(path)
