@@ -23,6 +23,7 @@ PAGES = (
     ROOT / "docs" / "howto" / "autoencoders.md",
     ROOT / "docs" / "howto" / "steering.md",
     ROOT / "docs" / "howto" / "evaluate.md",
+    ROOT / "docs" / "howto" / "steering-page.md",
     ROOT / "docs" / "explanation" / "design.md",
     ROOT / "docs" / "explanation" / "two-modes.md",
     ROOT / "docs" / "explanation" / "statistics.md",
@@ -331,6 +332,22 @@ def evaluation() -> str:
     )
 
 
+def steering_page() -> str:
+    """Say what the page's two texts cost beside one, and whether its server's memory grows."""
+    found = json.loads((RESULTS / "page.json").read_text())
+    soak = json.loads((RESULTS / "page-soak.json").read_text())
+    return (
+        f"On {found['machine']['cores']} cores with {found['model']}, {found['new_tokens']} new "
+        f"tokens, medians of {found['rounds']} alternating runs: both texts take\n"
+        f"**{found['pair_ratio']:.2f} times** what `generate` takes for one, and the first piece "
+        f"comes after {found['first_ratio']:.2f} times its time\n"
+        f"({found['seconds']['page_first']:.2f} s against {found['seconds']['first']:.2f} s): the "
+        f"prompt is read twice. In {soak['minutes']:g} minutes of mixed use,\n"
+        f"{sum(soak['answers'].values()):,} answers, the server's memory went from {soak['mb_early']:,} to {soak['mb_late']:,} MB "
+        f"({soak['growth']:+.1%})."
+    )
+
+
 def _published(found: dict[str, Any]) -> list[float]:
     return [r["value"] for r in found["judged"] if r["measure"] == "win rate as published"]
 
@@ -525,6 +542,7 @@ def filled(page: str) -> str:
         "steering": steering,
         "steering_speed": steering_speed,
         "evaluation": evaluation,
+        "page": steering_page,
         "topology": topology,
         "wide": wide,
     }

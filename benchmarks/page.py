@@ -3,18 +3,22 @@
     python benchmarks/page.py [--model smollm2-135m] [--layer 15] [--rounds 7] [--tokens 48]
 
 Two ways write after the same prompt in alternating runs: one text by `generate`, and the page's
-request with a direction as the source, over a real connection. No end token is allowed, so that
-all texts are as long. Written are medians over rounds of the time to the first piece of the text
-and to the last, against those of the same round's one text; and the time to `done`, with what the
-page looks at afterwards.
+request with a direction as the source, over a real connection to a server in a process of its own,
+as `moralprobe serve` is. No end token is allowed, so that all texts are as long. Written are
+medians over rounds of the time to the first piece of the text and to the last, against those of the
+same round's one text; and the time to `done`, with what the page looks at afterwards.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +33,17 @@ def main() -> None:
     from results_file import suffix, write
 
     from moralprobe import build_vectors, load_model
-    from moralprobe.web.loaded import Loaded
-    from moralprobe.web.server import serving
 
     names = ("first", "whole", "page_first", "page_whole", "page_done")
     times: dict[str, list[float]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "starter.parquet"
         build_vectors("starter").save(table)
-        loaded = Loaded(load_model(options.model), vectors=table)
-        with endless(), serving(loaded) as url:
+        model = load_model(options.model)
+        with endless(), served(options.model, table) as url:
             for round_ in range(options.rounds + 1):
                 found: dict[str, float] = {}
-                ways = [lambda: alone(loaded.model, options), lambda: asked(url, options)]
+                ways = [lambda: alone(model, options), lambda: asked(url, options)]
                 for way in ways if round_ % 2 else reversed(ways):
                     found |= way()
                 if round_:  # the first round warms up, and reads the direction's texts
@@ -60,6 +62,32 @@ def main() -> None:
     }
     print(write(f"page{suffix()}", command_of("page", options), summary))
     print(json.dumps({k: v for k, v in summary.items() if k != "runs"}, indent=1))
+
+
+SERVER = """
+import sys, time
+from pathlib import Path
+from writing import endless
+from moralprobe import load_model
+from moralprobe.web.loaded import Loaded
+from moralprobe.web.server import serving
+loaded = Loaded(load_model(sys.argv[1]), vectors=Path(sys.argv[2]))
+with endless(), serving(loaded) as url:
+    print(url, flush=True)
+    time.sleep(86_400)
+"""
+
+
+@contextmanager
+def served(model: str, table: Path) -> Iterator[str]:
+    """Serve in another process, and yield the address."""
+    command = [sys.executable, "-c", SERVER, model, str(table)]
+    folder = Path(__file__).parent
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder) as server:
+        try:
+            yield str(server.stdout.readline()).strip() if server.stdout else ""
+        finally:
+            server.kill()
 
 
 def ratio(some: list[float], plain: list[float]) -> float:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -70,7 +71,7 @@ def main() -> None:
                 about = begun(client, server)
                 memory, answers = use(client, about, server.pid, 60 * options.minutes)
         finally:
-            server.terminate()
+            server.send_signal(signal.SIGINT)
             server.wait(60)
         said = log.read_text().splitlines()
     cut = 60 * options.minutes / 5
@@ -84,7 +85,7 @@ def main() -> None:
         "mb_early": round(statistics.median(early)),
         "mb_late": round(statistics.median(late)),
         "growth": round(statistics.median(late) / statistics.median(early) - 1, 4),
-        "log": [line for line in said if not line.startswith("http://")],
+        "log": [line for line in said if not line.startswith("http://") and line != "ended"],
         "mb_by_minute": by_minute(memory),
     }
     asked = [f"--minutes {options.minutes:g}", f"--model {options.model}"]

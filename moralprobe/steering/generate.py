@@ -12,6 +12,7 @@ import torch
 from moralprobe.errors import DataError, UsageError
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.chat import encode_prompts, has_chat
+from moralprobe.models.few_rows import few_rows
 from moralprobe.models.tokens import Encoded
 from moralprobe.steering.apply import steering
 from moralprobe.steering.intervention import Intervention
@@ -222,6 +223,7 @@ def _generate(
     stream = on_text and _Stream(model.tokenizer, len(prompts), ends, on_text)
     with (
         _no_defaults(model),
+        few_rows(model.model),
         steering(model, intervention, batch, positions, edited) as steered,
     ):
         out = model.model.generate(
