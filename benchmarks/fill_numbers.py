@@ -343,8 +343,8 @@ def steering_page() -> str:
         f"comes after {found['first_ratio']:.2f} times its time\n"
         f"({found['seconds']['page_first']:.2f} s against {found['seconds']['first']:.2f} s): the "
         f"prompt is read twice. In {soak['minutes']:g} minutes of mixed use,\n"
-        f"{sum(soak['answers'].values()):,} answers, the server's memory went from {soak['mb_early']:,} to {soak['mb_late']:,} MB "
-        f"({soak['growth']:+.1%})."
+        f"{sum(soak['answers'].values()):,} answers, the server's memory went from "
+        f"{soak['mb_early']:,} to {soak['mb_late']:,} MB ({soak['growth']:+.1%})."
     )
 
 
