@@ -41,12 +41,15 @@ def fit_command(
     """
     from moralprobe.behavior.consensus.fitting import fit_consensus
     from moralprobe.behavior.consensus.scores import load_scores
-    from moralprobe.behavior.consensus.votes import against_votes, load_votes
-    from moralprobe.files import write_table
+    from moralprobe.behavior.consensus.votes import against_votes, check_votes, load_votes
+    from moralprobe.files import check_writable, write_table
     from moralprobe.report.consensus import beside_votes, sentences
 
     scores = load_scores(table)
     people = None if votes is None else load_votes(votes)
+    if people is not None:
+        check_votes(scores, people)
+    check_writable(out)
     with steps("fitting", quiet=quiet) as progress:
         found = fit_consensus(
             scores,

@@ -23,9 +23,10 @@ def sentences(found: Consensus) -> list[str]:
     ]
     if not summary["supported"]:
         lines.append(
-            "No consensus of two classes is supported: no probability is published, and no model "
-            "is held against one."
+            f"No consensus of two classes is supported: {summary['why_not']}. No probability is "
+            "published, and no model is held against one."
         )
+        return lines
     if not summary["converged"]:
         lines.append(f"It hadn't converged after {summary['iterations']} steps.")
     lines += ["", "d', and what a score tells of the consensus, in bits:"]

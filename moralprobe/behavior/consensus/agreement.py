@@ -1,6 +1,6 @@
 """How far a model's scores are from a consensus, and how well it tells the two classes apart.
 
-Scores and consensus are probabilities, [n]; rows where either is NaN are left out.
+Scores and consensus are probabilities, [n], and none of them NaN.
 """
 
 from __future__ import annotations
@@ -41,8 +41,14 @@ def auroc(p: Floats, q: Floats) -> float:
 
 
 def f1(p: Floats, q: Floats) -> float:
-    """Return F1 of the scores for the consensus, both cut at one half; NaN where neither is."""
-    return _f1(p >= _CUT, q >= _CUT)
+    """Return F1 of the scores for the consensus, both cut at one half.
+
+    NaN where the consensus holds one class alone.
+    """
+    called, yes = p >= _CUT, q >= _CUT
+    if yes.all() or not yes.any():
+        return float("nan")
+    return float(2 * (called & yes).sum() / (called.sum() + yes.sum()))
 
 
 def f1_matched(p: Floats, q: Floats) -> float:
@@ -52,9 +58,13 @@ def f1_matched(p: Floats, q: Floats) -> float:
     """
     yes = q >= _CUT
     n = int(yes.sum())
-    called = np.zeros(len(p), dtype=bool)
-    called[np.argsort(-p, kind="stable")[:n]] = True
-    return _f1(called, yes)
+    if not 0 < n < len(yes):
+        return float("nan")
+    cut = np.partition(p, len(p) - n)[len(p) - n]  # the n-th largest
+    above, tied = p > cut, p == cut
+    # Of those that are tied at the cut as many are right as by chance.
+    right = (above & yes).sum() + (n - above.sum()) * yes[tied].mean()
+    return float(right / n)
 
 
 MEASURES: Final[Mapping[str, Callable[[Floats, Floats], float]]] = {
@@ -64,11 +74,6 @@ MEASURES: Final[Mapping[str, Callable[[Floats, Floats], float]]] = {
     "f1": f1,
     "f1_matched": f1_matched,
 }
-
-
-def _f1(called: NDArray[np.bool_], yes: NDArray[np.bool_]) -> float:
-    all_ = int(called.sum() + yes.sum())
-    return float(2 * (called & yes).sum() / all_) if all_ else float("nan")
 
 
 def _entropy(p: Floats) -> Floats:

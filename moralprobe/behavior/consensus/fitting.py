@@ -12,18 +12,19 @@ import polars as pl
 from numpy.typing import NDArray
 
 from moralprobe.behavior.consensus.agreement import MEASURES
+from moralprobe.behavior.consensus.judge import information
 from moralprobe.behavior.consensus.latent import Latent, Variant, family_weights, fit, separations
 from moralprobe.behavior.consensus.scores import Scores
-from moralprobe.behavior.consensus.truncated import information
 from moralprobe.errors import UsageError
 from moralprobe.files import write_json, write_table
 
 Floats = NDArray[np.float64]
 Progress = Callable[[int, int, str], None]
 INFORMATIVE: Final = 0.3
-"""Of d': a model below it can't be told to deviate, only to say little."""
+"""Of d': a model nearer to 0 can't be told to deviate, only to say little."""
 _LEVEL: Final = 0.05
-_OF_MODELS: Final = ("mean_1", "width_1", "mean_0", "width_0", "d", "bits")
+_FOLLOWED: Final = 0.99  # share of items where the consensus says what one model says
+_OF_MODELS: Final = ("mean_1", "sd_1", "mean_0", "sd_0", "d", "bits")
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,9 @@ class Consensus:
     """What was fitted.
 
     `items` has a row an item and theory: `consensus`, null where two classes aren't supported;
-    `models` a model's parameters, d' and information with intervals; `cells` a model's distance
-    from the others' consensus under each theory; `left_out` the consensus without each model, or
-    without its family where two others are left.
+    `models` a model's scores under both labels, d' and information with intervals; `cells` a
+    model's distance from the others' consensus under each theory; `left_out` the consensus without
+    each model, or without its family where two others are left.
     """
 
     items: pl.DataFrame
@@ -66,8 +67,8 @@ def fit_consensus(
         variant: of the fit, see `latent.fit`.
         step: of the bins.
         draws: resamples of items, for intervals.
-        shuffles: of each model's scores over the items of a theory: what the test of two classes
-            gives where models have nothing in common.
+        shuffles: of each family's scores over the items of a theory: what the test of two classes
+            gives where families have nothing in common.
         seed: of both.
         progress: called with steps done, their number, and what is done.
 
@@ -88,35 +89,44 @@ def fit_consensus(
         done += 1
         progress(done, total, what)
 
-    def fitted(some: Scores, values: Floats | None = None, start: Latent | None = None) -> Latent:
-        weights = family_weights(list(some.families))
-        values = some.values if values is None else values
-        return fit(values, variant=variant, step=step, weights=weights, start=start)
+    def fitted(values: Floats, kept: list[int], start: Latent | None = None) -> Latent:
+        weights = family_weights([scores.families[m] for m in kept])
+        begun = None if start is None else start.of(kept)
+        return fit(values[kept], variant=variant, step=step, weights=weights, start=begun)
 
-    whole = fitted(scores)
+    every = list(range(n_models))
+    whole = fitted(scores.values, every)
     null = []
     for _ in range(shuffles):
-        null.append(fitted(scores, _shuffled(scores.values, rng)).bic)
+        null.append(fitted(_shuffled(scores, rng), every).bic)
         step_on("shuffled")
     p = (1 + sum(bic <= whole.bic for bic in null)) / (1 + shuffles)
-    supported = whole.bic < 0 and p <= _LEVEL
+    why = _why_not(scores, whole, p)
     others = np.full_like(scores.values, np.nan)
     for m in range(n_models):
-        if supported and (left := left_out(scores, m)):
-            others[m] = fitted(scores.without(left)).consensus
+        out = left_out(scores, m)
+        if why is None and out:
+            left = fitted(scores.values, [i for i in every if i not in out], whole)
+            if left.bic < 0:  # what the others have in common may be nothing
+                others[m] = left.consensus
         step_on(f"without {scores.models[m]}")
     params, cells = [_of_models(whole)], [_of_cells(scores.values, others)]
-    for _ in range(draws):
+    for _ in range(draws if why is None else 0):
         at = rng.integers(n_items, size=n_items)
-        params.append(_of_models(fitted(scores, scores.values[:, :, at], whole)))
-        cells.append(_of_cells(scores.values[:, :, at], others[:, :, at]))
+        values = scores.values[:, :, at]
+        kept = [m for m in every if np.isfinite(values[m]).any()]
+        row = np.full((n_models, len(_OF_MODELS)), np.nan)
+        if len(kept) > 1:
+            row[kept] = _of_models(fitted(values, kept, whole))
+        params.append(row)
+        cells.append(_of_cells(values, others[:, :, at]))
         step_on("resampled")
-    models = _models_frame(scores, whole, np.array(params))
-    deviating = _cells_frame(scores, np.array(cells), models["d"].to_list())
+    supported = why is None
+    n = np.isfinite(scores.values).any(axis=0).sum(axis=1)
     return Consensus(
         items=_items_frame(scores, whole, supported=supported),
-        models=models,
-        cells=deviating,
+        models=_models_frame(scores, np.array(params), supported=supported),
+        cells=_cells_frame(scores, np.array(cells), params[0][:, _OF_MODELS.index("d")]),
         left_out=_left_out_frame(scores, others),
         summary={
             "models": list(scores.models),
@@ -129,12 +139,16 @@ def fit_consensus(
             "step": step if variant == "binned" else None,
             "iterations": whole.iterations,
             "converged": whole.converged,
-            "prior": dict(zip(scores.theories, whole.prior.tolist(), strict=True)),
             "bic": whole.bic,
             "bic_shuffled": [min(null), max(null)],
             "p": p,
             "supported": supported,
-            "correlations": _correlations(whole.consensus, scores.theories),
+            "why_not": why,
+            "prior": dict(zip(scores.theories, whole.prior.tolist(), strict=True))
+            if supported
+            else None,
+            "scored": dict(zip(scores.theories, n.tolist(), strict=True)),
+            "correlations": _correlations(whole.consensus, scores.theories) if supported else None,
             "draws": draws,
             "shuffles": shuffles,
             "seed": seed,
@@ -145,27 +159,59 @@ def fit_consensus(
 def left_out(scores: Scores, model: int) -> list[int]:
     """Return whom a model is held against the consensus without: its family, or itself.
 
-    Nobody, where fewer than two models would be left.
+    Nobody, where fewer than two families would be left, or two models.
     """
     n = len(scores.models)
     kin = [m for m in range(n) if scores.families[m] == scores.families[model]]
-    return kin if n - len(kin) >= 2 else [model] if n > 2 else []
+    others = {scores.families[m] for m in range(n) if m not in kin}
+    if len(others) >= 2:
+        return kin
+    alone = {scores.families[m] for m in range(n) if m != model}
+    return [model] if len(alone) >= 2 else []
 
 
-def _shuffled(values: Floats, rng: np.random.Generator) -> Floats:
-    """Shuffle each model's scores over the items of each theory, by themselves."""
-    return rng.permuted(values, axis=2)
+def _why_not(scores: Scores, whole: Latent, p: float) -> str | None:
+    """Say why a consensus of two classes isn't supported; None where it is."""
+    if len(set(scores.families)) < 2:
+        return "all models are of one family"
+    if whole.bic >= 0:
+        return "one class explains the scores as well"
+    if p > _LEVEL:
+        return "scores that are shuffled over the items give as much"
+    called = whole.consensus >= 0.5
+    for model, values, pair in zip(scores.models, scores.values, whole.judges, strict=True):
+        if any(one.narrowest for one in pair):
+            there = np.isfinite(values) & np.isfinite(whole.consensus)
+            middle = (pair[0].mean + pair[1].mean) / 2
+            if np.mean((values[there] >= middle) == called[there]) >= _FOLLOWED:
+                return f"it follows {model} alone, whose scores lie in two narrow heaps"
+    return None
+
+
+def _shuffled(scores: Scores, rng: np.random.Generator) -> Floats:
+    """Shuffle each family's scores over the items that it scored, theory by theory."""
+    values = scores.values.copy()
+    for family in dict.fromkeys(scores.families):
+        kin = [m for m, name in enumerate(scores.families) if name == family]
+        for j in range(values.shape[1]):
+            there = np.flatnonzero(np.isfinite(values[kin, j]).any(axis=0))
+            order = rng.permutation(there)
+            for m in kin:
+                values[m, j, there] = values[m, j, order]
+    return values
 
 
 def _of_models(latent: Latent) -> Floats:
     """Return `_OF_MODELS` of each model, [models, 6]."""
-    prior = float(latent.prior.mean())
-    bits = [
-        information((m1, s1), (m0, s0), prior)
-        for (m0, m1), (s0, s1) in zip(latent.mean, latent.width, strict=True)
+    prior = float(np.nanmean(latent.prior))
+    rows = [
+        [
+            *(one.mean, np.sqrt(one.variance), zero.mean, np.sqrt(zero.variance)),
+            *(d, information(zero, one, prior)),
+        ]
+        for (zero, one), d in zip(latent.judges, separations(latent), strict=True)
     ]
-    columns = (latent.mean[:, 1], latent.width[:, 1], latent.mean[:, 0], latent.width[:, 0])
-    return np.column_stack([*columns, separations(latent), bits])
+    return np.array(rows, dtype=np.float64)
 
 
 def _of_cells(values: Floats, others: Floats) -> Floats:
@@ -179,38 +225,31 @@ def _of_cells(values: Floats, others: Floats) -> Floats:
     return found
 
 
-def _interval(draws: Floats) -> tuple[float | None, float | None]:
-    """Return the 95 % interval of draws; none where one of them isn't a number."""
-    if not np.isfinite(draws).all():
-        return None, None
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return float(low), float(high)
-
-
 def _with_intervals(names: tuple[str, ...], found: Floats) -> dict[str, float | None]:
-    """Return values by name, each with its low and high; `found` [1 + draws, names]."""
+    """Return values by name, each with its 95 % interval; `found` [1 + draws, names].
+
+    No interval, where a draw gave no number.
+    """
     row: dict[str, float | None] = {}
     for i, name in enumerate(names):
-        value = float(found[0, i])
+        value, draws = float(found[0, i]), found[1:, i]
         row[name] = value if np.isfinite(value) else None
-        row[f"{name}_low"], row[f"{name}_high"] = _interval(found[1:, i])
+        row[f"{name}_low"] = row[f"{name}_high"] = None
+        if len(draws) and np.isfinite(found[:, i]).all():
+            low, high = np.quantile(draws, [0.025, 0.975])
+            row[f"{name}_low"], row[f"{name}_high"] = float(low), float(high)
     return row
 
 
-def _models_frame(scores: Scores, whole: Latent, found: Floats) -> pl.DataFrame:
+def _models_frame(scores: Scores, found: Floats, *, supported: bool) -> pl.DataFrame:
     weights = family_weights(list(scores.families))
     rows = []
     for m, model in enumerate(scores.models):
         values = scores.values[m]
-        d = found[0, m, _OF_MODELS.index("d")]
         there = values[np.isfinite(values)]
-        said = "ok"
-        if there.min() == there.max():
-            said = "says one score alone"
-        elif d < 0:
-            said = "reversed: it scores lower what the others find acceptable"
-        elif d <= INFORMATIVE:
-            said = "says little"
+        numbers = _with_intervals(
+            _OF_MODELS, found[:, m] if supported else np.full_like(found[:, m], np.nan)
+        )
         rows.append(
             {
                 "model": model,
@@ -218,49 +257,76 @@ def _models_frame(scores: Scores, whole: Latent, found: Floats) -> pl.DataFrame:
                 "weight": float(weights[m]),
                 "n": len(there),
                 "missing": int(np.isnan(values).sum()),
-                **_with_intervals(_OF_MODELS, found[:, m]),
-                "status": said,
+                **numbers,
+                "status": _status(there, numbers),
             }
         )
-    return pl.DataFrame(rows, infer_schema_length=None)
+    return pl.DataFrame(rows, schema_overrides=_floats(_OF_MODELS), infer_schema_length=None)
 
 
-def _cells_frame(scores: Scores, found: Floats, d: list[float]) -> pl.DataFrame:
+def _status(there: Floats, numbers: dict[str, float | None]) -> str:
+    d, high = numbers["d"], numbers["d_high"]
+    if there.min() == there.max():
+        return "says one score alone"
+    if d is None:
+        return "no consensus to be held against"
+    if abs(d) <= INFORMATIVE:
+        return "says little"
+    if d < 0 and high is not None and high < 0:
+        return "reversed: it scores lower what the others find acceptable"
+    return "ok"
+
+
+def _cells_frame(scores: Scores, found: Floats, d: Floats) -> pl.DataFrame:
     """Return a row a model and theory, and whether it deviates.
 
-    It does where F1 lies more than 1.5 median absolute deviations under the cells' median or the
-    divergence is in their worst quarter, and the model isn't one that says little.
+    It does where the whole interval of F1 lies more than 1.5 median absolute deviations under the
+    cells' median or that of the divergence in their worst quarter, and the model isn't one that
+    says little.
     """
     names = tuple(MEASURES)
     js, f1 = (found[0, :, :, names.index(name)] for name in ("js", "f1"))
-    known = np.isfinite(f1)
-    middle = float(np.median(f1[known])) if known.any() else np.nan
-    spread = float(np.median(np.abs(f1[known] - middle))) if known.any() else np.nan
-    worst = float(np.nanquantile(js, 0.75)) if np.isfinite(js).any() else np.nan
+    low, worst = -np.inf, np.inf
+    if (known := f1[np.isfinite(f1)]).size:
+        low = np.median(known) - 1.5 * np.median(np.abs(known - np.median(known)))
+    if np.isfinite(js).any():
+        worst = float(np.nanquantile(js, 0.75))
     rows = []
     for m, j in np.ndindex(*f1.shape):
-        far = bool(f1[m, j] < middle - 1.5 * spread or js[m, j] > worst)
+        numbers = _with_intervals(names, found[:, m, j])
+        f1_high, js_low = numbers["f1_high"], numbers["js_low"]
+        far = (f1_high is not None and f1_high < low) or (js_low is not None and js_low > worst)
         rows.append(
             {
                 "model": scores.models[m],
                 "theory": scores.theories[j],
                 "without": ", ".join(scores.models[i] for i in left_out(scores, m)) or None,
                 "n": int(np.isfinite(scores.values[m, j]).sum()),
-                **_with_intervals(names, found[:, m, j]),
-                "deviates": far and d[m] > INFORMATIVE,
+                **numbers,
+                "deviates": bool(far and abs(d[m]) > INFORMATIVE),
             }
         )
-    return pl.DataFrame(rows, infer_schema_length=None)
+    kinds = {**_floats(names), "without": pl.String}
+    return pl.DataFrame(rows, schema_overrides=kinds, infer_schema_length=None)
+
+
+def _floats(names: tuple[str, ...]) -> dict[str, Any]:
+    return {f"{name}{end}": pl.Float64 for name in names for end in ("", "_low", "_high")}
+
+
+def _named(names: tuple[str, ...], at: NDArray[np.int64]) -> pl.Series:
+    return pl.Series(names, dtype=pl.String).gather(at)
 
 
 def _items_frame(scores: Scores, whole: Latent, *, supported: bool) -> pl.DataFrame:
     n = np.isfinite(scores.values).sum(axis=0)
     with np.errstate(invalid="ignore"):
         mean = np.nansum(scores.values, axis=0) / np.where(n, n, np.nan)
+    theory, item = np.indices(n.shape).reshape(2, -1)
     return pl.DataFrame(
         {
-            "item": np.tile(scores.items, len(scores.theories)),
-            "theory": np.repeat(scores.theories, len(scores.items)),
+            "item": _named(scores.items, item),
+            "theory": _named(scores.theories, theory),
             "consensus": whole.consensus.ravel() if supported else np.full(n.size, np.nan),
             "mean_score": mean.ravel(),
             "models": n.ravel(),
@@ -269,25 +335,26 @@ def _items_frame(scores: Scores, whole: Latent, *, supported: bool) -> pl.DataFr
 
 
 def _left_out_frame(scores: Scores, others: Floats) -> pl.DataFrame:
-    m, j, i = scores.values.shape
+    model, theory, item = np.indices(others.shape).reshape(3, -1)
     return pl.DataFrame(
         {
-            "model": np.repeat(scores.models, j * i),
-            "theory": np.tile(np.repeat(scores.theories, i), m),
-            "item": np.tile(scores.items, m * j),
+            "model": _named(scores.models, model),
+            "theory": _named(scores.theories, theory),
+            "item": _named(scores.items, item),
             "score": scores.values.ravel(),
             "consensus": others.ravel(),
         }
     ).with_columns(pl.col("score", "consensus").fill_nan(None))
 
 
-def _correlations(consensus: Floats, theories: tuple[str, ...]) -> dict[str, float]:
+def _correlations(consensus: Floats, theories: tuple[str, ...]) -> dict[str, float | None]:
     """Return the correlation of two theories' consensus, by their names."""
-    found = {}
+    found: dict[str, float | None] = {}
     for a in range(len(theories)):
         for b in range(a + 1, len(theories)):
-            both = np.isfinite(consensus[[a, b]]).all(axis=0)
-            if both.sum() > 2:
-                r = np.corrcoef(consensus[a, both], consensus[b, both])[0, 1]
-                found[f"{theories[a]}, {theories[b]}"] = float(r)
+            x, y = consensus[a], consensus[b]
+            both = np.isfinite(x) & np.isfinite(y)
+            varies = both.sum() > 2 and x[both].std() > 0 and y[both].std() > 0
+            r = float(np.corrcoef(x[both], y[both])[0, 1]) if varies else None
+            found[f"{theories[a]}, {theories[b]}"] = r
     return found

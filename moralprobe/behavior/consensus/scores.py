@@ -25,7 +25,7 @@ class Scores:
     """Scores from 0 to 1, `values` [models, theories, items], NaN where a model gave none.
 
     `families` says which models are kin, one name a model; `unscored` counts items that no model
-    scored under any theory, which are left out.
+    scored under any theory, which are left out, as theories are that no model scored by.
     """
 
     values: NDArray[np.float64]
@@ -71,9 +71,13 @@ def load_scores(path: Path) -> Scores:
         )
     frame = frame.with_columns(
         theory=pl.col("theory") if "theory" in frame.columns else pl.lit(ONE_THEORY),
-        family=pl.col("family") if "family" in frame.columns else pl.col("model"),
+        family=pl.col("family") if "family" in frame.columns else pl.lit(None, pl.String),
         value=_numbers(frame["score"], path),
     )
+    names = pl.col("model", "item", "theory", "family").cast(pl.String).str.strip_chars()
+    frame = frame.with_columns(names.replace("", None))
+    # Who names no family is of none but its own.
+    frame = frame.with_columns(family=pl.col("family").fill_null(pl.col("model")))
     nameless = frame.filter(pl.any_horizontal(pl.col("model", "item", "theory").is_null()))
     if nameless.height:
         raise DataError(
@@ -133,11 +137,12 @@ def scores_of(frame: pl.DataFrame, name: str = "the table") -> Scores:
     if silent:
         raise DataError("a model has no score at all", silent[0], "leave it out")
     scored = np.isfinite(values).any(axis=(0, 1))
+    asked = np.isfinite(values).any(axis=(0, 2))
     families = tuple(str(family[0]) for family in kin["family"])
     return Scores(
-        values[:, :, scored],
+        values[:, asked][:, :, scored],
         tuple(map(str, models)),
-        tuple(map(str, theories)),
+        tuple(str(name) for name, there in zip(theories, asked, strict=True) if there),
         tuple(str(item) for item, there in zip(items, scored, strict=True) if there),
         families,
         int((~scored).sum()),
@@ -147,12 +152,38 @@ def scores_of(frame: pl.DataFrame, name: str = "the table") -> Scores:
 def _read(path: Path) -> pl.DataFrame:
     if path.suffix == ".parquet":
         try:
-            return pl.read_parquet(path)
+            frame = pl.read_parquet(path)
+            nested = [name for name, kind in frame.schema.items() if kind.is_nested()]
+            if set(nested) & {*COLUMNS, *OPTIONAL}:
+                raise DataError(
+                    f"{path} is no table of scores", f"{nested[0]!r} holds lists", "give values"
+                )
+            return frame
         except (OSError, pl.exceptions.PolarsError) as error:
             raise DataError(
                 f"can't read {path}", str(error).splitlines()[0], "give Parquet, or a text table"
             ) from error
-    return read_columns(path, {*COLUMNS, *OPTIONAL})
+    return read_named(path, (*COLUMNS, *OPTIONAL))
+
+
+def read_named(path: Path, known: Sequence[str]) -> pl.DataFrame:
+    """Read a text table's known columns.
+
+    Raises:
+        DataError: as `read_columns`, or one of them stands twice.
+    """
+    frame = read_columns(path, set(known))
+    again = [name for name in _header(path) if name in known]
+    if twice := [name for name in again if again.count(name) > 1]:
+        raise DataError(f"{path} has the column {twice[0]!r} twice", "which is meant?", "keep one")
+    return frame
+
+
+def _header(path: Path) -> list[str]:
+    with path.open("rb") as stream:
+        line = stream.readline().decode("utf-8-sig", "replace").strip()
+    mark = max("\t,;", key=line.count)
+    return [name.strip().strip('"') for name in line.split(mark)]
 
 
 def _numbers(column: pl.Series, path: Path) -> pl.Series:

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import integrate, optimize
+from scipy import optimize
 from scipy.special import ndtr
 
 MEAN: Final = (0.0, 1.0)
@@ -112,23 +112,6 @@ def fit_moments(total: float, first: float, second: float, start: tuple[float, f
     mean = first / total
     width = np.sqrt(max(second / total - mean**2, 0.0))
     return float(np.clip(mean, *MEAN)), float(np.clip(width, *WIDTH))
-
-
-def information(one: tuple[float, float], zero: tuple[float, float], prior: float) -> float:
-    """Return the mutual information of a label and a judge's score, in bits, 0 to 1.
-
-    Args:
-        one: mean and width where the label is 1.
-        zero: and where it is 0.
-        prior: how often it is 1.
-    """
-    at = np.linspace(0.0, 1.0, 801)
-    f = np.exp([log_density(at, *zero), log_density(at, *one)])
-    p = np.array([1 - prior, prior])[:, None] * f
-    mixed = p.sum(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        each = np.where(p > 0, p * np.log2(f / mixed), 0.0)
-    return float(max(0.0, integrate.simpson(each.sum(axis=0), x=at)))
 
 
 Fitted = tuple[float, float]

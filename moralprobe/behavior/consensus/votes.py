@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,12 +12,10 @@ from numpy.typing import NDArray
 
 from moralprobe.behavior.consensus.agreement import auroc, brier
 from moralprobe.behavior.consensus.fitting import Consensus
-from moralprobe.behavior.consensus.scores import Scores
-from moralprobe.data.social_chem import read_columns
+from moralprobe.behavior.consensus.scores import Scores, read_named
 from moralprobe.errors import DataError
 
 COLUMNS: Final = ("item", "share")
-_MEASURES: Final = {"auroc": auroc, "brier": brier}
 
 
 def load_votes(path: Path) -> dict[str, float]:
@@ -26,16 +25,16 @@ def load_votes(path: Path) -> dict[str, float]:
         path: tab or comma separated, `item` and `share`, 0 to 1.
 
     Raises:
-        DataError: columns that are missing, shares that are none, an item that stands twice.
+        DataError: columns that are missing or stand twice, shares that are none, an item that has
+            no name or stands twice.
     """
-    frame = read_columns(Path(path), set(COLUMNS))
+    frame = read_named(Path(path), COLUMNS)
     if missing := [name for name in COLUMNS if name not in frame.columns]:
         raise DataError(
             f"{path} is no table of votes", f"it has no column {missing[0]!r}", "give item, share"
         )
-    frame = frame.with_columns(
-        value=pl.col("share").str.strip_chars().cast(pl.Float64, strict=False)
-    )
+    share = pl.col("share").str.strip_chars().cast(pl.Float64, strict=False)
+    frame = frame.with_columns(pl.col("item").str.strip_chars().replace("", None), value=share)
     wrong = frame.filter(~pl.col("value").is_between(0, 1).fill_null(value=False))
     if wrong.height:
         raise DataError(
@@ -43,9 +42,27 @@ def load_votes(path: Path) -> dict[str, float]:
             f"{wrong.height}, such as {wrong['share'][0]!r}",
             "give the share of people who find an item acceptable",
         )
+    if frame["item"].null_count():
+        raise DataError(f"{path} has votes on no item", "a name is missing", "leave the line out")
     if frame["item"].n_unique() < frame.height:
         raise DataError(f"{path} has an item twice", "votes are one line an item", "keep one")
     return dict(frame.select("item", "value").iter_rows())
+
+
+def check_votes(scores: Scores, votes: dict[str, float]) -> list[int]:
+    """Return which scored items have votes.
+
+    Raises:
+        DataError: none.
+    """
+    at = [i for i, item in enumerate(scores.items) if item in votes]
+    if not at:
+        raise DataError(
+            "no item has both scores and votes",
+            f"{len(scores.items)} scored, {len(votes)} voted on",
+            "name items alike in both tables",
+        )
+    return at
 
 
 def against_votes(
@@ -59,73 +76,68 @@ def against_votes(
     """Hold consensus, mean score and every model against votes, theory by theory.
 
     Args:
-        consensus: of the scores.
+        consensus: of the scores; where none is supported it isn't among the sources.
         scores: from `load_scores`.
         votes: from `load_votes`; items without one are left out.
-        draws: resamples of items, the same for all.
+        draws: resamples of items, the same for all; the consensus is held.
         seed: of them.
 
     Returns:
         A row a source and theory: `auroc` for the majority and `brier` for the share, each with an
-        interval, and `auroc_gain`, the consensus' AUROC above the source's.
+        interval, and `auroc_gain`, the consensus' AUROC above the source's on the same items. An
+        item on which people are split in half is left out of AUROC.
 
     Raises:
         DataError: no item that was scored has votes.
     """
-    at = [i for i, item in enumerate(scores.items) if item in votes]
-    if not at:
-        raise DataError(
-            "no item has both scores and votes",
-            f"{len(scores.items)} scored, {len(votes)} voted on",
-            "name items alike in both tables",
-        )
+    at = check_votes(scores, votes)
     share = np.array([votes[scores.items[i]] for i in at])
-    of = consensus.items.to_dict(as_series=False)
     shape = len(scores.theories), len(scores.items)
-    sources = {
-        "consensus": np.array(of["consensus"], dtype=np.float64).reshape(shape),
-        "mean of the models": np.array(of["mean_score"], dtype=np.float64).reshape(shape),
-        **dict(zip(scores.models, scores.values, strict=True)),
-    }
+    ours, mean = (
+        consensus.items[name].cast(pl.Float64).fill_null(float("nan")).to_numpy().reshape(shape)
+        for name in ("consensus", "mean_score")
+    )
+    sources = {"mean of the models": mean, **dict(zip(scores.models, scores.values, strict=True))}
+    if consensus.summary["supported"]:
+        sources = {"consensus": ours, **sources}
     rng = np.random.default_rng(seed)
-    resamples = rng.integers(len(at), size=(draws, len(at)))
+    resamples = [np.arange(len(at)), *rng.integers(len(at), size=(draws, len(at)))]
     rows = []
     for j, theory in enumerate(scores.theories):
-        found = {
-            name: _measured(values[j, at], share, resamples) for name, values in sources.items()
-        }
-        ours = found["consensus"]["auroc"]
-        for name, measured in found.items():
-            row: dict[str, object] = {"source": name, "theory": theory}
-            row["n"] = int(np.isfinite(sources[name][j, at]).sum())
-            gain = ours - measured["auroc"]
-            for measure, values in {**measured, "auroc_gain": gain}.items():
-                row |= _numbers(measure, values)
+        for name, values in sources.items():
+            found = _measured(values[j, at], ours[j, at], share, resamples)
+            n = int(np.isfinite(values[j, at]).sum())
+            row: dict[str, object] = {"source": name, "theory": theory, "n": n}
+            for measure, numbers in found.items():
+                row |= _numbers(measure, numbers)
             rows.append(row)
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
 def _measured(
-    values: NDArray[np.float64], share: NDArray[np.float64], resamples: NDArray[np.int64]
+    values: NDArray[np.float64],
+    ours: NDArray[np.float64],
+    share: NDArray[np.float64],
+    resamples: Sequence[NDArray[np.int64]],
 ) -> dict[str, NDArray[np.float64]]:
-    """Return each measure as it is and in the resamples, [1 + draws]."""
+    """Return each measure in every resample, on the items that have a value there."""
     there = np.isfinite(values)
-    whole = np.arange(len(values))
-    found: dict[str, list[float]] = {name: [] for name in _MEASURES}
-    for at in (whole, *resamples):
-        some = at[there[at]]
-        for name, measure in _MEASURES.items():
-            found[name].append(measure(values[some], share[some]) if len(some) else float("nan"))
-    return {name: np.array(some) for name, some in found.items()}
+    found: dict[str, list[float]] = {"auroc": [], "brier": [], "auroc_gain": []}
+    for some in resamples:
+        here = some[there[some]]
+        decided = here[share[here] != 0.5]
+        own = auroc(values[decided], share[decided])
+        found["auroc"].append(own)
+        found["brier"].append(brier(values[here], share[here]) if len(here) else np.nan)
+        found["auroc_gain"].append(auroc(ours[decided], share[decided]) - own)
+    return {name: np.array(numbers) for name, numbers in found.items()}
 
 
 def _numbers(name: str, values: NDArray[np.float64]) -> dict[str, float | None]:
-    if not np.isfinite(values).all():
-        value = float(values[0])
-        return {
-            name: value if np.isfinite(value) else None,
-            f"{name}_low": None,
-            f"{name}_high": None,
-        }
-    low, high = np.quantile(values[1:], [0.025, 0.975])
-    return {name: float(values[0]), f"{name}_low": float(low), f"{name}_high": float(high)}
+    row: dict[str, float | None] = {name: None, f"{name}_low": None, f"{name}_high": None}
+    if np.isfinite(values[0]):
+        row[name] = float(values[0])
+    if np.isfinite(values).all():
+        low, high = np.quantile(values[1:], [0.025, 0.975])
+        row |= {f"{name}_low": float(low), f"{name}_high": float(high)}
+    return row

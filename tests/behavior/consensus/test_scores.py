@@ -79,6 +79,29 @@ def test_a_table_of_something_else_is_refused(tmp_path: Path) -> None:
         load_scores(tmp_path / "nowhere.csv")
 
 
+def test_names_are_stripped_and_who_has_no_family_is_alone(tmp_path: Path) -> None:
+    lines = ["a,c,x,0.1,k", " a ,c, y,0.2,k", "b,c,x,0.5,", "d,c,x,0.5, ", "e,,x,0.5,k"]
+    with pytest.raises(DataError, match="without a model, item or theory"):
+        load_scores(table(tmp_path, *lines))
+    found = load_scores(table(tmp_path, *lines[:4]))
+    assert found.models == ("a", "b", "d") and found.families == ("k", "b", "d")
+    assert found.items == ("x", "y")
+
+
+def test_a_theory_that_nobody_scored_is_left_out(tmp_path: Path) -> None:
+    lines = ["a,c,x,0.1,k", "b,c,x,0.5,m", "a,empty,x,,k", "b,empty,x,,m"]
+    assert load_scores(table(tmp_path, *lines)).theories == ("c",)
+
+
+def test_columns_that_stand_twice_or_hold_lists_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="'score' twice"):
+        load_scores(table(tmp_path, "a,x,0.1,0.2", head="model,item,score,score"))
+    frame = pl.DataFrame({"model": ["a"], "item": ["x"], "score": [[0.5]]})
+    frame.write_parquet(tmp_path / "lists.parquet")
+    with pytest.raises(DataError, match="holds lists"):
+        load_scores(tmp_path / "lists.parquet")
+
+
 def test_votes_are_read_or_refused(tmp_path: Path) -> None:
     path = tmp_path / "votes.csv"
     path.write_text("item,share\nx,0.8\ny,0\n")
@@ -88,6 +111,8 @@ def test_votes_are_read_or_refused(tmp_path: Path) -> None:
         ("item,share\nx,\n", "between 0 and 1"),
         ("item,share\nx,0.1\nx,0.2\n", "twice"),
         ("item,votes\nx,3\n", "no column 'share'"),
+        ("item,share\n ,0.3\n", "on no item"),
+        ("item,share,share\nx,0.3,0.4\n", "twice"),
     ):
         path.write_text(text)
         with pytest.raises(DataError, match=said):

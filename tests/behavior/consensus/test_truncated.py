@@ -8,13 +8,13 @@ from scipy import integrate
 from scipy.stats import truncnorm
 
 from moralprobe.behavior.consensus import truncated
+from moralprobe.behavior.consensus.judge import Distribution, information
 from moralprobe.behavior.consensus.truncated import (
     MEAN,
     WIDTH,
     fit_binned,
     fit_exact,
     fit_moments,
-    information,
     log_bins,
     log_density,
     moments,
@@ -87,8 +87,13 @@ def test_fits_keep_within_their_bounds_and_without_weight_stay_where_they_began(
 
 
 def test_information_is_the_sums_of_samples_and_nothing_of_one_distribution() -> None:
-    assert information((0.5, 0.2), (0.5, 0.2), 0.3) == pytest.approx(0, abs=1e-9)
-    assert information((1.0, 0.05), (0.0, 0.05), 0.5) == pytest.approx(1, abs=1e-3)
+    flat = Distribution(0.5, 0.2)
+    assert information(flat, flat, 0.3) == pytest.approx(0, abs=1e-9)
+    sure = Distribution(0.0, 0.05), Distribution(1.0, 0.05)
+    assert information(*sure, 0.5) == pytest.approx(1, abs=1e-3)
+    coarse = [Distribution(values=(0.0, 1.0), shares=(p, 1 - p)) for p in (0.8, 0.2)]
+    h = -(0.8 * np.log2(0.8) + 0.2 * np.log2(0.2))
+    assert information(*coarse, 0.5) == pytest.approx(1 - h)
     rng = np.random.default_rng(0)
     one, zero, prior = (0.66, 0.13), (0.42, 0.14), 0.4
     label = rng.random(200_000) < prior
@@ -97,4 +102,5 @@ def test_information_is_the_sums_of_samples_and_nothing_of_one_distribution() ->
     f1, f0 = np.exp(log_density(a, *one)), np.exp(log_density(a, *zero))
     mixed = prior * f1 + (1 - prior) * f0
     each = np.where(label, np.log2(f1 / mixed), np.log2(f0 / mixed))
-    assert information(one, zero, prior) == pytest.approx(each.mean(), abs=0.005)
+    found = information(Distribution(*zero), Distribution(*one), prior)
+    assert found == pytest.approx(each.mean(), abs=0.005)
