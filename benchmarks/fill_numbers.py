@@ -24,6 +24,7 @@ PAGES = (
     ROOT / "docs" / "howto" / "steering.md",
     ROOT / "docs" / "howto" / "evaluate.md",
     ROOT / "docs" / "howto" / "steering-page.md",
+    ROOT / "docs" / "howto" / "consensus.md",
     ROOT / "docs" / "explanation" / "design.md",
     ROOT / "docs" / "explanation" / "two-modes.md",
     ROOT / "docs" / "explanation" / "statistics.md",
@@ -332,6 +333,19 @@ def evaluation() -> str:
     )
 
 
+def consensus() -> str:
+    """Say what a consensus fit takes."""
+    found = json.loads((RESULTS / "consensus.json").read_text())
+    return (
+        f"{found['items']:,} items of {found['models']} models under {found['theories']} theories, "
+        f"on {found['machine']['cores']} cores: a fit takes {found['seconds']['exact']:.2f} s "
+        f"(binned\n{found['seconds']['binned']:.2f} s, moments "
+        f"{found['seconds']['moments']:.2f} s; medians of {found['repeats']}), the command with its "
+        f"{found['shuffles']} shuffles and {found['draws']} resamples {found['whole_seconds']:.0f} s "
+        f"(`python benchmarks/consensus.py`)."
+    )
+
+
 def steering_page() -> str:
     """Say what the page's two texts cost beside one, and whether its server's memory grows."""
     found = json.loads((RESULTS / "page.json").read_text())
@@ -543,6 +557,7 @@ def filled(page: str) -> str:
         "steering_speed": steering_speed,
         "evaluation": evaluation,
         "page": steering_page,
+        "consensus": consensus,
         "topology": topology,
         "wide": wide,
     }
