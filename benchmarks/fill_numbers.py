@@ -338,10 +338,10 @@ def consensus() -> str:
     found = json.loads((RESULTS / "consensus.json").read_text())
     return (
         f"{found['items']:,} items of {found['models']} models under {found['theories']} theories, "
-        f"on {found['machine']['cores']} cores: a fit takes {found['seconds']['exact']:.2f} s "
-        f"(binned\n{found['seconds']['binned']:.2f} s, moments "
-        f"{found['seconds']['moments']:.2f} s; medians of {found['repeats']}), the command with its "
-        f"{found['shuffles']} shuffles and {found['draws']} resamples {found['whole_seconds']:.0f} s "
+        f"on {found['machine']['cores']} cores: a fit takes {found['seconds']['exact']:.2f} s\n"
+        f"(binned {found['seconds']['binned']:.2f} s, moments {found['seconds']['moments']:.2f} s; "
+        f"medians of {found['repeats']}), the command with its {found['shuffles']} shuffles and\n"
+        f"{found['draws']} resamples {found['whole_seconds']:.0f} s "
         f"(`python benchmarks/consensus.py`)."
     )
 
