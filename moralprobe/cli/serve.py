@@ -79,15 +79,15 @@ def serve_command(
         # Of whichever table: here nothing is tuned on what they were chosen by.
         for said in check_features_of(features, loaded_sae, Path()):
             notice(f"warning: {said}")
-    read_model = load_model(model, dtype=dtype, device=device)
+    loaded_model = load_model(model, dtype=dtype, device=device)
     loaded = Loaded(
-        read_model,
+        loaded_model,
         vectors=vectors,
         sae=loaded_sae,
         features=None if features is None else read_feature_table(features),
         examples={} if features is None else read_examples(features),
         interventions={path.name: Intervention.load(path) for path in folders},
-        study=None if study is None else read_study(study, read_model),
+        study=None if study is None else read_study(study, loaded_model),
     )
     turns = Turns()
     app = create_app(loaded, hosts=hosts, token=token or None, turns=turns)

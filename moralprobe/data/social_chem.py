@@ -82,7 +82,7 @@ def read_columns(path: Path, known: Collection[str]) -> pl.DataFrame:
         known: names of columns.
 
     Raises:
-        DataError: an unreadable or empty file.
+        DataError: an unreadable or empty file, or a known column that stands twice.
     """
     try:
         with path.open("rb") as stream:
@@ -99,7 +99,7 @@ def read_columns(path: Path, known: Collection[str]) -> pl.DataFrame:
         # Opened here: polars can't open a path that the locale can't spell.
         with path.open("rb") as stream:
             names = pl.read_csv(stream, separator=separator, infer_schema=False, n_rows=0).columns
-        _refuse_repeated(path, names)
+        _refuse_repeated(path, names, known)
         wanted = [name for name in names if name in known]
         if not wanted:
             return pl.DataFrame({name: [] for name in names})
@@ -129,10 +129,10 @@ def _refuse_not_utf8(path: Path) -> None:
                 ) from error
 
 
-def _refuse_repeated(path: Path, names: list[str]) -> None:
+def _refuse_repeated(path: Path, names: list[str], known: Collection[str]) -> None:
     # polars numbers the later ones and would take the first without a word.
     repeated = {name.split("_duplicated_")[0] for name in names if "_duplicated_" in name}
-    if twice := sorted(repeated & set(USED)):
+    if twice := sorted(repeated & set(known)):
         raise DataError(
             f"{path.name} has the column {twice[0]!r} more than once",
             "which of them holds is not known",

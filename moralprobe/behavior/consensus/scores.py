@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -34,18 +33,6 @@ class Scores:
     items: tuple[str, ...]
     families: tuple[str, ...]
     unscored: int = 0
-
-    def without(self, models: Sequence[int]) -> Scores:
-        """Return the scores of the other models."""
-        kept = [m for m in range(len(self.models)) if m not in models]
-        return Scores(
-            self.values[kept],
-            tuple(self.models[m] for m in kept),
-            self.theories,
-            self.items,
-            tuple(self.families[m] for m in kept),
-            self.unscored,
-        )
 
 
 def load_scores(path: Path) -> Scores:
@@ -163,27 +150,7 @@ def _read(path: Path) -> pl.DataFrame:
             raise DataError(
                 f"can't read {path}", str(error).splitlines()[0], "give Parquet, or a text table"
             ) from error
-    return read_named(path, (*COLUMNS, *OPTIONAL))
-
-
-def read_named(path: Path, known: Sequence[str]) -> pl.DataFrame:
-    """Read a text table's known columns.
-
-    Raises:
-        DataError: as `read_columns`, or one of them stands twice.
-    """
-    frame = read_columns(path, set(known))
-    again = [name for name in _header(path) if name in known]
-    if twice := [name for name in again if again.count(name) > 1]:
-        raise DataError(f"{path} has the column {twice[0]!r} twice", "which is meant?", "keep one")
-    return frame
-
-
-def _header(path: Path) -> list[str]:
-    with path.open("rb") as stream:
-        line = stream.readline().decode("utf-8-sig", "replace").strip()
-    mark = max("\t,;", key=line.count)
-    return [name.strip().strip('"') for name in line.split(mark)]
+    return read_columns(path, {*COLUMNS, *OPTIONAL})
 
 
 def _numbers(column: pl.Series, path: Path) -> pl.Series:

@@ -1,8 +1,8 @@
 """Scores between 0 and 1 as a normal distribution truncated there: density, moments, fits.
 
 Source: arXiv 2506.14625, section 3, for the distribution; the bounds are ours. Without them the
-likelihood has no largest value: a judge who says only 0 and 1 is met by a width of nothing, and
-everyone else is ignored.
+likelihood has no largest value: a judge whose scores lie in two heaps is met by a width of nothing,
+and everyone else is ignored.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from moralprobe.behavior.consensus.agreement import auroc, brier
 from moralprobe.behavior.consensus.fitting import Consensus
-from moralprobe.behavior.consensus.scores import Scores, read_named
+from moralprobe.behavior.consensus.scores import Scores
+from moralprobe.data.social_chem import read_columns
 from moralprobe.errors import DataError
 
 COLUMNS: Final = ("item", "share")
@@ -28,7 +29,7 @@ def load_votes(path: Path) -> dict[str, float]:
         DataError: columns that are missing or stand twice, shares that are none, an item that has
             no name or stands twice.
     """
-    frame = read_named(Path(path), COLUMNS)
+    frame = read_columns(Path(path), COLUMNS)
     if missing := [name for name in COLUMNS if name not in frame.columns]:
         raise DataError(
             f"{path} is no table of votes", f"it has no column {missing[0]!r}", "give item, share"
