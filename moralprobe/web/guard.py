@@ -64,10 +64,7 @@ class Guard:
                 await self._app(scope, body, sending)
                 return
             refused = 413, "the request is too large", f"at most {MOST_BYTES:,} bytes are read"
-        # Who asks before sending is told no, and not to go on.
-        waits = any(name.lower() == b"expect" for name, _ in scope["headers"])
-        read = not waits and (refused[0] == 413 or await _drain(receive))
-        await _answer(sending, *refused, close=not read or refused[0] == 413)
+        await _answer(sending, *refused)
 
     def _refused(self, scope: Scope) -> tuple[int, str, str] | None:
         """Return status, what and why of a refusal."""
@@ -137,8 +134,8 @@ async def _body(scope: Scope, receive: Receive) -> Receive | None:
     return again
 
 
-async def _drain(receive: Receive) -> bool:
-    """Read what is left of a refused request, within bounds; return whether that was all.
+async def _drain(receive: Receive) -> None:
+    """Read what is left of a request that is too large, within bounds.
 
     Where a connection is closed on what wasn't read, a client is told of the reset, not the answer.
     """
@@ -151,14 +148,13 @@ async def _drain(receive: Receive) -> bool:
                 size += len(message.get("body", b""))
                 more = message["type"] == "http.request" and message.get("more_body", False)
     except TimeoutError:
-        return False
-    return not more
+        return
 
 
-async def _answer(send: Send, status: int, what: str, why: str, *, close: bool) -> None:
+async def _answer(send: Send, status: int, what: str, why: str) -> None:
     body = json.dumps({"what": what, "why": why, "instead": ""}).encode()
     kind = (b"content-type", b"application/json")
     length = (b"content-length", str(len(body)).encode())
-    headers = [kind, length, *([(b"connection", b"close")] if close else [])]
+    headers = [kind, length, *([(b"connection", b"close")] if status == 413 else [])]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
