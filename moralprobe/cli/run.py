@@ -17,7 +17,9 @@ def run_command(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="A .yaml file; or smollm2, qwen3-8b.")
     ],
-    out: Annotated[Path, typer.Option(help="The run's folder.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder; out/ and the recipe's name.")
+    ] = None,
     change: Annotated[
         list[str] | None,
         typer.Option("--set", help="KEY=VALUE for a dotted key: probe.draws=200. Repeatable."),
@@ -42,6 +44,7 @@ def run_command(
     from moralprobe.recipes.run import load_recipe, run_recipe
     from moralprobe.recipes.text import parse_overrides
 
+    out = Path("out") / Path(recipe).stem if out is None else out
     asked = load_recipe(recipe, parse_overrides(change or []))
     if dry_run:
         _show_plan(asked, out, until, device_tflops)

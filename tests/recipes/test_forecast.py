@@ -20,6 +20,8 @@ from moralprobe.sae.recipe import Recipe
 from moralprobe.sae.tokens import TextOptions
 from tests.recipes.test_run import app
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.fixture(autouse=True)
 def without_network_or_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,6 +102,22 @@ def test_a_model_whose_sizes_are_not_here_is_refused(tmp_path: Path) -> None:
     recipe = load_recipe("smollm2", {"model": "nobody/has-fetched-this"})
     with pytest.raises(UsageError, match="isn't known"):
         plan_recipe(recipe, tmp_path)
+
+
+@pytest.mark.parametrize("recipe", ["qwen3-8b", str(ROOT / "recipes" / "qwen3-8b.yaml")])
+def test_a_run_without_a_folder_has_its_own(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from moralprobe.recipes import run
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(_asked: object, out: Path, **_: object) -> None:
+        raise StoppedError(out)
+
+    monkeypatch.setattr(run, "run_recipe", stop)
+    with pytest.raises(StoppedError) as stopped:
+        CliRunner().invoke(app, ["run", recipe], catch_exceptions=False)
+    assert stopped.value.args == (Path("out/qwen3-8b"),)
 
 
 def test_the_command_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
