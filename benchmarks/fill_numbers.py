@@ -121,17 +121,19 @@ def extraction_gpu() -> str:
     """Say how fast extraction is on a GPU, where it is bound by what is written."""
     found = json.loads((RESULTS / "extraction-bf16-cuda.json").read_text())
     speed, best = found["texts_per_second"], found["best_sorted"]
-    (ours,) = found["runs"]["ours"]
+    ours = found["runs"]["ours"][0]
     return (
         f"On an {found['machine']['gpu']}, a model of random weights "
         f"(`benchmarks/random_model.py`), {found['texts']:,} texts,\n{len(found['poolings'])} "
-        f"poolings, {ours['flops'] / 1e12:.0f} TFLOP, one run: {speed['ours']:,.0f} texts a "
-        f"second, the {ours['bytes'] / 1e9:.1f} GB that are written\nand checksummed among it; "
-        f"transformers in length-sorted batches of "
-        f"{best.removeprefix('sorted-')}, which keeps them in memory and\nwrites nothing, "
-        f"{speed[best]:,.0f}: **{found['ratio']:.2f} times**.\nOurs multiplies at "
-        f"{found['gflops'] / found['peak_gflops']:.0%} of what the card can alone, so that texts "
-        f"as short as these take many\ntimes the GPU-hours that are planned above."
+        f"poolings, {ours['flops'] / 1e12:.0f} TFLOP, medians of {found['repeats']} alternating "
+        f"runs: **{speed['ours']:,.0f} texts a second**, the\n{ours['bytes'] / 1e9:.1f} GB that "
+        f"are written and checksummed among it, with {found['gpu_gb']['ours']:.1f} GB of the card; "
+        f"transformers in length-sorted\nbatches of {best.removeprefix('sorted-')}, which keeps "
+        f"them in memory and writes nothing, {speed[best]:,.0f} with {found['gpu_gb'][best]:.1f} "
+        f"GB:\n**{found['ratio']:.2f} times**. Ours multiplies at "
+        f"{found['gflops'] / found['peak_gflops']:.0%} of what the card can alone: tokenising, "
+        f"planning\nand writing bound texts as short as these, which take more GPU-hours than are "
+        f"planned above."
     )
 
 

@@ -185,7 +185,7 @@ def fired(client: Any, rng: random.Random) -> str:
 def known(client: Any, rng: random.Random, about: dict[str, Any]) -> str:
     """Ask what is known of a feature."""
     feature = rng.randrange(about["features"])
-    return f"feature: {client.get(f'/api/features/{feature}').status_code}"
+    return f"feature: {client.post('/api/feature', json={'feature': feature}).status_code}"
 
 
 def refused(client: Any, rng: random.Random) -> str:

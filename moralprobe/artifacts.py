@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -121,6 +122,7 @@ class Artifact:
         self.key = key
         self.shards = shards
         self._headers: dict[str, dict[str, str]] = {}
+        self._entering = threading.Lock()
 
     # -- opening --------------------------------------------------------------------------------
 
@@ -230,16 +232,20 @@ class Artifact:
     def add_shard(
         self, name: str, tensors: Mapping[str, NDArray[Any]], *, first: int, last: int
     ) -> Shard:
-        """Write a shard of rows first..last and enter it in the manifest; see `write_shard`."""
+        """Write a shard of rows first..last and enter it in the manifest; see `write_shard`.
+
+        Threads may add shards at once: the manifest is the same in whichever order they end.
+        """
         shard = write_shard(self.folder, name, tensors, first=first, last=last)
         self.enter(shard)
         return shard
 
     def enter(self, shard: Shard) -> None:
         """Enter in the manifest a shard that stands in the folder: now it counts."""
-        self.shards[shard.name] = shard
-        self._headers.pop(shard.name, None)
-        self._write_manifest()
+        with self._entering:
+            self.shards[shard.name] = shard
+            self._headers.pop(shard.name, None)
+            self._write_manifest()
 
     def drop_shard(self, name: str) -> None:
         """Take a shard out of the manifest, so that it is made again."""

@@ -3,10 +3,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import resource
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,23 @@ def test_round_trip_and_verification(tmp_path: Path) -> None:
         (4, 7, 4),
         (8, 11, 4),
     ]
+
+
+def test_threads_may_add_shards_at_once(tmp_path: Path) -> None:
+    shards = 24
+    make(tmp_path / "one", shards)
+    artifact = Artifact.create(tmp_path / "many", "test store", KEY)
+    started = Artifact.open(tmp_path / "one", "test store")
+
+    def add(k: int) -> None:
+        name = f"shard-{k}.safetensors"
+        tensors = {key: started.read(name, key) for key in ("a", "b")}
+        artifact.add_shard(name, tensors, first=4 * k, last=4 * k + 3)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(add, random.Random(0).sample(range(shards), shards)))
+    for path in (tmp_path / "one").iterdir():
+        assert (tmp_path / "many" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_a_shard_is_what_safetensors_itself_writes(tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ kill and the finished store is byte for byte the one that an unbroken run writes
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 from moralprobe.activations.job import MAX_TOKENS, Job, Options, Outline, make_job
 from moralprobe.activations.plan import shard_name
@@ -19,10 +20,13 @@ from moralprobe.activations.pooling import DEFAULT_POOLINGS
 from moralprobe.activations.reading import read_shard
 from moralprobe.activations.store import KIND, ActivationStore, TextTable, repair_tables
 from moralprobe.activations.workers import Begun, origin_on, read_beside
-from moralprobe.artifacts import Artifact
+from moralprobe.artifacts import Artifact, Shard
 from moralprobe.errors import StoreError
 from moralprobe.files import free_bytes
 from moralprobe.models.causal import CausalModel
+
+_WRITERS: Final = {"cpu": 1, "cuda": 4}
+"""Threads that write: each holds a shard in memory."""
 
 
 @dataclass(frozen=True)
@@ -142,16 +146,19 @@ def missing(artifact: Artifact, outline: Outline) -> list[int]:
 
 
 def _read(job: Job, artifact: Artifact, pending: list[int], step: Callable[[int], None]) -> None:
-    # One shard is written while the next is read.
-    with ThreadPoolExecutor(1) as writer:
-        writing: Future[Any] | None = None
+    # Some shards are written while the next is read: a GPU reads faster than one thread writes.
+    most = _WRITERS.get(job.model.device.type, 1)
+    with ThreadPoolExecutor(most) as writers:
+        writing: deque[Future[Shard]] = deque()
         for i in pending:
             start, stop = job.plan.shards[i]
             tensors = read_shard(job, (start, stop), step)
-            if writing is not None:
-                writing.result()
-            writing = writer.submit(
-                artifact.add_shard, shard_name(i), tensors, first=start, last=stop - 1
+            if len(writing) == most:
+                writing.popleft().result()
+            writing.append(
+                writers.submit(
+                    artifact.add_shard, shard_name(i), tensors, first=start, last=stop - 1
+                )
             )
-        if writing is not None:
-            writing.result()
+        for one in writing:
+            one.result()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -83,14 +83,16 @@ class _Kept:
         """Check what was kept of the texts of these names, and return it."""
         _check_finite(self._finite, names)
         _check_inputs(self._inputs)
+        layers = [site for site in self._job.poolings_of if site not in INPUTS]
+        for site in layers:
+            _check_varies(self._pooled[site], site)
+        stats = _on_host({site: self._stats[site] for site in layers})
         found: dict[str, NDArray[Any]] = {}
-        for site, poolings in self._job.poolings_of.items():
-            if site not in INPUTS:
-                _check_varies(self._pooled[site], site)
-                for name, values in zip(STATS, self._stats[site], strict=True):
-                    found[tensor_name(site, name)] = _to_numpy(values)
-            for name, values in zip(poolings, self._pooled[site], strict=True):
-                found[tensor_name(site, name)] = _to_numpy(values)
+        for site, pooled in _on_host(self._pooled).items():
+            named = dict(zip(self._job.poolings_of[site], pooled, strict=True))
+            if site in stats:
+                named |= dict(zip(STATS, stats[site], strict=True))
+            found |= {tensor_name(site, name): _to_numpy(rows) for name, rows in named.items()}
         return found
 
 
@@ -143,8 +145,16 @@ def _not_fired(site: Site, equal: str) -> NumericError:
     )
 
 
+def _on_host(tensors: Mapping[Site, torch.Tensor]) -> dict[Site, torch.Tensor]:
+    """Return copies in pinned memory; a device is waited for once, not for each of them."""
+    copies = {site: values.to("cpu", non_blocking=True) for site, values in tensors.items()}
+    for device in {values.device for values in tensors.values()}:
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+    return copies
+
+
 def _to_numpy(values: torch.Tensor) -> NDArray[Any]:
-    values = values.cpu()
     if values.dtype == torch.bfloat16:
         array: NDArray[Any] = values.contiguous().view(torch.int16).numpy()
         return array.view(ml_dtypes.bfloat16)

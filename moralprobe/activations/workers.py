@@ -117,15 +117,11 @@ def read_beside(
         MoralprobeError: what a process met; what is complete is kept.
     """
     todo = deque(pending)
-    entering = threading.Lock()
+    counting = threading.Lock()
     over = threading.Event()
 
-    def enter(shard: Shard) -> None:
-        with entering:
-            artifact.enter(shard)
-
     def count(texts: int) -> None:
-        with entering:
+        with counting:
             step(texts)
 
     def died(device: str, number: int | None, counted: int) -> None:
@@ -144,12 +140,12 @@ def read_beside(
         lines = [(name, stack.enter_context(_process(begun, name, threads))) for name in devices]
         stack.callback(over.set)
         told: list[Future[None]] = [
-            pool.submit(_tell, *one, todo, enter, count, died) for one in lines
+            pool.submit(_tell, *one, todo, artifact.enter, count, died) for one in lines
         ]
         while todo or not all(one.done() for one in told):
             _raise_first(told)
             if (number := _next(todo)) is not None:
-                enter(_read_and_write(job, artifact.folder, number, count))
+                artifact.enter(_read_and_write(job, artifact.folder, number, count))
             else:  # the last ones are being read elsewhere; a dead process gives its shard back
                 threading.Event().wait(0.02)
         _raise_first(told)
