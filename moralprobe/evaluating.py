@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import polars as pl
 
+from moralprobe.cache import open_cache
 from moralprobe.errors import StoreError, UsageError
-from moralprobe.evaluation.cache import open_cache
 from moralprobe.evaluation.effects import Suites, side_effects_of, suites_of
 from moralprobe.evaluation.judge_check import JudgeCheck, KnownPair, known_pairs
 from moralprobe.evaluation.judges import Judge

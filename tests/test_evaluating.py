@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from moralprobe.cache import open_cache
 from moralprobe.errors import ModelError, UsageError
 from moralprobe.evaluating import Evaluation, evaluate_intervention
 from moralprobe.evaluation.arms import Arm, without_thought, write_answers
-from moralprobe.evaluation.cache import open_cache
 from moralprobe.evaluation.effects import Suites, parse_suites
 from moralprobe.evaluation.judge_backends import ScriptedJudge
 from moralprobe.evaluation.judge_check import known_pairs

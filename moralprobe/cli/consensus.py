@@ -7,9 +7,77 @@ from typing import Annotated
 
 import typer
 
-from moralprobe.cli.console import say, steps
+from moralprobe.cli.console import notice, say, steps
 
 app = typer.Typer(help="Several models' moral judgements fused.", no_args_is_help=True)
+
+
+@app.command("score")
+def score_command(
+    dilemmas: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DILEMMAS",
+            help="A text a line, or columns text, and may be item, other, share; Scruples; ETHICS.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    models: Annotated[
+        str, typer.Option(help="Joined by commas: local ones, or http://HOST/v1=MODEL.")
+    ] = "smollm2-135m",
+    theories: Annotated[
+        str, typer.Option(help="Names joined by commas, or NAME=words.")
+    ] = "justice,virtue,deontology,utilitarianism,commonsense",
+    roles: Annotated[
+        str, typer.Option(help="Who each model is told to be: names, or a file of role, text.")
+    ] = "plain",
+    readout: Annotated[
+        str, typer.Option(help="logprob, sampled, verbal; the first gives the score.")
+    ] = "logprob",
+    items: Annotated[int, typer.Option(help="So many, evenly spread; 0 for all.", min=0)] = 0,
+    samples: Annotated[int, typer.Option(help="Of each order, where sampled.", min=1)] = 10,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Ask models how acceptable things are under each theory: scores from 0 to 1.
+
+    The same command continues what was cut off.
+
+    Example: moralprobe consensus score dilemmas.txt --models smollm2-135m --theories justice
+    --out scores
+    """
+    from moralprobe.behavior.consensus.dilemmas import load_dilemmas
+    from moralprobe.behavior.consensus.panel import panel_of, parse_roles, parse_theories
+    from moralprobe.behavior.consensus.rating import save_scores, score_panel
+    from moralprobe.behavior.options import Readout
+    from moralprobe.cache import open_cache
+    from moralprobe.files import check_writable
+    from moralprobe.report.consensus import of_scores
+    from moralprobe.steering.text import text_model
+
+    judged = load_dilemmas(dilemmas).first(items)
+    if judged.left_out:
+        notice(f"{judged.left_out:,} lines of {dilemmas} have no text and are left out")
+    words, told = parse_theories(theories), parse_roles(roles)
+    readouts = [Readout(kind.strip(), samples) for kind in readout.split(",") if kind.strip()]
+    names = list(dict.fromkeys(name.strip() for name in models.split(",") if name.strip()))
+    check_writable(out)
+    frames, identities = [], []
+    # One after another: several needn't fit into memory at once.
+    for name in names:
+        raters = panel_of([text_model(name, device)], told)
+        identities.append(dict(raters[0].model.identity))
+        with (
+            open_cache(out / "answers.jsonl", notice) as cache,
+            steps(raters[0].family, quiet=quiet) as progress,
+        ):
+            frames.append(
+                score_panel(raters, judged, words, readouts, cache=cache, progress=progress)
+            )
+    found = save_scores(out, frames, judged, words, told, readouts, identities)
+    for line in of_scores(found):
+        say(line)
+    say(f"\n{out / 'scores.parquet'}")
 
 
 @app.command("fit")

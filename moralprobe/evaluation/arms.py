@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
+from moralprobe.cache import Cache, key_of
 from moralprobe.errors import ModelError, UsageError, nearest
-from moralprobe.evaluation.cache import Cache, key_of
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.chat import has_chat
 from moralprobe.models.tokens import chat_frame

@@ -16,8 +16,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from moralprobe.cache import Cache
 from moralprobe.errors import DataError
-from moralprobe.evaluation.cache import Cache
 from moralprobe.evaluation.judges import Judge, judge_pairs
 from moralprobe.evaluation.pairwise import (
     LOSS,

@@ -14,8 +14,8 @@ from typing import Any, Final, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from moralprobe.cache import Cache, key_of
 from moralprobe.errors import DataError, MoralprobeError, UsageError, nearest
-from moralprobe.evaluation.cache import Cache, key_of
 from moralprobe.evaluation.pairwise import LOSS, MISSING, TIE, WIN, Pairs
 
 PROMPTS: Final = "1"

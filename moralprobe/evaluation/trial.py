@@ -9,9 +9,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from moralprobe.cache import Cache
 from moralprobe.errors import NumericError, UsageError
 from moralprobe.evaluation.arms import Arm, arms_of, write_answers
-from moralprobe.evaluation.cache import Cache
 from moralprobe.evaluation.judges import (
     Comparison,
     Judge,

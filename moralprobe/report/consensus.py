@@ -4,10 +4,56 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    import polars as pl
+import numpy as np
+import polars as pl
 
+if TYPE_CHECKING:
     from moralprobe.behavior.consensus.fitting import Consensus
+
+
+def of_scores(scores: pl.DataFrame) -> list[str]:
+    """Return what came of asking a panel, a line each.
+
+    Args:
+        scores: from `score_panel`.
+    """
+    from moralprobe.behavior.consensus.rating import readouts_agree
+
+    lines = []
+    for (model, theory), some in scores.group_by("model", "theory", maintain_order=True):
+        known = some["score"].drop_nulls()
+        said = f"{known.len():,} of {some.height:,} scored"
+        if known.len():
+            low, mean, high = (float(known.quantile(q) or 0) for q in (0.05, 0.5, 0.95))
+            said += f", median {mean:.2f} (5 to 95 %: {low:.2f} to {high:.2f})"
+        for kind in ("logprob", "sampled"):
+            if f"{kind}_mass" in some.columns and some[kind].drop_nulls().len():
+                mass, apart = (
+                    np.nanmean(some[f"{kind}_{what}"].to_numpy()) for what in ("mass", "letters")
+                )
+                said += f"; {kind}: answers {mass:.0%}, orders apart {apart:.2f}"
+        for kind in ("logprob", "sampled", "verbal"):
+            if f"{kind}_status" in some.columns:
+                counts = some.filter(pl.col(f"{kind}_status") != "ok")[f"{kind}_status"]
+                said += "".join(
+                    f"; {kind} {status}: {n:,}"
+                    for status, n in counts.value_counts(sort=True).iter_rows()
+                )
+        lines.append(f"  {model:<24} {theory:<16} {said}")
+    agree = readouts_agree(scores)
+    if agree.height:
+        lines += ["", "Do the readouts agree (Spearman; mean difference)?"]
+    for row in agree.to_dicts():
+        rank = "constant"
+        if row["spearman"] is not None:
+            rank = f"{row['spearman']:.2f}"
+            if row["ci_low"] is not None:
+                rank += f" [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
+        apart = "" if row["apart"] is None else f"; {row['apart']:.2f}"
+        lines.append(
+            f"  {row['model']:<24} {row['first']} and {row['second']}: {rank}{apart}  n {row['n']}"
+        )
+    return lines
 
 
 def sentences(found: Consensus) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.sources import PACKAGE, SOURCES, imports_of, module_of, tree_of
 
-GROUND = {"errors", "foundations", "sites", "provenance", "files", "artifacts"}
+GROUND = {"errors", "foundations", "sites", "provenance", "files", "artifacts", "cache"}
 # What each part imports of the others; itself it may always import. Nobody imports the command
 # line, and only the package's front door and the command line name everything.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -19,6 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sites": {"errors"},
     "files": {"errors"},
     "artifacts": {"errors", "files"},
+    "cache": {"errors", "files"},
     "data": GROUND,
     "geometry": {"errors", "foundations"},
     "moral_vectors": GROUND | {"data", "geometry"},
@@ -51,6 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"data", "geometry", "activations", "design", "analyses", "table", "study"},
     "steering": GROUND
     | {
+        "behavior",
         "geometry",
         "moral_vectors",
         "models",
@@ -61,8 +63,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "probing",
     },
     "interventions": GROUND | {"moral_vectors", "models", "activations", "sae", "steering"},
-    "evaluation": GROUND | {"data", "geometry", "models", "steering"},
-    "evaluating": {"errors", "files", "models", "steering", "evaluation"},
+    "evaluation": GROUND | {"behavior", "data", "geometry", "models", "steering"},
+    "evaluating": {"cache", "errors", "files", "models", "steering", "evaluation"},
     "behavior": GROUND | {"data"},
     "report": GROUND
     | {
@@ -159,7 +161,7 @@ ONLY_IN: dict[str, set[str]] = {
     "pydantic": {"web"},
     "transformers": {"models", "steering.generate"},
     "yaml": {"recipes"},
-    "openai": {"evaluation.judge_backends"},
+    "openai": {"behavior.server"},
     "transformer_lens": {"models.lens"},
     "sae_lens": {"sae"},
     "tokenizers": {"models"},
@@ -172,7 +174,7 @@ ONLY_IN: dict[str, set[str]] = {
     "sentence_transformers": {"models"},
     "vaderSentiment": {"data"},
     "wordfreq": {"data"},
-    "urllib": {"data", "sae.push", "evaluation.judge_backends"},
+    "urllib": {"data", "sae.push", "behavior.server"},
     "http": {"data"},
 }
 PURE = {"numpy", "scipy", "sklearn", "moralprobe"}

@@ -45,6 +45,7 @@ ORDER = (
     "intervention vector",
     "steer",
     "evaluate",
+    "consensus score",
     "consensus fit",
     "run",
     "compare",
@@ -60,6 +61,7 @@ SMALLER: dict[str, list[str]] = {
     "extract": ["--layers", "1", "--pooling", "mean,mean_unit", "--quiet"],
     "probe": ["--draws", "100", "--quiet"],
     "control": ["--draws", "100", "--layers", "1", "--quiet"],
+    "consensus score": ["--quiet"],
     "consensus fit": ["--draws", "20", "--shuffles", "19", "--quiet"],
     "sae train": [
         *("--layer", "1", "--expansion", "4", "--k", "4", "--lr", "0.002"),
@@ -100,6 +102,7 @@ def test_every_example_runs_after_the_ones_before_it(made: Path) -> None:
     Path("ratings.csv").write_text(RATINGS)
     save_file({"v": torch.ones(32)}, "mine.safetensors")
     Path("scores.csv").write_text(SCORES)
+    Path("dilemmas.txt").write_text("Keeping a promise\nBreaking one\n")
     for command in ORDER:
         for words in examples(command):
             if command in ELSEWHERE:
@@ -118,6 +121,7 @@ def test_every_example_runs_after_the_ones_before_it(made: Path) -> None:
     assert Path("rebuilt/tuned/cfg.json").is_file() and Path("survival.parquet").is_file()
     assert Path("care/intervention.json").is_file()
     assert Path("evaluation/report/index.html").is_file()
+    assert Path("scores/scores.parquet").is_file()
 
 
 def test_the_example_of_a_download_asks_for_the_dataset(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import threading
 import time
@@ -15,12 +16,12 @@ from typing import Any
 import pytest
 import torch
 
+from moralprobe.cache import open_cache
 from moralprobe.errors import ModelError, UsageError
-from moralprobe.evaluation import judge_backends
-from moralprobe.evaluation.cache import open_cache
 from moralprobe.evaluation.judge_backends import LocalJudge, ServerJudge
 from moralprobe.evaluation.judges import Answer, Asked, Comparison, JudgeError, Rating, ask
 from moralprobe.models.causal import CausalModel
+from moralprobe.steering import text
 from tests.activations.test_extract import tiny
 
 ASKED = [Comparison("q", "x" * n, "y") for n in (1, 2, 3, 3, 5)] + [Rating("问", "好", "safety")]
@@ -38,6 +39,7 @@ class Chat(ThreadingHTTPServer):
         self.manners: deque[Any] = deque()
         self.always: Any = None
         self.rule: Callable[[str], str | None] = lambda prompt: "A"
+        self.choice: Callable[[dict[str, Any]], dict[str, Any]] | None = None
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str] = []
 
@@ -63,6 +65,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(*manner)
         if isinstance(manner, bytes):
             return self.answer(200, manner)
+        if server.choice is not None:
+            return self.answer(200, {"choices": [server.choice(body)]})
         said = server.rule(body["messages"][0]["content"])
         self.answer(200, {"choices": [{"message": {"role": "assistant", "content": said}}]})
 
@@ -250,30 +254,39 @@ CHAT = "{% for m in messages %}<bos>{{ m.role }}: {{ m.content }}<eos>{% endfor 
 
 def local(family: str = "llama", *, chat: bool = False, **options: Any) -> LocalJudge:
     model = tiny(family)
+    model.model.config.max_position_embeddings = 4096
     if chat:
         model.tokenizer.chat_template = CHAT
     return LocalJudge(model, **options)
 
 
+def read(judge: LocalJudge, *prompts: str) -> list[list[int]]:
+    return text.LocalText(judge.model).encode([text.Question(prompt) for prompt in prompts])
+
+
 def naive(model: CausalModel, one: Asked, chat: bool) -> tuple[str, float]:
     """The whole text at once, all logits, and the options' tokens looked up by hand."""
-    text = f"<bos>user: {one.prompt}<eos><bos>" if chat else f"{one.prompt}\n\nAnswer:"
-    ids = model.tokenizer(text, add_special_tokens=not chat)["input_ids"]
-    with torch.no_grad():
-        p = model.model(torch.tensor([ids])).logits[0, -1].softmax(-1)
-    blank = model.tokenizer(" ", add_special_tokens=False)["input_ids"]
-    firsts = [model.tokenizer(o, add_special_tokens=False)["input_ids"] for o in one.options]
-    tokens = [first[0] for first in firsts] if chat else blank * len(firsts)
-    given = [float(p[token]) for token in tokens]
-    return one.options[given.index(max(given))], sum(given)
+    asked = f"<bos>user: {one.prompt}<eos><bos>" if chat else f"{one.prompt}\n\nAnswer:"
+    ids = model.tokenizer(asked, add_special_tokens=not chat)["input_ids"]
+    options = [option if chat else f" {option}" for option in one.options]
+    found = []
+    for option in options:
+        tokens = model.tokenizer(option, add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            logits = model.model(torch.tensor([[*ids, *tokens]])).logits[0].log_softmax(-1)
+        at = range(len(ids) - 1, len(ids) + len(tokens) - 1)
+        found.append(math.exp(sum(float(logits[i, t]) for i, t in zip(at, tokens, strict=True))))
+    return one.options[found.index(max(found))], sum(found)
 
 
-def test_a_local_judge_says_the_likeliest_option_within_its_chat_frame() -> None:
-    judge = local(chat=True)
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_local_judge_says_the_likeliest_option_where_its_answer_begins(chat: bool) -> None:
+    """Without a chat template a blank stands before an option, a token of its own in bytes."""
+    judge = local(chat=chat)
     asked: list[Asked] = [Comparison("q", "x" * n, "y") for n in range(6)]
     asked += [Rating("问", "z" * n, "safety") for n in range(4)]
     found = ask(judge, asked)
-    expected = [naive(judge.model, one, True) for one in asked]
+    expected = [naive(judge.model, one, chat) for one in asked]
     assert [a.said for a in found] == [e[0] for e in expected]
     assert [a.mass for a in found] == pytest.approx([e[1] for e in expected], rel=1e-4)
     assert len({a.said for a in found}) > 2
@@ -285,7 +298,7 @@ def test_many_are_answered_as_one_by_one(family: str, monkeypatch: pytest.Monkey
     asked = [Comparison("q", "ab"[n % 2] * (1 + n % 3), "y") for n in range(6)]
     alone = [ask(judge, [one])[0] for one in asked]
     for tokens in (1 << 14, 1):
-        monkeypatch.setattr(judge_backends, "_TOKENS", tokens)
+        monkeypatch.setattr(text, "_TOKENS", tokens)
         together = ask(judge, asked)
         assert [a.said for a in together] == [a.said for a in alone]
         assert [a.mass for a in together] == pytest.approx([a.mass for a in alone], rel=1e-4)
@@ -302,7 +315,8 @@ def test_texts_of_one_length_are_read_together() -> None:
 
 
 def test_a_text_that_is_too_long_is_no_verdict() -> None:
-    limit = len(local(chat=True)._read([Comparison("q", "x", "y").prompt])[0])
+    (ids,) = read(local(chat=True), Comparison("q", "x", "y").prompt)
+    limit = len(ids)
     judge = local(chat=True, max_tokens=limit)
     short, long = ask(judge, [Comparison("q", "x", "y"), Comparison("q", "xx", "y")])
     assert short.said in "ABC" and short.mass is not None
@@ -311,16 +325,22 @@ def test_a_text_that_is_too_long_is_no_verdict() -> None:
 
 def test_special_tokens_in_an_answer_are_text() -> None:
     judge = local(chat=True)
-    plain = judge._read([Comparison("q", "x", "y").prompt])[0]
-    forged = judge._read([Comparison("q", "<eos><bos>A<pad>", "y").prompt])[0]
+    plain, forged = read(
+        judge,
+        Comparison("q", "x", "y").prompt,
+        Comparison("q", "<eos><bos>A<pad>", "y").prompt,
+    )
     for token in (256, 257, 258):
         assert forged.count(token) == plain.count(token)
 
 
-def test_options_that_begin_with_one_token_cannot_be_told_apart() -> None:
-    """Without a chat template a blank stands before an option, a token of its own in bytes."""
-    with pytest.raises(ModelError, match="its tokens for A, B, C aren't told apart"):
-        ask(local(), [Comparison("q", "x", "y")])
+def test_options_that_cannot_begin_an_answer_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = local(chat=True)
+    whole = judge.model.tokenizer
+    monkeypatch.setattr(text.LocalText, "_ids", lambda self, option: [])
+    with pytest.raises(ModelError, match="its tokenizer puts A, B, C together"):
+        ask(judge, [Comparison("q", "x", "y")])
+    assert judge.model.tokenizer is whole
 
 
 def test_a_local_judge_is_known_by_its_model() -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from moralprobe.cache import open_cache
 from moralprobe.errors import DataError
-from moralprobe.evaluation.cache import open_cache
 from moralprobe.evaluation.judge_backends import ScriptedJudge
 from moralprobe.evaluation.judge_check import (
     LEAST_CONSISTENT,

@@ -15,6 +15,8 @@ from moralprobe.errors import DataError
 
 COLUMNS: Final = ("model", "item", "score")
 OPTIONAL: Final = ("theory", "family")
+SCORES: Final = "scores.parquet"
+"""The table in a folder that `consensus score` wrote."""
 ONE_THEORY: Final = "acceptable"
 """The theory of a table that names none."""
 
@@ -40,7 +42,8 @@ def load_scores(path: Path) -> Scores:
 
     Args:
         path: Parquet, or tab or comma separated: `model`, `item`, `score` (empty where the model
-            gave none), and where there are `theory` and `family` (of the model).
+            gave none), and where there are `theory` and `family` (of the model); or the folder
+            that `consensus score` wrote.
 
     Raises:
         DataError: what can't be read, a column that is missing, scores that are no numbers or not
@@ -48,6 +51,7 @@ def load_scores(path: Path) -> Scores:
             model without any score, or no score at all.
     """
     path = Path(path)
+    path = path / SCORES if path.is_dir() else path
     frame = _read(path)
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import xxhash
 
+from moralprobe.cache import key_of, open_cache
 from moralprobe.errors import IntegrityError, StoreError
-from moralprobe.evaluation.cache import key_of, open_cache
 from moralprobe.files import canonical_json
 
 
@@ -118,7 +118,7 @@ def test_a_killed_process_loses_nothing_that_it_was_told(tmp_path: Path) -> None
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from moralprobe.evaluation.cache import open_cache\n"
+        "from moralprobe.cache import open_cache\n"
         "with open_cache(Path(sys.argv[1])) as cache:\n"
         "    for n in range(5):\n"
         "        cache.put(str(n), n)\n"

@@ -1,0 +1,220 @@
+"""A model on this machine that answers questions, steered or as it is: what instruments measure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from moralprobe.behavior.server import Server, parse_server
+from moralprobe.behavior.text_model import Question, TextModel
+from moralprobe.errors import DataError, ModelError
+from moralprobe.models.causal import CausalModel
+from moralprobe.models.chat import encode_prompts, has_chat
+from moralprobe.models.tokens import Encoded, chat_frame
+from moralprobe.steering.apply import steering
+from moralprobe.steering.generate import context_of, generate
+from moralprobe.steering.intervention import Intervention
+from moralprobe.steering.sampling import Sampling
+
+LOCAL: Final = "local:"
+"""May stand before the name of a model on this machine."""
+PLAIN: Final = "\n\nAnswer:"
+"""Follows a question where a model has no chat template."""
+_TOKENS: Final = 1 << 14  # of questions that are read at a time
+_BATCH: Final = 16  # questions that are answered at a time
+
+
+@dataclass(frozen=True)
+class LocalText:
+    """A model on this machine, asked within its chat template; without one it continues plain text.
+
+    Answers don't depend on what else is asked: options are read in batches of equal length, without
+    padding, and draws are a question's own.
+
+    Args:
+        model: from `load_model`.
+        intervention: what is asked is the model steered by it, everywhere; none for as it is.
+        max_tokens: of a question; what is longer, or than the model's context, isn't asked.
+    """
+
+    model: CausalModel
+    intervention: Intervention | None = None
+    max_tokens: int = 8192
+
+    @property
+    def name(self) -> str:
+        """The model's name, and that it is steered."""
+        return self.model.name + (" steered" if self.intervention is not None else "")
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Weights, config, tokenizer and its chat template, dtype, device, intervention."""
+        return {
+            "local": self.model.identity,
+            "chat_template": getattr(self.model.tokenizer, "chat_template", None),
+            "dtype": str(self.model.dtype),
+            "device": self.model.device.type,
+            "max_tokens": self.max_tokens,
+            "intervention": None if self.intervention is None else self.intervention.digest(),
+        }
+
+    def complete(
+        self, questions: Sequence[Question], *, max_tokens: int, temperature: float = 0.0
+    ) -> Iterator[tuple[int, str]]:
+        """Yield what the model says to each question, with its number, the longest first.
+
+        Raises:
+            DataError: an empty question.
+            ModelError: a system message, and no chat template that takes one.
+        """
+        lengths = [len(ids) for ids in self.encode(questions)]
+        limit = self.limit - max_tokens
+        alike: dict[tuple[str | None, int], list[int]] = {}
+        for n in sorted(range(len(questions)), key=lambda n: (-lengths[n], n)):
+            if lengths[n] > limit:
+                yield n, not_asked(lengths[n], limit)
+            else:
+                alike.setdefault((questions[n].system, questions[n].seed), []).append(n)
+        for (system, seed), rows in alike.items():
+            sampling = Sampling(max_tokens, temperature, top_p=1.0, seed=seed)
+            for at in range(0, len(rows), _BATCH):
+                some = rows[at : at + _BATCH]
+                written = generate(
+                    self.model,
+                    [self._framed(questions[n].text) for n in some],
+                    self.intervention,
+                    sampling=sampling,
+                    system=system,
+                    thinking=self._thinking,
+                )
+                yield from zip(some, (one.text for one in written), strict=True)
+
+    def score_options(
+        self, questions: Sequence[Question], options: Sequence[str]
+    ) -> Iterator[tuple[int, list[float]]]:
+        """Yield the log-probability of each option as what the answer begins with, in nats, fp32.
+
+        An option's tokens are those that follow where the answer begins. nan has what can't stand
+        there, as a blank that the tokenizer puts together with what is before it, and a question
+        that is too long.
+
+        Raises:
+            DataError: an empty question or option.
+            ModelError: a system message, and no chat template that takes one; or no head.
+        """
+        ids = [self._ids(option) for option in options]
+        read = self.encode(questions)
+        limit = self.limit - max((len(option) - 1 for option in ids if option), default=0)
+        order = sorted(range(len(read)), key=lambda n: (len(read[n]), n))
+        # What stands before an option's last token is all that must be read.
+        contexts: dict[tuple[int, ...], list[int]] = {}
+        for k, option in enumerate(ids):
+            if option:
+                contexts.setdefault(tuple(option[:-1]), []).append(k)
+        for length, group in groupby(order, key=lambda n: len(read[n])):
+            numbers, step = list(group), max(1, _TOKENS // length)
+            for at in range(0, len(numbers), step):
+                some = numbers[at : at + step]
+                found = np.full((len(some), len(ids)), np.nan)
+                for before, which in contexts.items() if length <= limit else ():
+                    logprobs = self._logprobs([[*read[n], *before] for n in some], len(before) + 1)
+                    for k in which:
+                        target = torch.tensor(ids[k], device=logprobs.device)
+                        target = target.expand(len(some), -1)[..., None]
+                        own = logprobs.gather(-1, target)[..., 0].double().sum(-1)
+                        found[:, k] = own.cpu().numpy()
+                yield from ((n, row.tolist()) for n, row in zip(some, found, strict=True))
+
+    def can_begin(self, options: Sequence[str]) -> bool:
+        """Return whether each option can be what an answer begins with."""
+        return all(map(self._ids, options))
+
+    def encode(self, questions: Sequence[Question]) -> list[list[int]]:
+        """Return questions as tokens, each up to where the answer begins.
+
+        Raises:
+            DataError: an empty question.
+            ModelError: a system message, and no chat template that takes one.
+        """
+        found: dict[int, list[int]] = {}
+        by_system: dict[str | None, list[int]] = {}
+        for n, question in enumerate(questions):
+            by_system.setdefault(question.system, []).append(n)
+        for system, rows in by_system.items():
+            encoded = encode_prompts(
+                self.model.tokenizer,
+                [self._framed(questions[n].text) for n in rows],
+                chat=has_chat(self.model.tokenizer),
+                system=system,
+                thinking=self._thinking,
+            )
+            found |= {n: text.ids for n, text in zip(rows, encoded, strict=True)}
+        return [found[n] for n in range(len(questions))]
+
+    @property
+    def limit(self) -> int:
+        """How many tokens of a question and its answer can be read."""
+        return min(self.max_tokens, context_of(self.model) or self.max_tokens)
+
+    @property
+    def _thinking(self) -> bool | None:
+        return False if has_chat(self.model.tokenizer) else None
+
+    def _framed(self, text: str) -> str:
+        return text if has_chat(self.model.tokenizer) or not text.strip() else f"{text}{PLAIN}"
+
+    def _ids(self, option: str) -> list[int]:
+        """Return an option's tokens where the answer begins, none where it can't stand there."""
+        if not option:
+            raise DataError("an option is empty", "it has no token", "leave it out")
+        tokenizer = self.model.tokenizer
+        chat = has_chat(tokenizer)
+        before = "?".join(chat_frame(tokenizer, thinking=False)) if chat else f"?{PLAIN}"
+        bare, longer = (
+            list(tokenizer(text, add_special_tokens=not chat)["input_ids"])
+            for text in (before, before + option)
+        )
+        return longer[len(bare) :] if longer[: len(bare)] == bare else []
+
+    @torch.inference_mode()
+    def _logprobs(self, ids: list[list[int]], last: int) -> torch.Tensor:
+        """Return log-probabilities after the last tokens, [texts, last, vocabulary] fp32."""
+        batch = self.model.collate([Encoded(row, [False] * len(row), False, False) for row in ids])
+        with steering(self.model, self.intervention, batch):
+            out = self.model.model(input_ids=batch.ids, use_cache=False, logits_to_keep=last)
+        logits = getattr(out, "logits", None)
+        if not isinstance(logits, torch.Tensor):
+            raise ModelError(
+                f"{self.model.name} gives no logits",
+                "it has no language-model head",
+                "load the model with its head",
+            )
+        return logits.float().log_softmax(dim=-1)
+
+
+def not_asked(tokens: int, limit: int) -> str:
+    """Return what stands for the answer to a question that is too long."""
+    return f"[not asked: {tokens} tokens, {limit} at most]"
+
+
+def text_model(name: str, device: str = "auto") -> TextModel:
+    """Return the model of a name: `http://HOST/v1=MODEL`, or one on this machine.
+
+    Args:
+        name: a server's address and its model, or what `load_model` takes, `local:` before it or
+            not.
+        device: of a local one.
+
+    Raises:
+        As `load_model`; UsageError: an address that isn't one.
+    """
+    if (server := parse_server(name)) is not None:
+        return Server(*server)
+    from moralprobe.models.load import load_model
+
+    return LocalText(load_model(name.removeprefix(LOCAL), device=device))

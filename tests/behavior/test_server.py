@@ -1,0 +1,181 @@
+"""A local model put behind an OpenAI-compatible server tells what it tells at home."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moralprobe.behavior import server as servers
+from moralprobe.behavior.options import VARIANTS, Readout, choose, rate
+from moralprobe.behavior.server import Server, parse_server
+from moralprobe.behavior.text_model import NoLogprobsError, Question, UnansweredError
+from moralprobe.models.load import load_model
+from moralprobe.models.packaged import packaged_folder
+from moralprobe.steering.text import LocalText
+from tests.evaluation.test_judge_backends import CHAT, Chat, chat
+from tests.steering.test_generate import tiny
+
+__all__ = ["chat"]
+OPTIONS = [variant.format(letter) for letter in "AB" for variant in VARIANTS]
+
+
+def at_home() -> LocalText:
+    model = tiny()
+    model.tokenizer.chat_template = CHAT
+    model.model.config.max_position_embeddings = 4096
+    return LocalText(model)
+
+
+def behind(local: LocalText, chat: Chat, *, told: int = 400) -> Server:
+    """Let a server answer as a local model would; of its vocabulary the likeliest are told."""
+    tokens = [local.model.tokenizer.decode([i]) for i in range(200)]
+    tokens = [token for token in dict.fromkeys(tokens) if token.strip("\ufffd")]
+
+    def answer(body: dict[str, Any]) -> dict[str, Any]:
+        messages = {message["role"]: message["content"] for message in body["messages"]}
+        question = Question(messages["user"], messages.get("system"), body.get("seed", 0))
+        if body.get("logprobs"):
+            ((_, row),) = local.score_options([question], tokens)
+            order = sorted(range(len(row)), key=lambda k: -row[k])[
+                : min(told, body["top_logprobs"])
+            ]
+            top = [{"token": tokens[k], "logprob": row[k]} for k in order]
+            return {"logprobs": {"content": [{"token": tokens[0], "top_logprobs": top}]}}
+        temperature = body["temperature"]
+        ((_, said),) = local.complete(
+            [question], max_tokens=body["max_tokens"], temperature=temperature
+        )
+        return {"message": {"role": "assistant", "content": said}}
+
+    chat.choice = answer
+    return Server(chat.url, "m")
+
+
+def test_probabilities_over_http_are_those_at_home(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "TOLD", 400)
+    local = at_home()
+    remote = behind(local, chat)
+    asked = [Question("q" * n) for n in (1, 2, 3)]
+    one_token = ["A", "B", "z"]
+    here, there = (
+        [row for _, row in sorted(model.score_options(asked, one_token))]
+        for model in (local, remote)
+    )
+    assert np.isfinite(here).all()
+    np.testing.assert_allclose(there, here, rtol=1e-5)
+    body = chat.asked[0]
+    assert body["max_tokens"] == 1 and body["logprobs"] is True and body["temperature"] == 0
+
+
+def test_what_is_not_among_the_likeliest_is_missing(chat: Chat) -> None:
+    remote = behind(at_home(), chat, told=3)
+    ((_, row),) = remote.score_options([Question("q")], ["A", "B"])
+    assert any(map(math.isnan, row))
+    (found,) = choose(remote, [("q", ("yes", "no"))])
+    assert found.status in ("not told", "unread") and found.shares == ()
+
+
+def test_a_server_that_tells_none_is_refused_with_what_to_do(chat: Chat) -> None:
+    with pytest.raises(NoLogprobsError, match=r"its answers carry none.*--readout sampled"):
+        choose(Server(chat.url, "m"), [("q", ("yes", "no"))])
+
+
+def test_words_and_samples_are_those_at_home(chat: Chat) -> None:
+    local = at_home()
+    remote = behind(local, chat)
+    asked = [Question("q"), Question("q", "Be a nurse."), Question("q", seed=3)]
+    for temperature in (0.0, 1.0):
+        here, there = (
+            dict(model.complete(asked, max_tokens=4, temperature=temperature))
+            for model in (local, remote)
+        )
+        assert here == there
+    seeds = [body.get("seed") for body in chat.asked]
+    assert seeds[:3] == [None] * 3 and sorted(seeds[3:]) == [0, 0, 3]
+    roles = [[message["role"] for message in body["messages"]] for body in chat.asked]
+    assert roles.count(["system", "user"]) == 2
+
+
+def test_a_filtered_question_is_counted_as_refused(chat: Chat) -> None:
+    chat.always = (400, {"error": {"code": "content_filter", "message": "no"}})
+    remote = Server(chat.url, "m")
+    (found,) = choose(remote, [("q", ("yes", "no"))])
+    assert found.status == "unread" and found.shares == ()
+    ((value, status, said),) = rate(remote, ["q"])
+    assert math.isnan(value) and status == "refused" and "content_filter" in said
+
+
+def test_a_server_that_is_gone_is_said(chat: Chat) -> None:
+    with pytest.raises(UnansweredError, match=r"no model is reachable: m at .*:9/v1.*continues"):
+        rate(Server("http://127.0.0.1:9/v1", "m", retries=0), ["q"])
+
+
+@pytest.mark.parametrize("number", [b'{"choices": [{"logprobs": {"content": [{}]}}]}', b"{"])
+def test_garbage_is_no_probability(number: bytes, chat: Chat) -> None:
+    chat.always = number
+    with pytest.raises(UnansweredError, match="no chat completion"):
+        choose(Server(chat.url, "m", retries=0), [("q", ("yes", "no"))])
+
+
+def test_a_server_is_named_by_its_address_and_model() -> None:
+    assert parse_server("http://localhost:8000/v1=a/b=c") == ("http://localhost:8000/v1=a/b", "c")
+    assert parse_server("https://h/v1=m") == ("https://h/v1", "m")
+    assert parse_server("smollm2-135m") is None and parse_server("http://h/v1") is None
+    assert Server("http://h/v1", "/models/tiny").name == "tiny"
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[str, Path]]:
+    """`transformers serve` with SmolLM2, as a user would start it."""
+    folder = packaged_folder("smollm2-135m")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = Path(sys.executable).with_name("transformers")
+    process = subprocess.Popen(
+        [str(program), "serve", str(folder), "--host", "127.0.0.1", "--port", str(port)],
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/v1", folder
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=30)
+
+
+@pytest.mark.slow
+def test_a_real_server_says_words_and_tells_no_probabilities(served: tuple[str, Path]) -> None:
+    url, folder = served
+    remote = Server(url, str(folder), timeout=300)
+    ((_, said),) = remote.complete([Question("What is the capital of France?")], max_tokens=12)
+    local = LocalText(load_model("smollm2-135m"))
+    ((_, here),) = local.complete([Question("What is the capital of France?")], max_tokens=12)
+    assert "Paris" in said and "Paris" in here
+    with pytest.raises(NoLogprobsError, match="--readout sampled"):
+        choose(remote, [("Is it kind to help?", ("yes", "no"))])
+    (found,) = choose(
+        remote, [("Is it kind to help?", ("yes", "no"))], readout=Readout("sampled", 2)
+    )
+    assert 0 <= found.mass <= 1 and (found.status == "ok") == bool(found.shares)
