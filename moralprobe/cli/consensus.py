@@ -137,3 +137,67 @@ def fit_command(
         for line in beside_votes(beside):
             say(line)
     say(f"\n{out / 'items.parquet'}")
+
+
+@app.command("align")
+def align_command(
+    model: Annotated[str, typer.Argument(help="One of the panel, on this machine.")],
+    consensus: Annotated[
+        Path, typer.Argument(metavar="CONSENSUS", help="The folder that consensus fit wrote.")
+    ],
+    theory: Annotated[str, typer.Option(help="One of the consensus'.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    word: Annotated[
+        str | None, typer.Option(help="Whose rows are trained; the theory's name, if not given.")
+    ] = None,
+    synonym: Annotated[str | None, typer.Option(help="Another word for the theory.")] = None,
+    lambdas: Annotated[
+        str, typer.Option(help="Prices on drift, joined by commas.")
+    ] = "0,0.1,0.3,1",
+    most_drift: Annotated[float, typer.Option(help="Cosine distance of a row, at most.")] = 0.3,
+    epochs: Annotated[int, typer.Option(help="Of each training.", min=1)] = 5,
+    lr: Annotated[float, typer.Option(help="Of the rows.")] = 1e-3,
+    draws: Annotated[int, typer.Option(help="Resamples of held-out items.", min=20)] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the split, weights and draws.", min=0)] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Train the embedding rows of a theory's word towards the others' consensus, beside controls.
+
+    The model's weights stay as they are.
+
+    Example: moralprobe consensus align smollm2-135m consensus --theory justice --out aligned
+    """
+    from moralprobe.behavior.consensus.panel import THEORIES
+    from moralprobe.behavior.server import parse_server
+    from moralprobe.bridges.align import SYNONYMS, align, task_of
+    from moralprobe.bridges.row_training import Options
+    from moralprobe.errors import UsageError
+    from moralprobe.files import check_writable
+    from moralprobe.models.load import load_model
+    from moralprobe.report.consensus import of_alignment
+
+    if parse_server(model) is not None:
+        raise UsageError(
+            "a model on a server can't be aligned",
+            "its embedding rows can't be reached",
+            "give a model whose weights are on this machine",
+        )
+    try:
+        prices = tuple(float(part) for part in lambdas.split(",") if part.strip())
+    except ValueError as error:
+        raise UsageError(f"{lambdas!r} are no numbers", str(error), "write 0,0.1,0.3,1") from error
+    options = Options(prices, most_drift, epochs, lr, seed, draws)
+    check_writable(out)
+    loaded = load_model(model, device=device)
+    task = task_of(consensus, loaded.name, theory, word)
+    other = synonym if synonym is not None else SYNONYMS.get(theory)
+    others = {name: name for name in THEORIES if name != theory}
+    if other is not None:
+        others[other] = other
+    with steps("training", quiet=quiet) as progress:
+        found = align(loaded, task, options, others=others, progress=progress)
+    found.save(out)
+    for line in of_alignment(found.arms, found.summary):
+        say(line)
+    say(f"\n{out / 'arms.parquet'}")

@@ -105,6 +105,60 @@ def beside_votes(table: pl.DataFrame) -> list[str]:
     return lines
 
 
+def of_alignment(arms: pl.DataFrame, summary: dict[str, Any]) -> list[str]:
+    """Return what training a word's rows did on held-out items, a line each.
+
+    Args:
+        arms: of `bridges.align.Aligned`.
+        summary: of the same.
+    """
+    items, head = summary["items"], summary["head"]
+    r2 = "no variance" if head["r2"] is None else f"r2 {head['r2']:.2f}"
+    lines = [
+        f"rows of {', '.join(map(repr, summary['tokens']))}; {items['train']:,} items trained on, "
+        f"{items['validation']:,} choose, {items['test']:,} held out; lambda {summary['lambda']:g}",
+        f"the head gives the model's own scores: {r2}, off by {head['error']:.3f}",
+        "",
+        f"  {'held out':<14} {'JS':<24} {'Brier':<24} {'AUROC':<24} {'F1':<24} F1 at prevalence",
+    ]
+    for arm, some in arms.group_by("arm", maintain_order=True):
+        rows = {row["measure"]: row for row in some.to_dicts()}
+        said = " ".join(
+            f"{with_interval(rows[name], 'value', form):<24}"
+            for name, form in (("js", ".4f"), ("brier", ".3f"), ("auroc", ".2f"), ("f1", ".2f"))
+        )
+        lines.append(f"  {arm[0]:<14} {said} {with_interval(rows['f1_matched'], 'value')}")
+    lines += ["", "JS less that before:"]
+    for row in arms.filter(pl.col("measure") == "js").to_dicts():
+        if row["arm"] not in ("before", "own scores"):
+            lines.append(f"  {row['arm']:<14} {with_interval(row, 'gain', '+.4f')}")
+    moved = ", ".join(f"{name} {value:.4f}" for name, value in summary["moves"].items())
+    loss = ", ".join(f"{name} {value:.4f}" for name, value in summary["neutral_loss"].items())
+    drift = ", ".join(f"{value:.3f}" for value in summary["drift"])
+    lines += [
+        "",
+        f"moves the judgement, by the word in the question: {moved}",
+        f"cosine drift: {drift}; loss of neutral text: {loss} nats a token",
+    ]
+    return [*lines, "", _alignment_in_words(arms)]
+
+
+def _alignment_in_words(arms: pl.DataFrame) -> str:
+    gains = {r["arm"]: r for r in arms.filter(pl.col("measure") == "js").to_dicts()}
+    rows = gains["rows"]
+    if rows["gain_high"] is None or rows["gain_high"] >= 0:
+        return "On held-out items the rows bring the model no surely nearer to the consensus."
+    without = [
+        arm
+        for arm in ("shift", "head", "random rows")
+        if gains[arm]["gain"] is not None and gains[arm]["gain"] <= rows["gain"]
+    ]
+    said = "On held-out items the rows bring the model nearer to the consensus"
+    if not without:
+        return f"{said}, and nearer than each control does."
+    return f"{said}; so, or nearer, does what leaves them alone: {', '.join(without)}."
+
+
 def with_interval(row: dict[str, Any], name: str, form: str = ".2f") -> str:
     """Return a number with its interval."""
     if row[name] is None:

@@ -66,6 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": GROUND | {"behavior", "data", "geometry", "models", "steering"},
     "evaluating": {"cache", "errors", "files", "models", "steering", "evaluation"},
     "behavior": GROUND | {"data"},
+    "bridges": GROUND | {"behavior", "models", "steering", "evaluation"},
     "report": GROUND
     | {
         "behavior",
@@ -118,6 +119,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": GROUND
     | {
         "behavior",
+        "bridges",
         "web",
         "data",
         "moral_vectors",
@@ -152,6 +154,7 @@ ONLY_IN: dict[str, set[str]] = {
         "steering",
         "interventions",
         "evaluation",
+        "bridges",
         "doctor",
         "web",
     },
@@ -159,7 +162,7 @@ ONLY_IN: dict[str, set[str]] = {
     "starlette": {"web"},
     "uvicorn": {"web"},
     "pydantic": {"web"},
-    "transformers": {"models", "steering.generate"},
+    "transformers": {"models", "steering.generate", "bridges.word_rows"},
     "yaml": {"recipes"},
     "openai": {"behavior.server"},
     "transformer_lens": {"models.lens"},

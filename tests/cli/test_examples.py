@@ -17,9 +17,9 @@ from tests.cli.commands import leaves, moralprobe
 from tests.cli.conftest import RATINGS
 
 # What a later example reads is made by an earlier one.
-SCORES = "model,item,score\n" + "".join(
-    f"{model},{i},{0.2 + 0.6 * (i % 2) + 0.01 * ((7 * i + n) % 11):.2f}\n"
-    for n, model in enumerate("abc")
+SCORES = "model,theory,item,text,score\n" + "".join(
+    f"{model},justice,{i},deed {i},{0.1 + 0.5 * (i % 2) + 0.03 * ((7 * i + 3 * n) % 11):.2f}\n"
+    for n, model in enumerate(("a", "b", "c", "model"))
     for i in range(40)
 )
 ORDER = (
@@ -47,6 +47,7 @@ ORDER = (
     "evaluate",
     "consensus score",
     "consensus fit",
+    "consensus align",
     "run",
     "compare",
     "data download",
@@ -62,6 +63,7 @@ SMALLER: dict[str, list[str]] = {
     "probe": ["--draws", "100", "--quiet"],
     "control": ["--draws", "100", "--layers", "1", "--quiet"],
     "consensus score": ["--quiet"],
+    "consensus align": ["--epochs", "1", "--lambdas", "0", "--draws", "20", "--quiet"],
     "consensus fit": ["--draws", "20", "--shuffles", "19", "--quiet"],
     "sae train": [
         *("--layer", "1", "--expansion", "4", "--k", "4", "--lr", "0.002"),
@@ -121,7 +123,7 @@ def test_every_example_runs_after_the_ones_before_it(made: Path) -> None:
     assert Path("rebuilt/tuned/cfg.json").is_file() and Path("survival.parquet").is_file()
     assert Path("care/intervention.json").is_file()
     assert Path("evaluation/report/index.html").is_file()
-    assert Path("scores/scores.parquet").is_file()
+    assert Path("scores/scores.parquet").is_file() and Path("aligned/arms.parquet").is_file()
 
 
 def test_the_example_of_a_download_asks_for_the_dataset(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from scipy.special import entr
 from scipy.stats import rankdata
@@ -74,6 +75,42 @@ MEASURES: Final[Mapping[str, Callable[[Floats, Floats], float]]] = {
     "f1": f1,
     "f1_matched": f1_matched,
 }
+
+
+def beside(
+    arms: Mapping[str, Floats], target: Floats, base: str, *, draws: int, seed: int
+) -> pl.DataFrame:
+    """Hold several scores of the same items against a consensus, and against one of them.
+
+    Args:
+        arms: [n] scores by name.
+        target: [n] the consensus.
+        base: the arm that the others' differences are from.
+        draws: resamples of items, the same for all arms.
+        seed: of the resamples.
+
+    Returns:
+        A row an arm and measure: `value` and `gain` (the difference from `base`), each with its
+        95 % interval (`_low`, `_high`; null where most resamples have no value).
+    """
+    rng, n = np.random.default_rng(seed), len(target)
+    drawn = [np.arange(n), *(rng.integers(n, size=n) for _ in range(draws))]
+    rows = []
+    for measure, function in MEASURES.items():
+        values = {
+            arm: np.array([function(p[at], target[at]) for at in drawn]) for arm, p in arms.items()
+        }
+        for arm, own in values.items():
+            row: dict[str, object] = {"arm": arm, "measure": measure, "n": n}
+            for name, some in (("value", own), ("gain", own - values[base])):
+                known = some[1:][np.isfinite(some[1:])]
+                enough = np.isfinite(some[0]) and len(known) > draws // 2
+                low, high = np.quantile(known, (0.025, 0.975)) if enough else (None, None)
+                row |= {name: some[0], f"{name}_low": low, f"{name}_high": high}
+            rows.append(row)
+    floats = [f"{name}{end}" for name in ("value", "gain") for end in ("", "_low", "_high")]
+    frame = pl.DataFrame(rows, schema_overrides=dict.fromkeys(floats, pl.Float64))
+    return frame.with_columns(pl.col(*floats).fill_nan(None))
 
 
 def _entropy(p: Floats) -> Floats:

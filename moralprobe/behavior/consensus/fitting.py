@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -314,7 +314,7 @@ def _floats(names: tuple[str, ...]) -> dict[str, Any]:
     return {f"{name}{end}": pl.Float64 for name in names for end in ("", "_low", "_high")}
 
 
-def _named(names: tuple[str, ...], at: NDArray[np.int64]) -> pl.Series:
+def _named(names: Sequence[str | None], at: NDArray[np.int64]) -> pl.Series:
     return pl.Series(names, dtype=pl.String).gather(at)
 
 
@@ -323,10 +323,12 @@ def _items_frame(scores: Scores, whole: Latent, *, supported: bool) -> pl.DataFr
     with np.errstate(invalid="ignore"):
         mean = np.nansum(scores.values, axis=0) / np.where(n, n, np.nan)
     theory, item = np.indices(n.shape).reshape(2, -1)
+    texts = {} if scores.texts is None else {"text": _named(scores.texts, item)}
     return pl.DataFrame(
         {
             "item": _named(scores.items, item),
             "theory": _named(scores.theories, theory),
+            **texts,
             "consensus": whole.consensus.ravel() if supported else np.full(n.size, np.nan),
             "mean_score": mean.ravel(),
             "models": n.ravel(),

@@ -57,10 +57,10 @@ def score_panel(
         progress: called with the answers that are there, their number, and nothing more.
 
     Returns:
-        A row a rater, theory and item: `model`, `family`, `theory`, `item`, `score`; and by readout
-        its own score (null where none could be read) and `_status`; of a choice `_mass` (the
-        probability of an answer at all, or the share of answers that could be read) and `_letters`
-        (how far the two orders lie apart, 0 to 1); of words `_said`.
+        A row a rater, theory and item: `model`, `family`, `theory`, `item`, `text` of one,
+        `score`; and by readout its own score (null where none could be read) and `_status`; of a
+        choice `_mass` (the probability of an answer at all, or the share of answers that could be
+        read) and `_letters` (how far the two orders lie apart, 0 to 1); of words `_said`.
 
     Raises:
         UsageError: no readout, or one twice.
@@ -79,6 +79,8 @@ def score_panel(
         done += n
         progress(done, total, "")
 
+    # What one text says belongs to a score; two are one question, and no text.
+    judged = {"text": list(dilemmas.texts)} if dilemmas.others is None else {}
     frames = []
     for rater in raters:
         for theory, words in theories.items():
@@ -93,6 +95,7 @@ def score_panel(
                         "family": rater.family,
                         "theory": theory,
                         "item": list(dilemmas.items),
+                        **judged,
                         "score": columns[kinds[0]],
                         **columns,
                     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,7 +15,7 @@ from moralprobe.data.social_chem import read_columns
 from moralprobe.errors import DataError
 
 COLUMNS: Final = ("model", "item", "score")
-OPTIONAL: Final = ("theory", "family")
+OPTIONAL: Final = ("theory", "family", "text")
 SCORES: Final = "scores.parquet"
 """The table in a folder that `consensus score` wrote."""
 ONE_THEORY: Final = "acceptable"
@@ -26,7 +27,8 @@ class Scores:
     """Scores from 0 to 1, `values` [models, theories, items], NaN where a model gave none.
 
     `families` says which models are kin, one name a model; `unscored` counts items that no model
-    scored under any theory, which are left out, as theories are that no model scored by.
+    scored under any theory, which are left out, as theories are that no model scored by. `texts`
+    are what was judged, where the table says.
     """
 
     values: NDArray[np.float64]
@@ -35,6 +37,7 @@ class Scores:
     items: tuple[str, ...]
     families: tuple[str, ...]
     unscored: int = 0
+    texts: tuple[str | None, ...] | None = None
 
 
 def load_scores(path: Path) -> Scores:
@@ -42,8 +45,8 @@ def load_scores(path: Path) -> Scores:
 
     Args:
         path: Parquet, or tab or comma separated: `model`, `item`, `score` (empty where the model
-            gave none), and where there are `theory` and `family` (of the model); or the folder
-            that `consensus score` wrote.
+            gave none), and where there are `theory`, `family` (of the model) and `text` (of the
+            item); or the folder that `consensus score` wrote.
 
     Raises:
         DataError: what can't be read, a column that is missing, scores that are no numbers or not
@@ -137,7 +140,16 @@ def scores_of(frame: pl.DataFrame, name: str = "the table") -> Scores:
         tuple(str(item) for item, there in zip(items, scored, strict=True) if there),
         families,
         int((~scored).sum()),
+        _texts(frame, [item for item, there in zip(items, scored, strict=True) if there]),
     )
+
+
+def _texts(frame: pl.DataFrame, items: Sequence[object]) -> tuple[str | None, ...] | None:
+    """Return what was judged by each item, None where the table doesn't say."""
+    if "text" not in frame.columns:
+        return None
+    known = dict(frame.unique("item", keep="first").select("item", "text").iter_rows())
+    return tuple(None if known[item] is None else str(known[item]) for item in items)
 
 
 def _read(path: Path) -> pl.DataFrame:

@@ -1,0 +1,1 @@
+"""Where a behavioural instrument meets a model's insides."""

@@ -1,0 +1,298 @@
+"""Bring a stray model back to a consensus by the embedding rows of one word, beside its controls.
+
+What is trained is what arXiv 2506.14625 trains: rows of the input embedding for the word's tokens,
+by Jensen-Shannon divergence to the consensus and a price on cosine drift. Unlike there, a head that
+reads the model's judgement is fitted to the model's own scores first and stays as it is: else who
+learns the consensus may be the head. The arms beside it say what the rows themselves do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from moralprobe.behavior.consensus.agreement import beside
+from moralprobe.bridges.judgement_head import Head, fit_head, shifted
+from moralprobe.bridges.row_training import Options, Trained, train_rows
+from moralprobe.bridges.word_rows import (
+    Reader,
+    Rows,
+    logits_with,
+    marked_ids,
+    nearest_rows,
+    prompt_tokens,
+    weights_hash,
+)
+from moralprobe.errors import DataError, ModelError
+from moralprobe.evaluation.options import plain_logits
+from moralprobe.evaluation.side_effects import neutral, perplexity
+from moralprobe.files import write_bytes, write_json, write_table
+from moralprobe.models.causal import CausalModel
+from moralprobe.models.tokens import Encoded
+
+QUESTION: Final = "{text}\n\nJudge this through {word}. How morally acceptable is it?"
+SYNONYMS: Final[dict[str, str]] = {
+    "justice": "fairness",
+    "virtue": "good character",
+    "deontology": "duty-based ethics",
+    "utilitarianism": "maximising welfare",
+    "commonsense": "ordinary decency",
+}
+"""Other words for the same theory: does what was learnt go with the meaning, or the spelling?"""
+ARMS: Final = ("own scores", "before", "rows", "random rows", "rows and head", "head", "shift")
+FEWEST: Final = 30
+"""Items that are needed."""
+_TEST, _VALIDATION = 0.25, 0.2
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learnt: `texts`, the model's `own` scores of them and the others' consensus, [n]."""
+
+    texts: tuple[str, ...]
+    own: NDArray[np.float64]
+    target: NDArray[np.float64]
+    theory: str
+    word: str
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """What came of it.
+
+    `arms` has a row an arm and measure on the items that nothing was trained or chosen on: value,
+    95 % interval, and the difference from `before` with its own. `rows` are what was learnt,
+    `head` reads the judgement, `summary` says how.
+    """
+
+    arms: pl.DataFrame
+    rows: Rows
+    head: Head
+    summary: dict[str, Any] = field(repr=False)
+
+    @property
+    def helps(self) -> bool:
+        """Whether the divergence from the consensus falls on held-out items, surely."""
+        row = self.arms.row(by_predicate=(pl.col("arm") == "rows") & (pl.col("measure") == "js"))
+        high = row[self.arms.columns.index("gain_high")]
+        return high is not None and high < 0
+
+    def save(self, folder: Path) -> None:
+        """Write `arms.parquet`, `rows.safetensors`, `head.safetensors` and `align.json`."""
+        from safetensors.torch import save
+
+        rows = {"ids": self.rows.ids.cpu(), "delta": self.rows.delta.detach().cpu()}
+        write_bytes(folder / "rows.safetensors", save(rows))
+        head = {k: v.detach().cpu().contiguous() for k, v in self.head.state_dict().items()}
+        write_bytes(folder / "head.safetensors", save(head))
+        write_table(folder / "arms.parquet", self.arms)
+        write_json(folder / "align.json", self.summary)
+
+
+def task_of(folder: Path, model: str, theory: str, word: str | None = None) -> Task:
+    """Return what a consensus says to a model under a theory.
+
+    Args:
+        folder: that `consensus fit` wrote.
+        model: its name in the scores; the consensus is that without it and its family.
+        theory: one of the scores'.
+        word: that the question names; the theory's name, if not given.
+
+    Raises:
+        DataError: no such folder, model or theory, no texts, no consensus, or too few items.
+    """
+    try:
+        left, items = (pl.read_parquet(folder / f"{n}.parquet") for n in ("left_out", "items"))
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(
+            f"{folder} holds no consensus", str(error).splitlines()[0], "fit one: consensus fit"
+        ) from error
+    if "text" not in items.columns:
+        raise DataError(
+            f"{folder} doesn't say what was judged",
+            "its items have no text: the scores had no column 'text', or were of two texts each",
+            "score single texts with consensus score, and fit anew",
+        )
+    for name, given, column in (("model", model, "model"), ("theory", theory, "theory")):
+        if given not in (known := left[column].unique(maintain_order=True).to_list()):
+            raise DataError(
+                f"{folder} has no {name} {given!r}",
+                f"it has {', '.join(map(str, known))}",
+                "score with it first, and fit anew",
+            )
+    texts = items.filter(pl.col("theory") == theory).select("item", "text")
+    mine = left.filter((pl.col("model") == model) & (pl.col("theory") == theory))
+    rows = mine.join(texts, on="item", maintain_order="left").drop_nulls(
+        ["score", "consensus", "text"]
+    )
+    if rows.height < FEWEST:
+        raise DataError(
+            f"there are too few items to align {model} on",
+            f"{rows.height} have its score, a text and a consensus without it; {FEWEST} are needed",
+            "score more items, with models of two other families at least",
+        )
+    own, target = (rows[name].to_numpy().astype(np.float64) for name in ("score", "consensus"))
+    return Task(tuple(rows["text"]), own, target, theory, theory if word is None else word)
+
+
+def align(
+    model: CausalModel,
+    task: Task,
+    options: Options | None = None,
+    *,
+    others: Mapping[str, str] | None = None,
+    progress: Callable[[int, int, str], None] = lambda done, total, detail: None,
+) -> Aligned:
+    """Train the rows of the task's word, and measure all arms on items that were held out.
+
+    Args:
+        model: from `load_model`; its weights stay as they are.
+        task: from `task_of`.
+        options: of the training.
+        others: further words by name, whose prompts the rows may change too.
+        progress: called with the epochs that are done, their number, and what is trained.
+
+    Raises:
+        DataError: a word that isn't the same tokens in every prompt.
+        ModelError: weights that changed.
+    """
+    options = options or Options()
+    unchanged = weights_hash(model)
+    encoded = _prompts(model, task.texts, task.word)
+    ids, rng = marked_ids(encoded), np.random.default_rng(options.seed)
+    parts = _split(len(task.texts), rng)
+    lists = {name: some.tolist() for name, some in parts.items()}
+    random_ids = _random_ids(encoded, ids, rng)
+    reader, random_reader = (Reader(model, encoded, some, lists) for some in (ids, random_ids))
+    plain = reader.all_states(None)
+    train, validation, test = parts["train"], parts["validation"], parts["test"]
+    head = fit_head(plain, task.own, train, validation, seed=options.seed)
+    onto = fit_head(plain, task.target, train, validation, seed=options.seed)
+    total, done = options.epochs * (len(options.lambdas) + 2), 0
+
+    def trained(what: str, reader: Reader, ids: list[int], price: float, **more: bool) -> Trained:
+        def step() -> None:
+            nonlocal done
+            done += 1
+            progress(done, total, what)
+
+        return train_rows(reader, ids, head, task.target, price, options, step, **more)
+
+    swept = [trained(f"lambda {price:g}", reader, ids, price) for price in options.lambdas]
+    best = min(range(len(swept)), key=lambda k: swept[k].loss)
+    price, rows = options.lambdas[best], swept[best].rows
+    elsewhere = trained("random rows", random_reader, random_ids, price)
+    both = trained("rows and head", reader, ids, price, head_too=True)
+    before = head.read(plain)
+    found = {
+        "own scores": task.own,
+        "before": before,
+        "rows": head.read(reader.all_states(rows)),
+        "random rows": head.read(random_reader.all_states(elsewhere.rows)),
+        "rows and head": both.head.read(reader.all_states(both.rows)),
+        "head": onto.read(plain),
+        "shift": shifted(before, task.target, train),
+    }
+    if weights_hash(model) != unchanged:
+        raise ModelError(
+            f"the weights of {model.name} changed", "training must leave them", "report this"
+        )
+    tested = {arm: p[test] for arm, p in found.items()}
+    arms = beside(tested, task.target[test], "before", draws=options.draws, seed=options.seed)
+    spell = model.tokenizer.decode
+    named = {task.theory: task.word, **(others or {})}
+    texts = [task.texts[i] for i in test]
+    return Aligned(
+        arms=arms,
+        rows=rows,
+        head=head,
+        summary={
+            "model": dict(model.identity),
+            "theory": task.theory,
+            "word": task.word,
+            "question": QUESTION,
+            "tokens": [spell([i]) for i in ids],
+            "random_tokens": [spell([i]) for i in random_ids],
+            "items": {name: len(some) for name, some in parts.items()},
+            "lambdas": {f"{p:g}": one.loss for p, one in zip(options.lambdas, swept, strict=True)},
+            "lambda": price,
+            "drift": rows.drift(model).tolist(),
+            "nearest": _nearest(model, rows),
+            "head": head.fidelity(plain, task.own, test),
+            "moves": {n: _moved(model, head, rows, texts, word) for n, word in named.items()},
+            "neutral_loss": _neutral(model, {"rows": rows, "random rows": elsewhere.rows}),
+            "weights": unchanged,
+            "options": asdict(options),
+        },
+    )
+
+
+def _prompts(model: CausalModel, texts: Sequence[str], word: str) -> list[Encoded]:
+    asked = [QUESTION.format(text=text, word=word) for text in texts]
+    tail = len(QUESTION.format(text="", word=word)) - len("\n\nJudge this through ")
+    spans = [(len(one) - tail, len(one) - tail + len(word)) for one in asked]
+    return prompt_tokens(model, asked, spans)
+
+
+def _split(n: int, rng: np.random.Generator) -> dict[str, NDArray[np.int64]]:
+    order = rng.permutation(n)
+    test, validation = round(_TEST * n), round((_TEST + _VALIDATION) * n)
+    return {
+        "train": np.sort(order[validation:]),
+        "validation": np.sort(order[test:validation]),
+        "test": np.sort(order[:test]),
+    }
+
+
+def _random_ids(
+    encoded: Sequence[Encoded], ids: Sequence[int], rng: np.random.Generator
+) -> list[int]:
+    """Return as many other token ids that stand in every prompt, drawn at random.
+
+    Raises:
+        DataError: the prompts have too few in common.
+    """
+    common = sorted(set.intersection(*(set(text.ids) for text in encoded)) - set(ids))
+    if len(common) < len(ids):
+        raise DataError(
+            "there are no tokens for the control of random rows",
+            f"the prompts have {len(common)} others in common, and the word has {len(ids)}",
+            "choose a shorter word",
+        )
+    return sorted(rng.choice(common, size=len(ids), replace=False).tolist())
+
+
+def _moved(model: CausalModel, head: Head, rows: Rows, texts: Sequence[str], word: str) -> float:
+    """Return by how much what the head reads changes where the question names a word; the mean."""
+    reader = Reader(model, _prompts(model, texts, word), rows.ids.tolist())
+    before, after = (head.read(reader.all_states(some)) for some in (None, rows))
+    return float(np.abs(after - before).mean())
+
+
+def _nearest(model: CausalModel, rows: Rows) -> list[dict[str, Any]]:
+    spell = model.tokenizer.decode
+    return [
+        {
+            "token": spell([int(i)]),
+            "before": [spell([j]) for j in a],
+            "after": [spell([j]) for j in b],
+        }
+        for i, (a, b) in zip(rows.ids, nearest_rows(model, rows), strict=True)
+    ]
+
+
+def _neutral(model: CausalModel, arms: Mapping[str, Rows]) -> dict[str, float]:
+    """Return the loss of neutral text in nats a token: of the model, and with each arm's rows."""
+    logits = plain_logits(model)
+    texts = neutral().paragraphs
+    found = {"before": float(perplexity(model, logits, texts)[0].value)}
+    for name, rows in arms.items():
+        loss, _ = perplexity(model, logits_with(model, logits, rows), texts)
+        found[name] = float(loss.value)
+    return found

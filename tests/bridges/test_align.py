@@ -1,0 +1,253 @@
+"""A judgement that a word's rows can change is planted and found; a head learns what it is given."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file
+from scipy.special import expit, logit
+
+from moralprobe.behavior.consensus import agreement
+from moralprobe.behavior.consensus.fitting import fit_consensus
+from moralprobe.behavior.consensus.scores import load_scores
+from moralprobe.bridges.align import ARMS, QUESTION, Task, _prompts, align, task_of
+from moralprobe.bridges.judgement_head import Head, divergence, fit_head, shifted
+from moralprobe.bridges.row_training import Options, train_rows
+from moralprobe.bridges.word_rows import Reader, Rows, marked_ids, weights_hash
+from moralprobe.errors import DataError, UsageError
+from moralprobe.models.causal import CausalModel
+from moralprobe.models.tiny import save_tiny
+from moralprobe.report.consensus import of_alignment
+from tests.cli.commands import moralprobe
+from tests.steering.test_generate import tiny
+
+N = 160
+WORD = "QXZ"
+SIZE = 3.0
+QUICK = Options(lambdas=(0.0, 1.0), epochs=4, lr=0.01, draws=200, most_drift=2.0)
+
+
+def texts() -> tuple[str, ...]:
+    rng = np.random.default_rng(0)
+    letters = list("abcdefgh ")
+    return tuple("".join(rng.choice(letters, size=rng.integers(6, 14))) + "." for _ in range(N))
+
+
+def random_head(model: CausalModel, states: torch.Tensor) -> Head:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        head = Head(states.mean(0), states.std(0))
+        with torch.no_grad():
+            head.outer.weight.mul_(6)
+    return head.requires_grad_(False)
+
+
+def planted(model: CausalModel, size: float) -> Task:
+    """What the model would judge if the word's rows were elsewhere is what the others judge."""
+    encoded = _prompts(model, texts(), WORD)
+    ids = marked_ids(encoded)
+    reader = Reader(model, encoded, ids)
+    head = random_head(model, reader.all_states(None))
+    delta = torch.randn(len(ids), 32, generator=torch.Generator().manual_seed(2))
+    rows = Rows(torch.tensor(ids), size * delta)
+    own, target = (head.read(reader.all_states(some)) for some in (None, rows))
+    return Task(texts(), own, target, "justice", WORD)
+
+
+@pytest.fixture(scope="module")
+def found() -> tuple[CausalModel, Task, object, str]:
+    model = tiny("llama")
+    before = weights_hash(model)
+    task = planted(model, SIZE)
+    return model, task, align(model, task, QUICK, others={"care": "kindness"}), before
+
+
+def value(arms: pl.DataFrame, arm: str, measure: str, name: str = "value") -> float:
+    return float(arms.filter((pl.col("arm") == arm) & (pl.col("measure") == measure))[name][0])
+
+
+def test_rows_that_were_planted_bring_the_model_nearer(found) -> None:  # type: ignore[no-untyped-def]
+    model, _, aligned, before = found
+    assert weights_hash(model) == before == aligned.summary["weights"]
+    assert aligned.helps
+    assert value(aligned.arms, "rows", "js") < 0.7 * value(aligned.arms, "before", "js")
+    assert set(aligned.arms["arm"]) == set(ARMS) and set(aligned.arms["measure"]) == set(
+        agreement.MEASURES
+    )
+    assert sum(aligned.summary["items"].values()) == N
+    assert max(aligned.summary["drift"]) <= QUICK.most_drift + 1e-5
+    assert aligned.summary["moves"]["justice"] > 0.01
+    assert aligned.summary["tokens"] == list(aligned.summary["tokens"])
+    assert "nearer to the consensus" in of_alignment(aligned.arms, aligned.summary)[-1]
+
+
+def test_each_arm_is_held_against_the_consensus_by_hand(found) -> None:  # type: ignore[no-untyped-def]
+    model, task, aligned, _ = found
+    encoded = _prompts(model, task.texts, WORD)
+    reader = Reader(model, encoded, aligned.rows.ids.tolist())
+    rng = np.random.default_rng(QUICK.seed)
+    test = np.sort(rng.permutation(N)[: round(0.25 * N)])
+    p, after = (aligned.head.read(reader.all_states(some))[test] for some in (None, aligned.rows))
+    target = task.target[test]
+    for arm, scores in (("before", p), ("rows", after), ("own scores", task.own[test])):
+        for measure, function in agreement.MEASURES.items():
+            assert value(aligned.arms, arm, measure) == pytest.approx(
+                function(scores, target), rel=1e-3, abs=1e-5
+            )
+    gain = value(aligned.arms, "rows", "brier", "gain")
+    assert gain == pytest.approx(
+        agreement.brier(after, target) - agreement.brier(p, target), abs=1e-5
+    )
+    assert value(aligned.arms, "before", "js", "gain_high") == 0
+
+
+def test_where_nothing_is_to_be_learnt_nothing_is_claimed() -> None:
+    model = tiny("llama")
+    task = planted(model, SIZE)
+    same = Task(task.texts, task.own, task.own, task.theory, task.word)
+    aligned = align(model, same, QUICK)
+    assert not aligned.helps
+    assert "no surely nearer" in of_alignment(aligned.arms, aligned.summary)[-1]
+
+
+def test_a_price_on_drift_keeps_rows_nearer() -> None:
+    model = tiny("llama")
+    task = planted(model, SIZE)
+    encoded = _prompts(model, task.texts, WORD)
+    ids = marked_ids(encoded)
+    parts = {"train": list(range(100)), "validation": list(range(100, N))}
+    reader = Reader(model, encoded, ids, parts)
+    head = random_head(model, reader.all_states(None))
+    drift = [
+        float(train_rows(reader, ids, head, task.target, price, QUICK).rows.drift(model).mean())
+        for price in (0.0, 5.0)
+    ]
+    assert drift[1] < 0.5 * drift[0]
+    still = train_rows(reader, ids, head, task.own, 0.0, QUICK)
+    assert still.loss < 1e-6 and not bool(still.rows.delta.any()), "no epoch was better than none"
+
+
+def test_only_the_published_arm_trains_its_head() -> None:
+    model = tiny("llama")
+    task = planted(model, SIZE)
+    encoded = _prompts(model, task.texts, WORD)
+    ids = marked_ids(encoded)
+    reader = Reader(model, encoded, ids, {"train": range(100), "validation": range(100, N)})
+    head = random_head(model, reader.all_states(None))
+    kept = {name: values.clone() for name, values in head.state_dict().items()}
+    alone = train_rows(reader, ids, head, task.target, 0.0, QUICK)
+    both = train_rows(reader, ids, head, task.target, 0.0, QUICK, head_too=True)
+    for name, values in kept.items():
+        assert torch.equal(head.state_dict()[name], values)
+        assert torch.equal(alone.head.state_dict()[name], values)
+    assert any(not torch.equal(both.head.state_dict()[n], v) for n, v in kept.items())
+
+
+def test_a_head_learns_what_states_say_and_nothing_where_they_say_nothing() -> None:
+    rng = np.random.default_rng(0)
+    states = torch.tensor(rng.normal(size=(400, 16)), dtype=torch.float32) * 7 + 3
+    truth = expit(np.asarray((states[:, 0] - 3) / 7 * 2))
+    parts = np.split(np.arange(400), (250, 320))
+    head = fit_head(states, truth, parts[0], parts[1], seed=0)
+    assert head.fidelity(states, truth, parts[2])["r2"] > 0.9
+    shuffled = rng.permutation(truth)
+    nothing = fit_head(states, shuffled, parts[0], parts[1], seed=0)
+    assert nothing.fidelity(states, shuffled, parts[2])["r2"] < 0.1
+    flat = np.full(400, 0.4)
+    found = fit_head(states, flat, parts[0], parts[1], seed=0).fidelity(states, flat, parts[2])
+    assert found["r2"] is None and found["error"] < 0.05
+
+
+def test_the_divergence_is_that_of_the_fit() -> None:
+    rng = np.random.default_rng(0)
+    p, q = rng.random(50), rng.random(50)
+    ours = divergence(torch.tensor(p), torch.tensor(q))
+    assert float(ours.mean()) == pytest.approx(agreement.divergence(p, q), abs=1e-9)
+    edge = divergence(torch.tensor([0.0, 1.0, 0.0]), torch.tensor([0.0, 0.0, 1.0]))
+    assert edge[0] == pytest.approx(0, abs=1e-6) and edge[1] == pytest.approx(np.log(2), abs=1e-3)
+
+
+def test_a_shift_finds_the_line_in_log_odds() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.uniform(0.3, 0.6, 200)
+    target = expit(1.5 + 2.5 * logit(p))
+    found = shifted(p, target, np.arange(100))
+    np.testing.assert_allclose(found, target, atol=1e-3)
+
+
+def scored(folder: Path, *, text: bool = True, n: int = 40, models: str = "abcm") -> Path:
+    rows = ["model,theory,item,score" + (",text" if text else "")]
+    for m in models:
+        for i in range(n):
+            score = 0.1 + 0.5 * (i % 2) + 0.03 * ((7 * i + 3 * ord(m)) % 11)
+            rows.append(f"{m},justice,{i},{score:.2f}" + (f",deed {i}" if text else ""))
+    (folder / "s.csv").write_text("\n".join(rows))
+    fit_consensus(load_scores(folder / "s.csv"), draws=20, shuffles=19).save(folder / "c")
+    return folder / "c"
+
+
+def test_a_task_is_the_consensus_without_the_model(tmp_path: Path) -> None:
+    task = task_of(scored(tmp_path), "m", "justice")
+    assert task.texts[:2] == ("deed 0", "deed 1") and len(task.texts) == 40
+    left = pl.read_parquet(tmp_path / "c" / "left_out.parquet").filter(model="m")
+    np.testing.assert_array_equal(task.target, left["consensus"].to_numpy())
+    np.testing.assert_array_equal(task.own, left["score"].to_numpy())
+    assert task.word == "justice" and task_of(tmp_path / "c", "m", "justice", "law").word == "law"
+
+
+@pytest.mark.parametrize(
+    ("make", "model", "theory", "said"),
+    [
+        (lambda f: f / "none", "m", "justice", "holds no consensus"),
+        (lambda f: scored(f, text=False), "m", "justice", "doesn't say what was judged"),
+        (scored, "z", "justice", "has no model 'z'"),
+        (scored, "m", "virtue", "has no theory 'virtue'"),
+        (lambda f: scored(f, n=20), "m", "justice", "too few items"),
+        (lambda f: scored(f, models="am"), "m", "justice", "two other families"),
+    ],
+)
+def test_what_gives_no_task_is_refused(
+    make: Callable[[Path], Path], model: str, theory: str, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=said):
+        task_of(make(tmp_path), model, theory)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"lambdas": ()}, {"lambdas": (-1.0,)}, {"epochs": 0}, {"lr": 0.0}, {"most_drift": 0.0}],
+)
+def test_options_that_train_nothing_are_refused(wrong: dict) -> None:  # type: ignore[type-arg]
+    with pytest.raises(UsageError, match="can't train rows"):
+        Options(**wrong)
+
+
+def test_the_command_writes_what_it_says(tmp_path: Path) -> None:
+    folder = save_tiny("llama", tmp_path / "m")
+    consensus, out = scored(tmp_path), tmp_path / "out"
+    quick = ["--epochs", "1", "--lambdas", "0", "--draws", "20", "--quiet", "--device", "cpu"]
+    words = ["consensus", "align", str(folder), str(consensus), "--theory", "justice"]
+    said = moralprobe(*words, "--out", str(out), *quick)
+    assert said.code == 0, said.err
+    assert "held out" in said.out and "moves the judgement" in said.out
+    about = json.loads((out / "align.json").read_text())
+    assert about["question"] == QUESTION and "fairness" in about["moves"]
+    rows = load_file(out / "rows.safetensors")
+    assert rows["delta"].shape == (len(about["tokens"]), 32)
+    assert set(pl.read_parquet(out / "arms.parquet")["arm"]) == set(ARMS)
+    assert (out / "head.safetensors").is_file()
+
+
+def test_a_closed_model_is_refused(tmp_path: Path) -> None:
+    words = ["consensus", "align", "http://localhost:1/v1=m", "c", "--theory", "justice"]
+    said = moralprobe(*words, "--out", str(tmp_path / "o"))
+    assert said.code == 2 and "a model on a server can't be aligned" in said.err
+    words[2] = "smollm2-135m"
+    said = moralprobe(*words, "--out", str(tmp_path / "o"), "--lambdas", "a,b")
+    assert said.code == 2 and "are no numbers" in said.err
