@@ -34,6 +34,7 @@ FAST = {
     "docs/questions/recoverability.md",
 }
 NOT_RUN = {
+    "docs/howto/consensus.md: it trains for minutes; tests/bridges runs it on a small model",
     "docs/howto/autoencoders.md: it needs the network",
     "docs/howto/evaluate.md: it needs a server with a model",
     "docs/howto/steering-page.md: it serves until it is told to end; tests/web drives it in a browser",
