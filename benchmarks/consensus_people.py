@@ -5,9 +5,9 @@
 DILEMMAS is a table of two actions with votes (Scruples) and JUDGED what `moralprobe consensus
 score` made of it; ACTIONS (ETHICS' justice) and JUDGED_ACTIONS the same of single texts. The
 model's roles are one family. Beside them stand two judges that are no models: one reads how
-pleasant the words are (VADER), one how long the text is. In a second panel three more are drawn: they
-know the majority and err as three of the published judges do (arXiv 2506.14625), so that there is
-something to agree on; what is trained is trained towards that.
+pleasant the words are (VADER), one how long the text is. In a second panel three more are drawn:
+they know the majority and err as three of the published judges do (arXiv 2506.14625), so that there
+is something to agree on; what is trained is trained towards that.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import json
 import re
 import statistics
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -256,8 +257,14 @@ def _of_topology(mode: str) -> str:
     for name, said in measures.items():
         cells = [_row(rows, arm, name) for arm in arms]
         lines.append(f"| {said}, {about['layer']} | " + " | ".join(cells) + " |")
+    steered, twin = (
+        next(r for r in rows if (r["arm"], r["name"]) == (arm, "category_rdm"))
+        for arm in ("steered", "shuffled")
+    )
     cells = [_row(later, arm, "category_rdm", last) for arm in arms]
     lines.append(f"| {measures['category_rdm']}, {last} (the last) | " + " | ".join(cells) + " |")
+    if steered["ci_low"] <= twin["value"]:
+        lines += ["", f"Shuffled labels match as well: what `{mode}` reaches isn't of the labels."]
     return "\n".join(lines)
 
 
@@ -346,6 +353,57 @@ def consensus() -> str:
         f"{found['draws']} resamples {found['whole_seconds']:.0f} s "
         f"(`python benchmarks/consensus.py`)."
     )
+
+
+def consensus_people() -> str:
+    """Say what a panel of a small model is worth beside people, and what aligning it does."""
+    found = json.loads((RESULTS / "consensus-people.json").read_text())
+    lines = []
+    for name, what in (
+        ("two actions", "Scruples, which of two is more acceptable"),
+        ("one action", "ETHICS' justice"),
+    ):
+        alone, drawn = (
+            found[f"{name}, {which}"] for which in ("no drawn judge", "three drawn judges")
+        )
+        theory = alone["votes"][0]["theory"]
+        votes = {row["source"]: row for row in drawn["votes"] if row["theory"] == theory}
+        known = [row for source, row in votes.items() if source.startswith("drawn")]
+        real = [
+            row
+            for source, row in votes.items()
+            if source not in ("consensus", "mean of the models") and row not in known
+        ]
+        low, high = (f(row["auroc"] for row in real) for f in (min, max))
+        best = max(row["auroc"] for row in known)
+        said = "is" if alone["supported"] else "is not"
+        lines.append(
+            f"{what} ({votes['consensus']['n']} of them): SmolLM2's judges, VADER and length tell "
+            f"the majority of people by an AUROC of {low:.2f} to {high:.2f}, and a consensus of "
+            f"them {said} supported. With three judges beside them that are drawn to know the "
+            f"majority, of which the best has {best:.2f}, the consensus has "
+            f"**{_auroc(votes['consensus'])}** and the mean {_auroc(votes['mean of the models'])}."
+        )
+    done = found["align"]
+    js = {row["arm"]: row for row in done["arms"] if row["measure"] == "js"}
+    falls = "falls" if done["helps"] else "doesn't surely fall"
+    gains = "; ".join(
+        f"{arm} {js[arm]['gain']:+.4f} [{js[arm]['gain_low']:+.4f}, {js[arm]['gain_high']:+.4f}]"
+        for arm in ("rows", "random rows", "rows and head", "head", "shift")
+    )
+    about = done["summary"]
+    lines.append(
+        f"SmolLM2 trained towards the last of these consensuses by the rows of "
+        f"{', '.join(f'`{token.strip()}`' for token in about['tokens'])}: on "
+        f"{about['items']['test']} held-out items the divergence {falls} from "
+        f"{js['before']['value']:.4f} ({gains})."
+    )
+    wrapped = "\n\n".join(textwrap.fill(line, 110, break_on_hyphens=False) for line in lines)
+    return f"{wrapped}\n\n(`python benchmarks/consensus_people.py`)"
+
+
+def _auroc(row: dict[str, Any]) -> str:
+    return f"{row['auroc']:.2f} [{row['auroc_low']:.2f}, {row['auroc_high']:.2f}]"
 
 
 def steering_page() -> str:
@@ -560,6 +618,7 @@ def filled(page: str) -> str:
         "evaluation": evaluation,
         "page": steering_page,
         "consensus": consensus,
+        "consensus_people": consensus_people,
         "topology": topology,
         "wide": wide,
     }

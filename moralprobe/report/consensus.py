@@ -114,6 +114,8 @@ def of_alignment(arms: pl.DataFrame, summary: dict[str, Any]) -> list[str]:
     """
     items, head = summary["items"], summary["head"]
     r2 = "no variance" if head["r2"] is None else f"r2 {head['r2']:.2f}"
+    if head["r2"] is not None and head["r2"] <= 0:
+        r2 += " (no better than their mean: what it reads isn't the model's judgement)"
     lines = [
         f"rows of {', '.join(map(repr, summary['tokens']))}; {items['train']:,} items trained on, "
         f"{items['validation']:,} choose, {items['test']:,} held out; lambda {summary['lambda']:g}",
