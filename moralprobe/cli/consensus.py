@@ -141,7 +141,9 @@ def fit_command(
 
 @app.command("align")
 def align_command(
-    model: Annotated[str, typer.Argument(help="One of the panel, on this machine.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="One of the panel, on this machine.")
+    ],
     consensus: Annotated[
         Path, typer.Argument(metavar="CONSENSUS", help="The folder that consensus fit wrote.")
     ],
