@@ -34,12 +34,14 @@ ALL_ORDERS: Final = 3
 _LEAST: Final = 1e-12  # of a share, so that no order rules an option out
 _OPENS: Final = r"[\s\"'*(\[`]*"
 _LETTER: Final = re.compile(
-    rf"{_OPENS}(?:answer(?:\s+is)?\s*:?\s*)?{_OPENS}([A-Z])(?![\w'’-]| +\w)", re.I
+    rf"{_OPENS}(?:answer(?:\s+is)?\s*:?\s*)?{_OPENS}([A-Z])(?![\w'’-]| +\w| *[/,&]|\)? +or\b)",
+    re.I | re.A,
 )
+_ANOTHER: Final = re.compile(r"(?:^|\W)([A-Z])(?=[.):*\]/]|$)", re.M | re.A)
 _RATING: Final = re.compile(
     rf"{_OPENS}(?:(?:my\s+)?(?:rating|score|answer)\s*(?:is|[:=])?\s*)?{_OPENS}"
-    r"(\d+(?:\.\d+)?)(?:\s*/\s*10|\s+out\s+of\s+10)?(?![\w/%]|[.,:-]\s*\d)",
-    re.I,
+    r"(\d+(?:\.\d+)?)(?:\s*/\s*10|\s+out\s+of\s+10)?[\s.,;:!)*\]\"'`]*(?:\n(?!\s*\d)[^\d]*|)\Z",
+    re.I | re.A,
 )
 _REFUSAL: Final = re.compile(
     r"\[refused|\bI(?:'m| am) (?:sorry|unable|not able)\b|\bI (?:can(?:'t|not)|won't|refuse)\b|"
@@ -278,7 +280,11 @@ def letter_said(said: str, n: int) -> int | None:
     """Return which of n letters an answer begins with, None where it doesn't say one alone."""
     found = _LETTER.match(said)
     at = LETTERS.index(found[1].upper()) if found else n
-    return at if at < n else None
+    if found is None or at >= n:
+        return None
+    # Who says the list again, or two letters, has chosen none.
+    others = set(_ANOTHER.findall(said[found.end() :])) & set(LETTERS[:n])
+    return None if others - {LETTERS[at]} else at
 
 
 def rating_said(said: str) -> float | None:

@@ -13,7 +13,12 @@ from pathlib import PurePath
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
-from moralprobe.behavior.text_model import Question, UnansweredError, no_logprobs
+from moralprobe.behavior.text_model import (
+    NoLogprobsError,
+    Question,
+    UnansweredError,
+    no_logprobs,
+)
 from moralprobe.errors import MoralprobeError, UsageError
 
 KEY: Final = "OPENAI_API_KEY"
@@ -51,7 +56,15 @@ class Server:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.base_url)
+        try:
+            parts = urlsplit(self.base_url)
+            parts.port  # noqa: B018 (read to see that it is a number)
+        except ValueError as error:
+            raise UsageError(
+                f"{self.base_url!r} is no server's address", str(error), "give http://HOST:PORT/v1"
+            ) from error
+        if not self.model:
+            raise UsageError("a server needs a model's name", "it is empty", "give one after =")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError(
                 f"{self.base_url!r} is no server's address",
@@ -110,14 +123,20 @@ class Server:
         """
         asked = {"temperature": 0, "max_tokens": 1, "logprobs": True, "top_logprobs": TOLD}
 
-        def told(choice: Mapping[str, Any]) -> list[float]:
-            if not choice.get("logprobs") or not choice["logprobs"].get("content"):
-                raise no_logprobs(f"{self.name} at {self.base_url}", "its answers carry none")
-            likeliest = choice["logprobs"]["content"][0]["top_logprobs"]
-            by_token = {row["token"]: float(row["logprob"]) for row in likeliest}
-            return [by_token.get(option, math.nan) for option in options]
-
         nothing = [math.nan] * len(options)
+
+        def told(choice: Mapping[str, Any]) -> list[float]:
+            if _refusal(choice):
+                return nothing
+            content = (choice.get("logprobs") or {}).get("content")
+            if not content or not content[0].get("top_logprobs"):
+                raise self._no_logprobs("its answers carry none")
+            # Several tokens may be spelled alike: the option is any of them.
+            p: dict[str, float] = {}
+            for row in content[0]["top_logprobs"]:
+                p[row["token"]] = p.get(row["token"], 0.0) + math.exp(float(row["logprob"]))
+            return [math.log(p[o]) if p.get(o) else math.nan for o in options]
+
         return self._each(questions, [asked] * len(questions), told, lambda refused: nothing)
 
     def _each(
@@ -188,12 +207,19 @@ class Server:
             said = _without_key(error.response.text.strip()).encode("utf-8", "replace").decode()
             if error.status_code in (400, 403) and any(sign in said for sign in _FILTERS):
                 return refused(f"[refused: {said}]")
+            if "logprobs" in body and "logprobs" in said:
+                raise self._no_logprobs(
+                    f"it answers {error.status_code}: {said[:_SHOWN]}"
+                ) from error
             raise self._failed(f"it answers {error.status_code}: {said[:_SHOWN]}") from error
         except openai.APIConnectionError as error:
             why = _without_key(str(error.__cause__ or error)) or type(error).__name__
             raise self._failed(why) from error
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise self._failed(f"its answer is no chat completion: {error!r}") from error
+
+    def _no_logprobs(self, why: str) -> NoLogprobsError:
+        return no_logprobs(f"{self.name} at {self.base_url}", why)
 
     def _failed(self, why: str) -> UnansweredError:
         return UnansweredError(
@@ -207,10 +233,18 @@ class Server:
 def parse_server(text: str) -> tuple[str, str] | None:
     """Read `http://HOST/v1=MODEL` as a server's address and its model; None of anything else."""
     address, _, name = text.rpartition("=")
-    return (address, name) if address.startswith(("http://", "https://")) and name else None
+    return (address, name) if address.startswith(("http://", "https://")) else None
+
+
+def _refusal(choice: Mapping[str, Any]) -> str:
+    """Return why a choice is no answer: what the model or its server refuses with."""
+    said = (choice.get("message") or {}).get("refusal")
+    return str(said or "") or "content_filter" * (choice.get("finish_reason") == "content_filter")
 
 
 def _words(choice: Mapping[str, Any]) -> str:
+    if why := _refusal(choice):
+        return f"[refused: {why}]"
     said = choice["message"]["content"] or ""
     return str(said.encode("utf-8", "replace").decode())
 

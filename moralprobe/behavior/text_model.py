@@ -78,12 +78,12 @@ class Scripted:
 
     Args:
         name: two scripts need two.
-        says: what is said to a question.
+        says: what is said to a question; or a list, whose n-th words answer the n-th question.
         believes: the probability of each option, by its text; none where the script tells none.
     """
 
     name: str
-    says: Callable[[Question], str]
+    says: Callable[[Question], str] | Sequence[str]
     believes: Callable[[Question], Mapping[str, float]] | None = None
 
     @property
@@ -96,7 +96,7 @@ class Scripted:
     ) -> Iterator[tuple[int, str]]:
         """Yield what is said to each question, with its number; as long as it comes."""
         for number, question in enumerate(questions):
-            yield number, self.says(question)
+            yield number, self.says(question) if callable(self.says) else self.says[number]
 
     def score_options(
         self, questions: Sequence[Question], options: Sequence[str]

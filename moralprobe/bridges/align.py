@@ -8,6 +8,7 @@ learns the consensus may be the head. The arms beside it say what the rows thems
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -47,7 +48,9 @@ SYNONYMS: Final[dict[str, str]] = {
 """Other words for the same theory: does what was learnt go with the meaning, or the spelling?"""
 ARMS: Final = ("own scores", "before", "rows", "random rows", "rows and head", "head", "shift")
 FEWEST: Final = 30
-"""Items that are needed."""
+"""Items that are needed, and beginnings that differ: fewer can't be split."""
+STEM: Final = 6
+"""Texts whose first words are alike, so many of them, are kept on one side and drawn together."""
 _TEST, _VALIDATION = 0.25, 0.2
 
 
@@ -119,6 +122,10 @@ def task_of(folder: Path, model: str, theory: str, word: str | None = None) -> T
             "its items have no text: the scores had no column 'text', or were of two texts each",
             "score single texts with consensus score, and fit anew",
         )
+    if (why := _why_not(folder)) is not None:
+        raise DataError(
+            f"{folder} supports no consensus", why, "there is nothing to align a model with"
+        )
     for name, given, column in (("model", model, "model"), ("theory", theory, "theory")):
         if given not in (known := left[column].unique(maintain_order=True).to_list()):
             raise DataError(
@@ -128,6 +135,12 @@ def task_of(folder: Path, model: str, theory: str, word: str | None = None) -> T
             )
     texts = items.filter(pl.col("theory") == theory).select("item", "text")
     mine = left.filter((pl.col("model") == model) & (pl.col("theory") == theory))
+    if mine["consensus"].null_count() == mine.height:
+        raise DataError(
+            f"there is no consensus without {model}",
+            "the others are of fewer than two families, or have nothing in common",
+            "score with models of two other families at least",
+        )
     rows = mine.join(texts, on="item", maintain_order="left").drop_nulls(
         ["score", "consensus", "text"]
     )
@@ -135,7 +148,7 @@ def task_of(folder: Path, model: str, theory: str, word: str | None = None) -> T
         raise DataError(
             f"there are too few items to align {model} on",
             f"{rows.height} have its score, a text and a consensus without it; {FEWEST} are needed",
-            "score more items, with models of two other families at least",
+            "score more items",
         )
     own, target = (rows[name].to_numpy().astype(np.float64) for name in ("score", "consensus"))
     return Task(tuple(rows["text"]), own, target, theory, theory if word is None else word)
@@ -166,7 +179,8 @@ def align(
     unchanged = weights_hash(model)
     encoded = _prompts(model, task.texts, task.word)
     ids, rng = marked_ids(encoded), np.random.default_rng(options.seed)
-    parts = _split(len(task.texts), rng)
+    groups = stems(task.texts)
+    parts = _split(groups, rng)
     lists = {name: some.tolist() for name, some in parts.items()}
     random_ids = _random_ids(encoded, ids, rng)
     reader, random_reader = (Reader(model, encoded, some, lists) for some in (ids, random_ids))
@@ -174,7 +188,7 @@ def align(
     train, validation, test = parts["train"], parts["validation"], parts["test"]
     head = fit_head(plain, task.own, train, validation, seed=options.seed)
     onto = fit_head(plain, task.target, train, validation, seed=options.seed)
-    total, done = options.epochs * (len(options.lambdas) + 2), 0
+    total, done = options.epochs * (2 * len(options.lambdas) + 1), 0
 
     def trained(what: str, reader: Reader, ids: list[int], price: float, **more: bool) -> Trained:
         def step() -> None:
@@ -184,10 +198,14 @@ def align(
 
         return train_rows(reader, ids, head, task.target, price, options, step, **more)
 
-    swept = [trained(f"lambda {price:g}", reader, ids, price) for price in options.lambdas]
+    swept = [trained(f"rows, lambda {p:g}", reader, ids, p) for p in options.lambdas]
     best = min(range(len(swept)), key=lambda k: swept[k].loss)
     price, rows = options.lambdas[best], swept[best].rows
-    elsewhere = trained("random rows", random_reader, random_ids, price)
+    # As many tries as the word's rows have.
+    others_swept = [
+        trained(f"random rows, lambda {p:g}", random_reader, random_ids, p) for p in options.lambdas
+    ]
+    elsewhere = min(others_swept, key=lambda one: one.loss)
     both = trained("rows and head", reader, ids, price, head_too=True)
     before = head.read(plain)
     found = {
@@ -204,7 +222,19 @@ def align(
             f"the weights of {model.name} changed", "training must leave them", "report this"
         )
     tested = {arm: p[test] for arm, p in found.items()}
-    arms = beside(tested, task.target[test], "before", draws=options.draws, seed=options.seed)
+    arms, against = (
+        beside(
+            tested,
+            task.target[test],
+            base,
+            draws=options.draws,
+            seed=options.seed,
+            groups=groups[test],
+        )
+        for base in ("before", "rows")
+    )
+    names = {f"gain{end}": f"above_rows{end}" for end in ("", "_low", "_high")}
+    arms = arms.hstack(against.select(*names).rename(names))
     spell = model.tokenizer.decode
     named = {task.theory: task.word, **(others or {})}
     texts = [task.texts[i] for i in test]
@@ -220,12 +250,18 @@ def align(
             "tokens": [spell([i]) for i in ids],
             "random_tokens": [spell([i]) for i in random_ids],
             "items": {name: len(some) for name, some in parts.items()},
+            "stems": {name: len(set(groups[some].tolist())) for name, some in parts.items()},
             "lambdas": {f"{p:g}": one.loss for p, one in zip(options.lambdas, swept, strict=True)},
             "lambda": price,
             "drift": rows.drift(model).tolist(),
             "nearest": _nearest(model, rows),
             "head": head.fidelity(plain, task.own, test),
             "moves": {n: _moved(model, head, rows, texts, word) for n, word in named.items()},
+            "shares_no_token": [
+                n
+                for n, word in named.items()
+                if not set(marked_ids(_prompts(model, texts[:1], word))) & set(ids)
+            ],
             "neutral_loss": _neutral(model, {"rows": rows, "random rows": elsewhere.rows}),
             "weights": unchanged,
             "options": asdict(options),
@@ -240,14 +276,39 @@ def _prompts(model: CausalModel, texts: Sequence[str], word: str) -> list[Encode
     return prompt_tokens(model, asked, spans)
 
 
-def _split(n: int, rng: np.random.Generator) -> dict[str, NDArray[np.int64]]:
+def stems(texts: Sequence[str]) -> NDArray[np.int64]:
+    """Return a number for each text, [n], the same for those that begin with the same words."""
+    begins = [" ".join(text.casefold().split()[:STEM]) for text in texts]
+    _, group = np.unique(begins, return_inverse=True)
+    return np.asarray(group, np.int64)
+
+
+def _split(groups: NDArray[np.int64], rng: np.random.Generator) -> dict[str, NDArray[np.int64]]:
+    """Return a quarter of the groups to test on, a fifth to choose by, and the rest to train on.
+
+    Raises:
+        DataError: fewer groups than `FEWEST`.
+    """
+    n = int(groups.max()) + 1
+    if n < FEWEST:
+        raise DataError(
+            "the texts are too much alike to hold some out",
+            f"they begin in {n} ways, by their first {STEM} words; {FEWEST} are needed",
+            "score texts of more kinds",
+        )
     order = rng.permutation(n)
     test, validation = round(_TEST * n), round((_TEST + _VALIDATION) * n)
-    return {
-        "train": np.sort(order[validation:]),
-        "validation": np.sort(order[test:validation]),
-        "test": np.sort(order[:test]),
-    }
+    cuts = {"train": order[validation:], "validation": order[test:validation], "test": order[:test]}
+    return {name: np.flatnonzero(np.isin(groups, some)) for name, some in cuts.items()}
+
+
+def _why_not(folder: Path) -> str | None:
+    """Return why a fit supports no consensus, None where it does or doesn't say."""
+    try:
+        found = json.loads((folder / "consensus.json").read_text("utf-8")).get("why_not")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return None if found is None else str(found)
 
 
 def _random_ids(

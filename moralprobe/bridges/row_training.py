@@ -28,8 +28,9 @@ class Options:
     draws: int = 1000
 
     def __post_init__(self) -> None:
+        numbers = np.isfinite([*self.lambdas, self.lr, self.most_drift]).all()
         wrong = not self.lambdas or min(self.lambdas) < 0 or self.epochs < 1 or self.lr <= 0
-        if wrong or not 0 < self.most_drift <= 2 or self.draws < 20:
+        if wrong or not numbers or not 0 < self.most_drift <= 2 or self.draws < 20:
             raise UsageError(
                 "these options can't train rows",
                 f"{self}",

@@ -18,6 +18,8 @@ from moralprobe.models.chat import encode_prompts, has_chat
 from moralprobe.models.tokens import Encoded
 
 BATCH: Final = 8
+HELD_BYTES: Final = 2 << 30
+"""About what is kept of what stands before the word; what is more is read anew every time."""
 _AGREE: Final = 1e-2  # relative; of states read in one part and in two
 _STEPS: Final = 30  # of the search for the cap
 
@@ -164,8 +166,11 @@ class Reader:
             self.of[name] = list(range(len(batches), len(batches) + len(cuts)))
             batches += cuts
         self._ids = torch.tensor(sorted(ids), device=model.device)
-        self._split = True
-        self._split = self._agrees([encoded[i] for i in batches[0]]) if batches else False
+        self._split, self._held = True, 0
+        # The longest are tried: a window may be shorter than they are, and longer than the others.
+        longest = max(batches, key=lambda some: len(encoded[some[-1]]), default=[])
+        self._split = bool(longest) and self._agrees([encoded[i] for i in longest])
+        self._held = 0
         self.batches = [self._batch(some, [encoded[i] for i in some]) for some in batches]
 
     def states(self, batch: int, rows: Rows | None) -> tuple[list[int], torch.Tensor]:
@@ -191,6 +196,9 @@ class Reader:
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         cut = self._cut(batch.ids, batch.mask)
         past = self._past(batch.ids, mask, positions, cut) if cut else []
+        self._held += sum(k.nbytes + v.nbytes for k, v in past)
+        if self._held > HELD_BYTES:  # the others are read whole every time
+            self._split = False
         return _Batch(places, batch.ids, mask, positions, cut, past)
 
     def _cut(self, ids: torch.Tensor, mask: torch.Tensor) -> int:

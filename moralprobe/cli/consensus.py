@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from pathlib import Path, PurePath
+from typing import Annotated, Any
 
 import typer
 
@@ -36,6 +36,12 @@ def score_command(
     ] = "logprob",
     items: Annotated[int, typer.Option(help="So many, evenly spread; 0 for all.", min=0)] = 0,
     samples: Annotated[int, typer.Option(help="Of each order, where sampled.", min=1)] = 10,
+    max_tokens: Annotated[
+        int, typer.Option(help="Of what is said; more where a model thinks first.", min=1)
+    ] = 16,
+    extra: Annotated[
+        str, typer.Option(help="Further fields of a request to a server, as JSON.")
+    ] = "{}",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
@@ -51,6 +57,7 @@ def score_command(
     from moralprobe.behavior.consensus.rating import save_scores, score_panel
     from moralprobe.behavior.options import Readout
     from moralprobe.cache import open_cache
+    from moralprobe.errors import UsageError
     from moralprobe.files import check_writable
     from moralprobe.report.consensus import of_scores
     from moralprobe.steering.text import text_model
@@ -59,13 +66,23 @@ def score_command(
     if judged.left_out:
         notice(f"{judged.left_out:,} lines of {dilemmas} have no text and are left out")
     words, told = parse_theories(theories), parse_roles(roles)
-    readouts = [Readout(kind.strip(), samples) for kind in readout.split(",") if kind.strip()]
+    readouts = [
+        Readout(kind.strip(), samples, max_tokens) for kind in readout.split(",") if kind.strip()
+    ]
     names = list(dict.fromkeys(name.strip() for name in models.split(",") if name.strip()))
+    short = [PurePath(name.rpartition("=")[2].removeprefix("local:")).name for name in names]
+    fields = _json(extra)
+    if not names or len(set(short)) < len(short):
+        raise UsageError(
+            "a panel has models of different names",
+            f"given are {', '.join(short) or 'none'}",
+            "give each once, or a folder of another name",
+        )
     check_writable(out)
     frames, identities = [], []
     # One after another: several needn't fit into memory at once.
     for name in names:
-        raters = panel_of([text_model(name, device)], told)
+        raters = panel_of([text_model(name, device, extra=fields)], told)
         identities.append(dict(raters[0].model.identity))
         with (
             open_cache(out / "answers.jsonl", notice) as cache,
@@ -191,7 +208,7 @@ def align_command(
         raise UsageError(f"{lambdas!r} are no numbers", str(error), "write 0,0.1,0.3,1") from error
     options = Options(prices, most_drift, epochs, lr, seed, draws)
     check_writable(out)
-    loaded = load_model(model, device=device)
+    loaded = load_model(model.removeprefix("local:"), device=device)
     task = task_of(consensus, loaded.name, theory, word)
     other = synonym if synonym is not None else SYNONYMS.get(theory)
     others = {name: name for name in THEORIES if name != theory}
@@ -203,3 +220,17 @@ def align_command(
     for line in of_alignment(found.arms, found.summary):
         say(line)
     say(f"\n{out / 'arms.parquet'}")
+
+
+def _json(text: str) -> dict[str, Any]:
+    import json
+
+    from moralprobe.errors import UsageError
+
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"{text!r} is no JSON", str(error), 'write {"top_k": 1}') from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{text!r} holds no fields", "it is no object", 'write {"top_k": 1}')
+    return found

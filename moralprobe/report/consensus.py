@@ -134,7 +134,12 @@ def of_alignment(arms: pl.DataFrame, summary: dict[str, Any]) -> list[str]:
     for row in arms.filter(pl.col("measure") == "js").to_dicts():
         if row["arm"] not in ("before", "own scores"):
             lines.append(f"  {row['arm']:<14} {with_interval(row, 'gain', '+.4f')}")
-    moved = ", ".join(f"{name} {value:.4f}" for name, value in summary["moves"].items())
+    apart = summary["shares_no_token"]
+    moved = ", ".join(
+        f"{name} {value:.4f}" for name, value in summary["moves"].items() if name not in apart
+    )
+    if apart:
+        moved += f"; none where no token is shared: {', '.join(apart)}"
     loss = ", ".join(f"{name} {value:.4f}" for name, value in summary["neutral_loss"].items())
     drift = ", ".join(f"{value:.3f}" for value in summary["drift"])
     lines += [
@@ -142,23 +147,22 @@ def of_alignment(arms: pl.DataFrame, summary: dict[str, Any]) -> list[str]:
         f"moves the judgement, by the word in the question: {moved}",
         f"cosine drift: {drift}; loss of neutral text: {loss} nats a token",
     ]
-    return [*lines, "", _alignment_in_words(arms)]
+    return [*lines, "", _alignment_in_words(arms, head["r2"])]
 
 
-def _alignment_in_words(arms: pl.DataFrame) -> str:
+def _alignment_in_words(arms: pl.DataFrame, r2: float | None) -> str:
+    if r2 is None or r2 <= 0:
+        return "The head doesn't give the model's own scores: nothing is said of the model."
     gains = {r["arm"]: r for r in arms.filter(pl.col("measure") == "js").to_dicts()}
     rows = gains["rows"]
     if rows["gain_high"] is None or rows["gain_high"] >= 0:
         return "On held-out items the rows bring the model no surely nearer to the consensus."
-    without = [
-        arm
-        for arm in ("shift", "head", "random rows")
-        if gains[arm]["gain"] is not None and gains[arm]["gain"] <= rows["gain"]
-    ]
-    said = "On held-out items the rows bring the model nearer to the consensus"
-    if not without:
-        return f"{said}, and nearer than each control does."
-    return f"{said}; so, or nearer, does what leaves them alone: {', '.join(without)}."
+    controls = ("shift", "head", "random rows")
+    as_near = [arm for arm in controls if not (gains[arm]["above_rows_low"] or 0) > 0]
+    said = "On held-out items the rows bring what the head reads nearer to the consensus"
+    if not as_near:
+        return f"{said}, and surely nearer than each control does."
+    return f"{said}, but not surely nearer than {', '.join(as_near)}."
 
 
 def with_interval(row: dict[str, Any], name: str, form: str = ".2f") -> str:

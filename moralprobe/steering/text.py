@@ -33,8 +33,8 @@ _BATCH: Final = 16  # questions that are answered at a time
 class LocalText:
     """A model on this machine, asked within its chat template; without one it continues plain text.
 
-    Answers don't depend on what else is asked: options are read in batches of equal length, without
-    padding, and draws are a question's own.
+    In fp32 answers don't depend on what else is asked; in 16 bits sums are rounded as batches have
+    it. Options are read in batches of equal length, without padding; draws are a question's own.
 
     Args:
         model: from `load_model`.
@@ -48,8 +48,15 @@ class LocalText:
 
     @property
     def name(self) -> str:
-        """The model's name, and that it is steered."""
-        return self.model.name + (" steered" if self.intervention is not None else "")
+        """The model's name, and by what it is steered."""
+        if self.intervention is None:
+            return self.model.name
+        return f"{self.model.name} steered {self.intervention.digest()[:6]}"
+
+    @property
+    def family(self) -> str:
+        """The model's name, steered or not: what is of one model is kin."""
+        return self.model.name
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -202,19 +209,22 @@ def not_asked(tokens: int, limit: int) -> str:
     return f"[not asked: {tokens} tokens, {limit} at most]"
 
 
-def text_model(name: str, device: str = "auto") -> TextModel:
+def text_model(
+    name: str, device: str = "auto", *, extra: Mapping[str, Any] | None = None
+) -> TextModel:
     """Return the model of a name: `http://HOST/v1=MODEL`, or one on this machine.
 
     Args:
         name: a server's address and its model, or what `load_model` takes, `local:` before it or
             not.
         device: of a local one.
+        extra: further fields of a request to a server.
 
     Raises:
         As `load_model`; UsageError: an address that isn't one.
     """
     if (server := parse_server(name)) is not None:
-        return Server(*server)
+        return Server(*server, extra=extra or {})
     from moralprobe.models.load import load_model
 
     return LocalText(load_model(name.removeprefix(LOCAL), device=device))

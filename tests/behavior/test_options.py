@@ -133,7 +133,9 @@ def test_samples_that_cannot_be_read_are_counted_and_kept() -> None:
         ("Answer: B", 1), ("The answer", None), ("answer is A.", 0), ("A. It is acceptable.", 0),
         ("B - not acceptable", 1), ("A good person", None), ("An act", None), ("", None),
         ("C", None), ("Both", None), ("I think B", None), ("A's right", None), ("A-B", None),
-        ("\"A\"", 0), ("[not asked: 9 tokens, 3 at most]", None),
+        ("A/B", None), ("A, B", None), ("A & B", None), ("(A) or (B)", None), ("İ.", None),
+        ("A. It is acceptable.\nB. It is not acceptable.", None), ("A. Not B.", None),
+        ("A. It is a kind act.", 0), ("\"A\"", 0), ("[not asked: 9 tokens, 3 at most]", None),
     ],
 )  # fmt: skip
 def test_letters_are_read_strictly(said: str, letter: int | None) -> None:
@@ -146,7 +148,9 @@ def test_letters_are_read_strictly(said: str, letter: int | None) -> None:
         ("7", 7), (" 7.5 ", 7.5), ("10", 10), ("0", 0), ("8/10", 8), ("8 out of 10", 8),
         ("Rating: 6", 6), ("My score is 3.", 3), ("**9**", 9), ("11", None), ("-3", None),
         ("70%", None), ("1-10", None), ("5, 6", None), ("It is 7", None), ("", None),
-        ("3rd", None), ("7\nbecause", 7), ("2.5.1", None), ("10/100", None),
+        ("10 years in prison", None), ("1. Returning a wallet", None), ("4 out of 5", None),
+        ("8 out of 100", None), ("3 / 5", None), ("7 or 8", None), ("1\n2\n3", None),
+        ("0 (not at all) to 10 (entirely)", None), ("7!", 7), ("3rd", None), ("7\nbecause", 7), ("2.5.1", None), ("10/100", None),
     ],
 )  # fmt: skip
 def test_numbers_are_read_strictly(said: str, number: float | None) -> None:

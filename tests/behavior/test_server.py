@@ -21,6 +21,7 @@ from moralprobe.behavior import server as servers
 from moralprobe.behavior.options import VARIANTS, Readout, choose, rate
 from moralprobe.behavior.server import Server, parse_server
 from moralprobe.behavior.text_model import NoLogprobsError, Question, UnansweredError
+from moralprobe.errors import UsageError
 from moralprobe.models.load import load_model
 from moralprobe.models.packaged import packaged_folder
 from moralprobe.steering.text import LocalText
@@ -94,6 +95,61 @@ def test_a_server_that_tells_none_is_refused_with_what_to_do(chat: Chat) -> None
         choose(Server(chat.url, "m"), [("q", ("yes", "no"))])
 
 
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (403, "You are not allowed to request logprobs from this model"),
+        (400, "'logprobs' is not supported with this model"),
+    ],
+)
+def test_a_server_that_forbids_them_is_told_so(status: int, said: str, chat: Chat) -> None:
+    chat.always = (status, {"error": {"message": said}})
+    with pytest.raises(NoLogprobsError, match="--readout sampled"):
+        choose(Server(chat.url, "m"), [("q", ("yes", "no"))])
+    with pytest.raises(UnansweredError):  # of words it says nothing
+        rate(Server(chat.url, "m"), ["q"])
+
+
+def told(*rows: tuple[str, float]) -> dict[str, Any]:
+    top = [{"token": token, "logprob": value} for token, value in rows]
+    return {"logprobs": {"content": [{"token": "A", "top_logprobs": top}]}}
+
+
+def test_tokens_that_are_spelled_alike_count_together(chat: Chat) -> None:
+    chat.choice = lambda body: told(("A", -0.2), ("B", -2.0), ("A", -6.0))
+    ((_, row),) = Server(chat.url, "m").score_options([Question("q")], ["A", "B"])
+    assert row[0] == pytest.approx(np.logaddexp(-0.2, -6.0)) and row[1] == pytest.approx(-2.0)
+
+
+def test_a_server_that_tells_of_no_token_is_refused(chat: Chat) -> None:
+    chat.choice = lambda body: told()
+    with pytest.raises(NoLogprobsError):
+        choose(Server(chat.url, "m"), [("q", ("yes", "no"))])
+
+
+def test_one_filtered_answer_leaves_the_others(chat: Chat) -> None:
+    def choice(body: dict[str, Any]) -> dict[str, Any]:
+        if "bad" in body["messages"][0]["content"]:
+            message = {"role": "assistant", "content": None, "refusal": "I can't help"}
+            return {"finish_reason": "content_filter", "logprobs": None, "message": message}
+        return {**told(("A", -0.5), ("B", -1.0)), "message": {"content": "7"}}
+
+    chat.choice = choice
+    asked = [("good", ("yes", "no")), ("bad", ("yes", "no"))]
+    found = choose(Server(chat.url, "m"), asked)
+    assert [one.status for one in found] == ["ok", "unread"]
+    statuses = [status for _, status, _ in rate(Server(chat.url, "m"), ["good", "bad"])]
+    assert statuses == ["ok", "refused"]
+
+
+@pytest.mark.parametrize("address", ["http://[h/v1", "http://h:port/v1"])
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(UsageError, match="no server's address"):
+        Server(address, "m")
+    with pytest.raises(UsageError, match="a model's name"):
+        Server("http://h/v1", "")
+
+
 def test_words_and_samples_are_those_at_home(chat: Chat) -> None:
     local = at_home()
     remote = behind(local, chat)
@@ -124,7 +180,9 @@ def test_a_server_that_is_gone_is_said(chat: Chat) -> None:
         rate(Server("http://127.0.0.1:9/v1", "m", retries=0), ["q"])
 
 
-@pytest.mark.parametrize("number", [b'{"choices": [{"logprobs": {"content": [{}]}}]}', b"{"])
+@pytest.mark.parametrize(
+    "number", [b'{"choices": [{"logprobs": {"content": [{"top_logprobs": [3]}]}}]}', b"{"]
+)
 def test_garbage_is_no_probability(number: bytes, chat: Chat) -> None:
     chat.always = number
     with pytest.raises(UnansweredError, match="no chat completion"):

@@ -16,7 +16,7 @@ from scipy.special import expit, logit
 from moralprobe.behavior.consensus import agreement
 from moralprobe.behavior.consensus.fitting import fit_consensus
 from moralprobe.behavior.consensus.scores import load_scores
-from moralprobe.bridges.align import ARMS, QUESTION, Task, _prompts, align, task_of
+from moralprobe.bridges.align import ARMS, QUESTION, Task, _prompts, _split, align, stems, task_of
 from moralprobe.bridges.judgement_head import Head, divergence, fit_head, shifted
 from moralprobe.bridges.row_training import Options, train_rows
 from moralprobe.bridges.word_rows import Reader, Rows, marked_ids, weights_hash
@@ -92,7 +92,9 @@ def test_each_arm_is_held_against_the_consensus_by_hand(found) -> None:  # type:
     encoded = _prompts(model, task.texts, WORD)
     reader = Reader(model, encoded, aligned.rows.ids.tolist())
     rng = np.random.default_rng(QUICK.seed)
-    test = np.sort(rng.permutation(N)[: round(0.25 * N)])
+    groups = stems(task.texts)
+    chosen = rng.permutation(groups.max() + 1)[: round(0.25 * (groups.max() + 1))]
+    test = np.flatnonzero(np.isin(groups, chosen))
     p, after = (aligned.head.read(reader.all_states(some))[test] for some in (None, aligned.rows))
     target = task.target[test]
     for arm, scores in (("before", p), ("rows", after), ("own scores", task.own[test])):
@@ -149,6 +151,45 @@ def test_only_the_published_arm_trains_its_head() -> None:
     assert any(not torch.equal(both.head.state_dict()[n], v) for n, v in kept.items())
 
 
+def test_texts_that_begin_alike_are_on_one_side() -> None:
+    alike = [f"I used to walk with my dog {k % 50} because {k}" for k in range(200)]
+    groups = stems([text.replace("dog", f"dog{text.split()[7]}") for text in alike])
+    assert groups.max() == 0, "the first six words are the same"
+    groups = stems([f"{k % 50} used to walk with it {k}" for k in range(200)])
+    parts = _split(groups, np.random.default_rng(0))
+    assert sum(map(len, parts.values())) == 200
+    seen = [set(groups[some].tolist()) for some in parts.values()]
+    assert all(not a & b for i, a in enumerate(seen) for b in seen[i + 1 :])
+    with pytest.raises(DataError, match="too much alike"):
+        _split(stems(alike), np.random.default_rng(0))
+
+
+def test_siblings_are_drawn_together() -> None:
+    rng = np.random.default_rng(0)
+    p, q = rng.random(40), rng.random(40)
+    how = {"draws": 400, "seed": 0}
+    alone = agreement.beside({"a": p}, q, "a", **how)
+    many = agreement.beside(
+        {"a": np.repeat(p, 9)}, np.repeat(q, 9), "a", **how, groups=np.repeat(np.arange(40), 9)
+    )
+    for column in ("value", "value_low", "value_high"):
+        np.testing.assert_allclose(alone[column], many[column], rtol=1e-9)
+
+
+def test_a_control_that_is_as_near_is_named(found) -> None:  # type: ignore[no-untyped-def]
+    _, _, aligned, _ = found
+    arms = aligned.arms
+    above = value(arms, "shift", "js", "above_rows")
+    assert above == pytest.approx(value(arms, "shift", "js") - value(arms, "rows", "js"), abs=1e-12)
+    said = of_alignment(arms, aligned.summary)[-1]
+    for arm in ("shift", "head", "random rows"):
+        sure = (value(arms, arm, "js", "above_rows_low") or 0) > 0
+        assert sure or arm in said
+    blind = {**aligned.summary, "head": {"r2": -1.0, "error": 0.1}}
+    assert "nothing is said of the model" in of_alignment(arms, blind)[-1]
+    assert aligned.summary["shares_no_token"] == ["care"]
+
+
 def test_a_head_learns_what_states_say_and_nothing_where_they_say_nothing() -> None:
     rng = np.random.default_rng(0)
     states = torch.tensor(rng.normal(size=(400, 16)), dtype=torch.float32) * 7 + 3
@@ -181,11 +222,15 @@ def test_a_shift_finds_the_line_in_log_odds() -> None:
     np.testing.assert_allclose(found, target, atol=1e-3)
 
 
-def scored(folder: Path, *, text: bool = True, n: int = 40, models: str = "abcm") -> Path:
+def scored(
+    folder: Path, *, text: bool = True, n: int = 40, models: str = "abcm", noise: bool = False
+) -> Path:
+    rng = np.random.default_rng(0)
     rows = ["model,theory,item,score" + (",text" if text else "")]
     for m in models:
         for i in range(n):
             score = 0.1 + 0.5 * (i % 2) + 0.03 * ((7 * i + 3 * ord(m)) % 11)
+            score = rng.normal(0.5, 0.1) if noise else score
             rows.append(f"{m},justice,{i},{score:.2f}" + (f",deed {i}" if text else ""))
     (folder / "s.csv").write_text("\n".join(rows))
     fit_consensus(load_scores(folder / "s.csv"), draws=20, shuffles=19).save(folder / "c")
@@ -209,7 +254,8 @@ def test_a_task_is_the_consensus_without_the_model(tmp_path: Path) -> None:
         (scored, "z", "justice", "has no model 'z'"),
         (scored, "m", "virtue", "has no theory 'virtue'"),
         (lambda f: scored(f, n=20), "m", "justice", "too few items"),
-        (lambda f: scored(f, models="am"), "m", "justice", "two other families"),
+        (lambda f: scored(f, models="am"), "m", "justice", "no consensus without m"),
+        (lambda f: scored(f, noise=True), "m", "justice", "supports no consensus.*one class"),
     ],
 )
 def test_what_gives_no_task_is_refused(

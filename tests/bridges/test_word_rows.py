@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 
+from moralprobe.bridges import word_rows
 from moralprobe.bridges.word_rows import (
     Reader,
     Rows,
@@ -63,6 +64,23 @@ def test_states_are_those_of_a_changed_matrix(family: str) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
     assert weights_hash(model) == before
     assert (reader.all_states(some_rows(ids)) - reader.all_states(None)).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_texts_longer_than_a_window_are_read_right(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny(family)
+    long = [TEXTS[0], TEXTS[1], "and so on and on " * 9 + TEXTS[2]]
+    spans = [(text.index("xylQ"), text.index("xylQ") + 4) for text in long]
+    encoded = prompt_tokens(model, long, spans)
+    rows = some_rows(marked_ids(encoded)[:1])
+    expected = by_hand(model, encoded, rows)
+    for held in (1 << 30, 0):  # and where nothing may be kept
+        monkeypatch.setattr(word_rows, "HELD_BYTES", held)
+        monkeypatch.setattr(word_rows, "BATCH", 2)
+        found = Reader(model, encoded, rows.ids.tolist()).all_states(rows)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_what_stands_before_the_word_is_read_once() -> None:

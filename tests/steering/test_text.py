@@ -84,7 +84,8 @@ def test_steering_changes_what_is_found() -> None:
     plain, changed = local(), local(intervention=steered())
     a, b = (dict(where.score_options(ASKED, OPTIONS)) for where in (plain, changed))
     assert all(abs(a[n][k] - b[n][k]) > 1e-3 for n in a for k in range(len(OPTIONS)))
-    assert plain.identity != changed.identity and changed.name == f"{plain.name} steered"
+    assert plain.identity != changed.identity and changed.name.startswith(f"{plain.name} steered ")
+    assert changed.family == plain.family == plain.name
     said = [dict(where.complete(ASKED, max_tokens=8)) for where in (plain, changed)]
     assert said[0] != said[1]
 

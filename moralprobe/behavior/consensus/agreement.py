@@ -78,7 +78,13 @@ MEASURES: Final[Mapping[str, Callable[[Floats, Floats], float]]] = {
 
 
 def beside(
-    arms: Mapping[str, Floats], target: Floats, base: str, *, draws: int, seed: int
+    arms: Mapping[str, Floats],
+    target: Floats,
+    base: str,
+    *,
+    draws: int,
+    seed: int,
+    groups: NDArray[np.int64] | None = None,
 ) -> pl.DataFrame:
     """Hold several scores of the same items against a consensus, and against one of them.
 
@@ -88,13 +94,19 @@ def beside(
         base: the arm that the others' differences are from.
         draws: resamples of items, the same for all arms.
         seed: of the resamples.
+        groups: [n] which items are drawn together; each on its own, if not given.
 
     Returns:
         A row an arm and measure: `value` and `gain` (the difference from `base`), each with its
         95 % interval (`_low`, `_high`; null where most resamples have no value).
     """
     rng, n = np.random.default_rng(seed), len(target)
-    drawn = [np.arange(n), *(rng.integers(n, size=n) for _ in range(draws))]
+    _, group = np.unique(np.arange(n) if groups is None else groups, return_inverse=True)
+    members = [np.flatnonzero(group == g) for g in range(group.max() + 1)]
+    drawn = [np.arange(n)]
+    for _ in range(draws):
+        some = rng.integers(len(members), size=len(members))
+        drawn.append(np.concatenate([members[g] for g in some]))
     rows = []
     for measure, function in MEASURES.items():
         values = {

@@ -103,26 +103,43 @@ def _read(path: Path) -> pl.DataFrame:
             ) from error
     else:
         frame = read_columns(path, {*_TEXT, *_SCRUPLES, *_VOTES, *_ETHICS})
-    frame = _named(frame, path)
+    known = [c for c in frame.columns if c in {*_TEXT, *_SCRUPLES, *_VOTES, *_ETHICS}]
+    if nested := [c for c in known if frame.schema[c].is_nested()]:
+        raise DataError(
+            f"{path} is no table of dilemmas", f"{nested[0]!r} holds lists", "give text"
+        )
+    words = [c for c in known if c not in ("share", "label", *_VOTES)]
+    frame = _named(frame.select(known).with_columns(pl.col(words).cast(pl.String)), path)
     if "item" not in frame.columns:
-        frame = frame.with_columns(item=pl.int_range(1, pl.len() + 1))
-    frame = frame.with_columns(pl.col("item", "text").cast(pl.String))
+        frame = frame.with_columns(item=pl.int_range(1, pl.len() + 1).cast(pl.String))
+    frame = frame.with_columns(pl.col("item").str.strip_chars().replace("", None))
+    if frame["item"].null_count():
+        raise DataError(f"{path} has items without a name", "a cell is empty", "name all, or none")
     if "share" in frame.columns:
-        frame = frame.with_columns(pl.col("share").cast(pl.Float64, strict=False))
+        given = pl.col("share").cast(pl.String).str.strip_chars().replace("", None)
+        numbers = given.cast(pl.Float64, strict=False)
+        if (wrong := frame.filter(given.is_not_null() & numbers.is_null())).height:
+            raise DataError(
+                f"{path} has shares that are no numbers",
+                f"{wrong.height}, such as {wrong['share'][0]!r}",
+                "write 0.8, or leave it empty where nobody was asked",
+            )
+        frame = frame.with_columns(share=numbers)
     return frame
 
 
 def _named(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
     """Return a table with the columns `text`, `other` and `share`, whosever it is."""
     has = set(frame.columns)
+    item = ["item"] if "item" in has else []
     if "text" in has and not set(_SCRUPLES) <= has:
         return frame.select(*sorted(has & _TEXT))
     if set(_SCRUPLES) <= has:
-        return frame.select(text=pl.col("action_1"), other=pl.col("action_2"), **_votes(has))
+        return frame.select(*item, text=pl.col("action_1"), other=pl.col("action_2"), **_votes(has))
     label = pl.col("label").cast(pl.Float64, strict=False) if "label" in has else None
     if {"scenario", "excuse"} <= has:
         return frame.select(
-            text=pl.concat_str("scenario", "excuse", separator=" "), **_share(label)
+            *item, text=pl.concat_str("scenario", "excuse", separator=" "), **_share(label)
         )
     if "scenario" in has:
         if frame["scenario"].str.contains(_TRAIT, literal=True).any():
@@ -131,9 +148,11 @@ def _named(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
                 "ETHICS' virtue file has no action to judge",
                 "give its justice, deontology or commonsense file",
             )
-        return frame.select(text=pl.col("scenario"), **_share(label))
+        return frame.select(*item, text=pl.col("scenario"), **_share(label))
     if "input" in has:  # of commonsense a label of 1 says that it is wrong
-        return frame.select(text=pl.col("input"), **_share(None if label is None else 1 - label))
+        return frame.select(
+            *item, text=pl.col("input"), **_share(None if label is None else 1 - label)
+        )
     raise DataError(
         f"{path} is no table of dilemmas",
         "it has no column 'text'",

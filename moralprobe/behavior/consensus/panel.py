@@ -64,7 +64,12 @@ def panel_of(
             "give each once; roles make several judges of one",
         )
     return [
-        Rater(model.name if role == PLAIN else f"{model.name}@{role}", model.name, model, told)
+        Rater(
+            model.name if role == PLAIN else f"{model.name}@{role}",
+            getattr(model, "family", model.name),
+            model,
+            told,
+        )
         for model in models
         for role, told in roles.items()
     ]
@@ -100,8 +105,8 @@ def parse_roles(text: str) -> dict[str, str | None]:
         UsageError: a name that isn't known.
         DataError: a file that can't be read, or without roles.
     """
-    if (path := Path(text)).suffix in (".csv", ".tsv", ".parquet") or path.is_file():
-        return _roles_in(path)
+    if Path(text).suffix in (".csv", ".tsv"):
+        return _roles_in(Path(text))
     names = [part.strip() for part in text.split(",") if part.strip()]
     for name in names:
         if name not in ROLES:

@@ -11,12 +11,13 @@ from typing import Any, Final
 
 import numpy as np
 import polars as pl
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, truncnorm
 
 from moralprobe.behavior.consensus.dilemmas import Dilemmas
 from moralprobe.behavior.consensus.panel import Rater
 from moralprobe.behavior.consensus.scores import SCORES
 from moralprobe.behavior.options import Readout, choose, orders_of, rate
+from moralprobe.behavior.text_model import Question, Scripted
 from moralprobe.cache import Cache
 from moralprobe.errors import UsageError
 from moralprobe.files import write_bytes, write_json, write_table
@@ -103,6 +104,45 @@ def score_panel(
                 )
             )
     return pl.concat(frames, how="diagonal")
+
+
+def noisy(
+    name: str,
+    acceptable: Mapping[str, bool],
+    parameters: tuple[float, float, float, float],
+    *,
+    seed: int = 0,
+) -> Scripted:
+    """Return a judge whose truth is known: scores are drawn by the model that `fit` assumes.
+
+    Args:
+        name: of the judge.
+        acceptable: whether each text is; of others it knows nothing, and says so.
+        parameters: mean and width of its scores where a text is acceptable, and where it isn't, of
+            a normal truncated to 0 and 1 (arXiv 2506.14625).
+        seed: of its draws, one a text.
+    """
+    yes, wide, no, narrow = parameters
+
+    def score(text: str) -> float:
+        mean, width = (yes, wide) if acceptable[text] else (no, narrow)
+        rng = np.random.default_rng([seed, *text.encode()])
+        low, high = -mean / width, (1 - mean) / width
+        return float(truncnorm.rvs(low, high, loc=mean, scale=width, random_state=rng))
+
+    def believes(question: Question) -> dict[str, float]:
+        text, first = question.text.split("\n\n")[0], f"A. {ACCEPTABLE[0]}"
+        if text not in acceptable:
+            return {}
+        p = score(text)
+        p = p if first in question.text else 1 - p
+        return {"A": p, "B": 1 - p}
+
+    def says(question: Question) -> str:
+        text = question.text.split("\n\n")[0]
+        return f"{10 * score(text):.1f}" if text in acceptable else "I don't know it."
+
+    return Scripted(name, says, believes)
 
 
 def asked_by(dilemmas: Dilemmas, readout: Readout) -> int:
@@ -201,6 +241,7 @@ def save_scores(
         )
     frame = pl.concat(scores, how="diagonal")
     write_table(folder / SCORES, frame)
+    (folder / "votes.csv").unlink(missing_ok=True)  # of other dilemmas
     if dilemmas.shares is not None:
         votes = pl.DataFrame({"item": dilemmas.items, "share": dilemmas.shares}).drop_nulls()
         write_bytes(folder / "votes.csv", votes.write_csv().encode())

@@ -148,7 +148,13 @@ def _texts(frame: pl.DataFrame, items: Sequence[object]) -> tuple[str | None, ..
     """Return what was judged by each item, None where the table doesn't say."""
     if "text" not in frame.columns:
         return None
-    known = dict(frame.unique("item", keep="first").select("item", "text").iter_rows())
+    said = frame.select("item", pl.col("text").cast(pl.String)).drop_nulls().unique()
+    if said["item"].is_duplicated().any():
+        item = said.filter(pl.col("item").is_duplicated())["item"][0]
+        raise DataError(
+            "an item has two texts", f"{item!r} is said to be different things", "name them apart"
+        )
+    known = dict.fromkeys(items) | dict(said.iter_rows())
     return tuple(None if known[item] is None else str(known[item]) for item in items)
 
 

@@ -22,6 +22,7 @@ from moralprobe.behavior.consensus.panel import (
 )
 from moralprobe.behavior.consensus.rating import (
     asked_by,
+    noisy,
     readouts_agree,
     save_scores,
     score_panel,
@@ -225,6 +226,9 @@ def test_dilemmas_are_read_from_what_people_have(tmp_path: Path) -> None:
         ("item,text\na,x\na,y\n", "an item twice"),
         ("text,other\nx,\n,z\n", "nothing to judge"),
         ("text,share\nx,1.2\n", "between 0 and 1"),
+        ("text,share\nx,80%\n", "no numbers.*80%"),
+        ("item,text\na,x\n,y\n", "items without a name"),
+        ("item,text\na,x\na ,y\n", "an item twice"),
         ("label,scenario\n1,She smiled. [SEP] kind\n", "whether a word is true"),
     ],
 )
@@ -236,6 +240,53 @@ def test_what_is_no_table_of_dilemmas_is_refused(text: str, said: str, tmp_path:
     (tmp_path / "d.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="can't read"):
         load_dilemmas(tmp_path / "d.txt")
+
+
+def test_a_table_of_other_kinds_is_refused_or_read(tmp_path: Path) -> None:
+    path = tmp_path / "d.parquet"
+    pl.DataFrame({"text": [["x"], ["y"]]}).write_parquet(path)
+    with pytest.raises(DataError, match="holds lists"):
+        load_dilemmas(path)
+    pl.DataFrame({"text": ["x", "y"], "other": [1, 2], "item": [7, 8]}).write_parquet(path)
+    assert load_dilemmas(path) == Dilemmas(("7", "8"), ("x", "y"), ("1", "2"))
+    pl.DataFrame({"item": ["q"], "scenario": ["z"], "label": [1]}).write_parquet(path)
+    assert load_dilemmas(path) == Dilemmas(("q",), ("z",), None, (1.0,))
+
+
+def test_votes_of_other_dilemmas_are_taken_away(tmp_path: Path) -> None:
+    raters, through = panel_of([judge()]), {"justice": THROUGH["justice"]}
+    for voted in (texts(4), Dilemmas(("1",), ("good",))):
+        scores = score_panel(raters, voted, through, [Readout()])
+        save_scores(tmp_path, [scores], voted, through, {PLAIN: None}, [Readout()], [{}])
+        assert (tmp_path / "votes.csv").exists() == (voted.shares is not None)
+
+
+def test_an_item_of_two_texts_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    path.write_text("model,item,text,score\na,1,cat,0.2\nb,1,dog,0.4\n")
+    with pytest.raises(DataError, match="an item has two texts"):
+        load_scores(path)
+    path.write_text("model,item,text,score\na,1,,0.2\nb,1,dog,0.4\n")
+    assert load_scores(path).texts == ("dog",)
+
+
+def test_a_noisy_judge_scores_as_its_parameters_say() -> None:
+    label = {f"deed {i}": i % 2 == 0 for i in range(2000)}
+    judged = Dilemmas(tuple(label), tuple(label))
+    model = noisy("known", label, (0.7, 0.1, 0.3, 0.15))
+    through = {"justice": THROUGH["justice"]}
+    found = score_panel(panel_of([model]), judged, through, [Readout(), Readout("verbal")])
+    score, good = found["score"].to_numpy(), np.array(list(label.values()))
+    for some, mean, width in ((good, 0.7, 0.1), (~good, 0.3, 0.15)):
+        assert score[some].mean() == pytest.approx(mean, abs=0.02)
+        assert score[some].std() == pytest.approx(width, abs=0.02)
+    np.testing.assert_allclose(found["verbal"].to_numpy(), score, atol=0.0051)
+    strange = Dilemmas(("x",), ("unheard of",))
+    found = score_panel(panel_of([model]), strange, through, [Readout(), Readout("verbal")])
+    assert found["score"].null_count() == found["verbal"].null_count() == 1
+    listed = Scripted("listed", ["7", "no"])
+    found = score_panel(panel_of([listed]), texts(2), through, [Readout("verbal")])
+    assert found["score"].to_list() == [0.7, None]
 
 
 def test_scruples_dilemmas_have_their_votes() -> None:
