@@ -141,7 +141,8 @@ def aligned(options: argparse.Namespace, consensus: Path) -> dict[str, Any]:
     """Train the rows of the theory's word towards the panel with drawn judges, and say all arms."""
     from moralprobe import load_model
     from moralprobe.behavior.consensus.panel import THEORIES
-    from moralprobe.bridges.align import SYNONYMS, align, task_of
+    from moralprobe.bridges.align import SYNONYMS, align
+    from moralprobe.bridges.alignment_task import task_of
     from moralprobe.report.consensus import of_alignment
 
     model = load_model(options.align)

@@ -398,6 +398,11 @@ def consensus_people() -> str:
         f"{about['items']['test']} held-out items the divergence {falls} from "
         f"{js['before']['value']:.4f} ({gains})."
     )
+    if (asked := about.get("asked")) is not None:
+        lines[-1] += (
+            f" Asked again itself, by letters, its divergence is {asked['js']:.4f} and changes by "
+            f"{asked['gain']:+.4f} [{asked['gain_low']:+.4f}, {asked['gain_high']:+.4f}]."
+        )
     wrapped = "\n\n".join(textwrap.fill(line, 110, break_on_hyphens=False) for line in lines)
     return f"{wrapped}\n\n(`python benchmarks/consensus_people.py`)"
 

@@ -8,7 +8,6 @@ learns the consensus may be the head. The arms beside it say what the rows thems
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,11 +18,17 @@ import polars as pl
 from numpy.typing import NDArray
 
 from moralprobe.behavior.consensus.agreement import beside
+from moralprobe.behavior.consensus.dilemmas import Dilemmas
+from moralprobe.behavior.consensus.panel import THEORIES, panel_of
+from moralprobe.behavior.consensus.rating import score_panel
+from moralprobe.behavior.options import Readout
+from moralprobe.bridges.alignment_task import Task, split, stems
 from moralprobe.bridges.judgement_head import Head, fit_head, shifted
 from moralprobe.bridges.row_training import Options, Trained, train_rows
 from moralprobe.bridges.word_rows import (
     Reader,
     Rows,
+    changed_rows,
     logits_with,
     marked_ids,
     nearest_rows,
@@ -36,6 +41,7 @@ from moralprobe.evaluation.side_effects import neutral, perplexity
 from moralprobe.files import write_bytes, write_json, write_table
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.tokens import Encoded
+from moralprobe.steering.text import LocalText
 
 QUESTION: Final = "{text}\n\nJudge this through {word}. How morally acceptable is it?"
 SYNONYMS: Final[dict[str, str]] = {
@@ -47,22 +53,6 @@ SYNONYMS: Final[dict[str, str]] = {
 }
 """Other words for the same theory: does what was learnt go with the meaning, or the spelling?"""
 ARMS: Final = ("own scores", "before", "rows", "random rows", "rows and head", "head", "shift")
-FEWEST: Final = 30
-"""Items that are needed, and beginnings that differ: fewer can't be split."""
-STEM: Final = 6
-"""Texts whose first words are alike, so many of them, are kept on one side and drawn together."""
-_TEST, _VALIDATION = 0.25, 0.2
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is learnt: `texts`, the model's `own` scores of them and the others' consensus, [n]."""
-
-    texts: tuple[str, ...]
-    own: NDArray[np.float64]
-    target: NDArray[np.float64]
-    theory: str
-    word: str
 
 
 @dataclass(frozen=True)
@@ -98,68 +88,13 @@ class Aligned:
         write_json(folder / "align.json", self.summary)
 
 
-def task_of(folder: Path, model: str, theory: str, word: str | None = None) -> Task:
-    """Return what a consensus says to a model under a theory.
-
-    Args:
-        folder: that `consensus fit` wrote.
-        model: its name in the scores; the consensus is that without it and its family.
-        theory: one of the scores'.
-        word: that the question names; the theory's name, if not given.
-
-    Raises:
-        DataError: no such folder, model or theory, no texts, no consensus, or too few items.
-    """
-    try:
-        left, items = (pl.read_parquet(folder / f"{n}.parquet") for n in ("left_out", "items"))
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(
-            f"{folder} holds no consensus", str(error).splitlines()[0], "fit one: consensus fit"
-        ) from error
-    if "text" not in items.columns:
-        raise DataError(
-            f"{folder} doesn't say what was judged",
-            "its items have no text: the scores had no column 'text', or were of two texts each",
-            "score single texts with consensus score, and fit anew",
-        )
-    if (why := _why_not(folder)) is not None:
-        raise DataError(
-            f"{folder} supports no consensus", why, "there is nothing to align a model with"
-        )
-    for name, given, column in (("model", model, "model"), ("theory", theory, "theory")):
-        if given not in (known := left[column].unique(maintain_order=True).to_list()):
-            raise DataError(
-                f"{folder} has no {name} {given!r}",
-                f"it has {', '.join(map(str, known))}",
-                "score with it first, and fit anew",
-            )
-    texts = items.filter(pl.col("theory") == theory).select("item", "text")
-    mine = left.filter((pl.col("model") == model) & (pl.col("theory") == theory))
-    if mine["consensus"].null_count() == mine.height:
-        raise DataError(
-            f"there is no consensus without {model}",
-            "the others are of fewer than two families, or have nothing in common",
-            "score with models of two other families at least",
-        )
-    rows = mine.join(texts, on="item", maintain_order="left").drop_nulls(
-        ["score", "consensus", "text"]
-    )
-    if rows.height < FEWEST:
-        raise DataError(
-            f"there are too few items to align {model} on",
-            f"{rows.height} have its score, a text and a consensus without it; {FEWEST} are needed",
-            "score more items",
-        )
-    own, target = (rows[name].to_numpy().astype(np.float64) for name in ("score", "consensus"))
-    return Task(tuple(rows["text"]), own, target, theory, theory if word is None else word)
-
-
 def align(
     model: CausalModel,
     task: Task,
     options: Options | None = None,
     *,
     others: Mapping[str, str] | None = None,
+    through: str | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, detail: None,
 ) -> Aligned:
     """Train the rows of the task's word, and measure all arms on items that were held out.
@@ -169,6 +104,8 @@ def align(
         task: from `task_of`.
         options: of the training.
         others: further words by name, whose prompts the rows may change too.
+        through: what follows "Judge this" where the model itself is asked anew, with its rows and
+            without; what scores of the theory are asked by, if not given.
         progress: called with the epochs that are done, their number, and what is trained.
 
     Raises:
@@ -180,7 +117,7 @@ def align(
     encoded = _prompts(model, task.texts, task.word)
     ids, rng = marked_ids(encoded), np.random.default_rng(options.seed)
     groups = stems(task.texts)
-    parts = _split(groups, rng)
+    parts = split(groups, rng)
     lists = {name: some.tolist() for name, some in parts.items()}
     random_ids = _random_ids(encoded, ids, rng)
     reader, random_reader = (Reader(model, encoded, some, lists) for some in (ids, random_ids))
@@ -263,6 +200,15 @@ def align(
                 if not set(marked_ids(_prompts(model, texts[:1], word))) & set(ids)
             ],
             "neutral_loss": _neutral(model, {"rows": rows, "random rows": elsewhere.rows}),
+            "asked": _asked_again(
+                model,
+                rows,
+                texts,
+                task.target[test],
+                groups[test],
+                through or THEORIES.get(task.theory, f"through {task.word}"),
+                options,
+            ),
             "weights": unchanged,
             "options": asdict(options),
         },
@@ -274,41 +220,6 @@ def _prompts(model: CausalModel, texts: Sequence[str], word: str) -> list[Encode
     tail = len(QUESTION.format(text="", word=word)) - len("\n\nJudge this through ")
     spans = [(len(one) - tail, len(one) - tail + len(word)) for one in asked]
     return prompt_tokens(model, asked, spans)
-
-
-def stems(texts: Sequence[str]) -> NDArray[np.int64]:
-    """Return a number for each text, [n], the same for those that begin with the same words."""
-    begins = [" ".join(text.casefold().split()[:STEM]) for text in texts]
-    _, group = np.unique(begins, return_inverse=True)
-    return np.asarray(group, np.int64)
-
-
-def _split(groups: NDArray[np.int64], rng: np.random.Generator) -> dict[str, NDArray[np.int64]]:
-    """Return a quarter of the groups to test on, a fifth to choose by, and the rest to train on.
-
-    Raises:
-        DataError: fewer groups than `FEWEST`.
-    """
-    n = int(groups.max()) + 1
-    if n < FEWEST:
-        raise DataError(
-            "the texts are too much alike to hold some out",
-            f"they begin in {n} ways, by their first {STEM} words; {FEWEST} are needed",
-            "score texts of more kinds",
-        )
-    order = rng.permutation(n)
-    test, validation = round(_TEST * n), round((_TEST + _VALIDATION) * n)
-    cuts = {"train": order[validation:], "validation": order[test:validation], "test": order[:test]}
-    return {name: np.flatnonzero(np.isin(groups, some)) for name, some in cuts.items()}
-
-
-def _why_not(folder: Path) -> str | None:
-    """Return why a fit supports no consensus, None where it does or doesn't say."""
-    try:
-        found = json.loads((folder / "consensus.json").read_text("utf-8")).get("why_not")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return None if found is None else str(found)
 
 
 def _random_ids(
@@ -334,6 +245,50 @@ def _moved(model: CausalModel, head: Head, rows: Rows, texts: Sequence[str], wor
     reader = Reader(model, _prompts(model, texts, word), rows.ids.tolist())
     before, after = (head.read(reader.all_states(some)) for some in (None, rows))
     return float(np.abs(after - before).mean())
+
+
+def _asked_again(
+    model: CausalModel,
+    rows: Rows,
+    texts: Sequence[str],
+    target: NDArray[np.float64],
+    groups: NDArray[np.int64],
+    through: str,
+    options: Options,
+) -> dict[str, Any] | None:
+    """Ask the model itself, as `consensus score` does by log-probabilities, with rows and without.
+
+    Returns:
+        `n` texts that it answered, the divergence `js` as it is and by how much the rows change it
+        (`gain` with its interval), and `moved`, the mean change of its scores; None if it answered
+        too few.
+    """
+    judged = Dilemmas(tuple(map(str, range(len(texts)))), tuple(texts))
+    raters = panel_of([LocalText(model)])
+
+    def scores() -> NDArray[np.float64]:
+        found = score_panel(raters, judged, {"asked": through}, [Readout()])
+        return found["score"].cast(pl.Float64).fill_null(np.nan).to_numpy()
+
+    before = scores()
+    with changed_rows(model, rows):
+        after = scores()
+    there = np.isfinite(before) & np.isfinite(after)
+    if there.sum() < 2:
+        return None
+    arms = {"as it is": before[there], "with rows": after[there]}
+    found = beside(
+        arms,
+        target[there],
+        "as it is",
+        draws=options.draws,
+        seed=options.seed,
+        groups=groups[there],
+    )
+    js = {row["arm"]: row for row in found.filter(pl.col("measure") == "js").to_dicts()}
+    changed = {name: js["with rows"][name] for name in ("gain", "gain_low", "gain_high")}
+    moved = float(np.abs(after - before)[there].mean())
+    return {"n": int(there.sum()), "js": js["as it is"]["value"], **changed, "moved": moved}
 
 
 def _nearest(model: CausalModel, rows: Rows) -> list[dict[str, Any]]:

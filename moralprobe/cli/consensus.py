@@ -189,7 +189,8 @@ def align_command(
     """
     from moralprobe.behavior.consensus.panel import THEORIES
     from moralprobe.behavior.server import parse_server
-    from moralprobe.bridges.align import SYNONYMS, align, task_of
+    from moralprobe.bridges.align import SYNONYMS, align
+    from moralprobe.bridges.alignment_task import task_of
     from moralprobe.bridges.row_training import Options
     from moralprobe.errors import UsageError
     from moralprobe.files import check_writable

@@ -147,6 +147,11 @@ def of_alignment(arms: pl.DataFrame, summary: dict[str, Any]) -> list[str]:
         f"moves the judgement, by the word in the question: {moved}",
         f"cosine drift: {drift}; loss of neutral text: {loss} nats a token",
     ]
+    if (asked := summary["asked"]) is not None:
+        lines.append(
+            f"the model itself, asked again ({asked['n']} texts): JS {asked['js']:.4f}, by rows "
+            f"{with_interval(asked, 'gain', '+.4f')}; its scores move by {asked['moved']:.4f}"
+        )
     return [*lines, "", _alignment_in_words(arms, head["r2"])]
 
 

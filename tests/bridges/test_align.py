@@ -15,11 +15,20 @@ from scipy.special import expit, logit
 
 from moralprobe.behavior.consensus import agreement
 from moralprobe.behavior.consensus.fitting import fit_consensus
+from moralprobe.behavior.consensus.rating import ACCEPTABLE
 from moralprobe.behavior.consensus.scores import load_scores
-from moralprobe.bridges.align import ARMS, QUESTION, Task, _prompts, _split, align, stems, task_of
+from moralprobe.behavior.options import lettered
+from moralprobe.bridges.align import ARMS, QUESTION, _prompts, align
+from moralprobe.bridges.alignment_task import Task, split, stems, task_of
 from moralprobe.bridges.judgement_head import Head, divergence, fit_head, shifted
 from moralprobe.bridges.row_training import Options, train_rows
-from moralprobe.bridges.word_rows import Reader, Rows, marked_ids, weights_hash
+from moralprobe.bridges.word_rows import (
+    Reader,
+    Rows,
+    changed_rows,
+    marked_ids,
+    weights_hash,
+)
 from moralprobe.errors import DataError, UsageError
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.tiny import save_tiny
@@ -63,9 +72,11 @@ def planted(model: CausalModel, size: float) -> Task:
 @pytest.fixture(scope="module")
 def found() -> tuple[CausalModel, Task, object, str]:
     model = tiny("llama")
+    model.model.config.max_position_embeddings = 4096
     before = weights_hash(model)
     task = planted(model, SIZE)
-    return model, task, align(model, task, QUICK, others={"care": "kindness"}), before
+    aligned = align(model, task, QUICK, others={"care": "kindness"}, through=f"by {WORD}")
+    return model, task, aligned, before
 
 
 def value(arms: pl.DataFrame, arm: str, measure: str, name: str = "value") -> float:
@@ -107,6 +118,43 @@ def test_each_arm_is_held_against_the_consensus_by_hand(found) -> None:  # type:
         agreement.brier(after, target) - agreement.brier(p, target), abs=1e-5
     )
     assert value(aligned.arms, "before", "js", "gain_high") == 0
+
+
+def test_the_model_itself_is_asked_with_its_rows_and_without(found) -> None:  # type: ignore[no-untyped-def]
+    model, task, aligned, _ = found
+    groups = stems(task.texts)
+    chosen = np.random.default_rng(QUICK.seed).permutation(groups.max() + 1)
+    test = np.flatnonzero(np.isin(groups, chosen[: round(0.25 * (groups.max() + 1))]))
+    asked = aligned.summary["asked"]
+
+    def naive(one: str) -> float:
+        logits = []
+        for options in (ACCEPTABLE, ACCEPTABLE[::-1]):
+            text = lettered(f"{one}\n\nJudge this by {WORD}. Is it morally acceptable?", options)
+            ids = model.tokenizer(f"{text}\n\nAnswer:")["input_ids"]
+            p = {}
+            for letter in "AB":
+                total = 0.0
+                for variant in (letter, f" {letter}"):
+                    own = model.tokenizer(variant, add_special_tokens=False)["input_ids"]
+                    with torch.no_grad():
+                        out = model.model(torch.tensor([[*ids, *own]])).logits[0].log_softmax(-1)
+                    at = range(len(ids) - 1, len(ids) + len(own) - 1)
+                    total += np.exp(sum(float(out[i, t]) for i, t in zip(at, own, strict=True)))
+                p[letter] = total
+            odds = np.log(p["A"]) - np.log(p["B"])
+            logits.append(odds if options is ACCEPTABLE else -odds)
+        return float(expit(np.mean(logits)))
+
+    before = np.array([naive(task.texts[i]) for i in test])
+    with changed_rows(model, aligned.rows):
+        after = np.array([naive(task.texts[i]) for i in test])
+    js = [agreement.divergence(p, task.target[test]) for p in (before, after)]
+    assert asked["n"] == len(test) and asked["js"] == pytest.approx(js[0], rel=1e-3)
+    assert asked["gain"] == pytest.approx(js[1] - js[0], rel=2e-2, abs=1e-6)
+    assert asked["moved"] == pytest.approx(np.abs(after - before).mean(), rel=1e-3)
+    assert asked["moved"] > 1e-4
+    assert "asked again" in "\n".join(of_alignment(aligned.arms, aligned.summary))
 
 
 def test_where_nothing_is_to_be_learnt_nothing_is_claimed() -> None:
@@ -156,12 +204,12 @@ def test_texts_that_begin_alike_are_on_one_side() -> None:
     groups = stems([text.replace("dog", f"dog{text.split()[7]}") for text in alike])
     assert groups.max() == 0, "the first six words are the same"
     groups = stems([f"{k % 50} used to walk with it {k}" for k in range(200)])
-    parts = _split(groups, np.random.default_rng(0))
+    parts = split(groups, np.random.default_rng(0))
     assert sum(map(len, parts.values())) == 200
     seen = [set(groups[some].tolist()) for some in parts.values()]
     assert all(not a & b for i, a in enumerate(seen) for b in seen[i + 1 :])
     with pytest.raises(DataError, match="too much alike"):
-        _split(stems(alike), np.random.default_rng(0))
+        split(stems(alike), np.random.default_rng(0))
 
 
 def test_siblings_are_drawn_together() -> None:
