@@ -68,7 +68,7 @@ def panel(path: Path, judged: Path, out: Path, *, drawn: bool) -> dict[str, Any]
     ]
     scores = scores.select(columns)
     dilemmas = load_dilemmas(path)
-    votes = load_votes(judged / "votes.csv")
+    votes = load_votes(judged / "people.parquet")
     frames = [scores, *rules(scores, dilemmas)]
     if drawn:
         frames += [drawn_as(scores, votes, name, seed) for seed, name in enumerate(DRAWN)]

@@ -20,7 +20,7 @@ from moralprobe.behavior.options import Readout, choose, orders_of, rate
 from moralprobe.behavior.text_model import Question, Scripted
 from moralprobe.cache import Cache
 from moralprobe.errors import UsageError
-from moralprobe.files import write_bytes, write_json, write_table
+from moralprobe.files import write_json, write_table
 
 VERSION: Final = "1"
 """Of the texts below, which are part of what answers are kept under."""
@@ -32,6 +32,8 @@ _NUMBER: Final = (
     "(entirely)? Answer with one number and nothing else."
 )
 _DRAWS: Final = 200
+PEOPLE: Final = "people.parquet"
+"""What people said of the items, for `consensus fit --votes`."""
 
 
 def score_panel(
@@ -214,7 +216,7 @@ def save_scores(
     readouts: Sequence[Readout],
     models: Sequence[Mapping[str, Any]],
 ) -> pl.DataFrame:
-    """Write `scores.parquet`, `votes.csv` where people were asked, and `score.json`.
+    """Write `scores.parquet`, `people.parquet` where people were asked, and `score.json`.
 
     Args:
         folder: that is written.
@@ -241,10 +243,10 @@ def save_scores(
         )
     frame = pl.concat(scores, how="diagonal")
     write_table(folder / SCORES, frame)
-    (folder / "votes.csv").unlink(missing_ok=True)  # of other dilemmas
+    (folder / PEOPLE).unlink(missing_ok=True)  # of other dilemmas
     if dilemmas.shares is not None:
         votes = pl.DataFrame({"item": dilemmas.items, "share": dilemmas.shares}).drop_nulls()
-        write_bytes(folder / "votes.csv", votes.write_csv().encode())
+        write_table(folder / PEOPLE, votes)
     about = {
         "texts": VERSION,
         "items": len(dilemmas),

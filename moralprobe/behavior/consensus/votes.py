@@ -23,13 +23,24 @@ def load_votes(path: Path) -> dict[str, float]:
     """Read the share of people who find each item acceptable.
 
     Args:
-        path: tab or comma separated, `item` and `share`, 0 to 1.
+        path: Parquet, or tab or comma separated, `item` and `share`, 0 to 1.
 
     Raises:
         DataError: columns that are missing or stand twice, shares that are none, an item that has
             no name or stands twice.
     """
-    frame = read_columns(Path(path), COLUMNS)
+    path = Path(path)
+    if path.suffix == ".parquet":
+        try:
+            frame = pl.read_parquet(path)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise DataError(
+                f"can't read {path}", str(error).splitlines()[0], "give Parquet, or a text table"
+            ) from error
+        known = [name for name in COLUMNS if name in frame.columns]
+        frame = frame.select(known).with_columns(pl.col(known).cast(pl.String, strict=False))
+    else:
+        frame = read_columns(path, COLUMNS)
     if missing := [name for name in COLUMNS if name not in frame.columns]:
         raise DataError(
             f"{path} is no table of votes", f"it has no column {missing[0]!r}", "give item, share"

@@ -123,7 +123,7 @@ def test_a_panel_of_scores_is_fitted_and_met_by_people(tmp_path: Path) -> None:
     found = fit_consensus(scores, draws=20, shuffles=19)
     assert found.summary["supported"]
     items = found.items.filter(theory="justice")
-    votes = load_votes(tmp_path / "s" / "votes.csv")
+    votes = load_votes(tmp_path / "s" / "people.parquet")
     right = [(p > 0.5) == (votes[i] > 0.5) for i, p in items.select("item", "consensus").rows()]
     assert np.mean(right) > 0.95
     with pytest.raises(UsageError, match="different names"):
@@ -258,7 +258,7 @@ def test_votes_of_other_dilemmas_are_taken_away(tmp_path: Path) -> None:
     for voted in (texts(4), Dilemmas(("1",), ("good",))):
         scores = score_panel(raters, voted, through, [Readout()])
         save_scores(tmp_path, [scores], voted, through, {PLAIN: None}, [Readout()], [{}])
-        assert (tmp_path / "votes.csv").exists() == (voted.shares is not None)
+        assert (tmp_path / "people.parquet").exists() == (voted.shares is not None)
 
 
 def test_an_item_of_two_texts_is_refused(tmp_path: Path) -> None:
