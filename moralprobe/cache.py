@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -63,6 +63,40 @@ def key_of(asked: Any) -> str:
         The xxh3_128 of its canonical spelling, in hexadecimal.
     """
     return xxhash.xxh3_128_hexdigest(canonical_json(asked))
+
+
+def ask_once(
+    keys: Sequence[str],
+    ask: Callable[[list[int]], Iterator[tuple[int, Any]]],
+    cache: Cache | None = None,
+    step: Callable[[list[str]], None] = lambda keys: None,
+) -> dict[str, Any]:
+    """Return answers by key: each key is asked for once, and its answer kept as it comes.
+
+    Args:
+        keys: of questions; equal ones are the same question.
+        ask: called, where something is left to ask, with the places of those questions, and yields
+            answers with their number among these.
+        cache: what stands in it isn't asked again.
+        step: called with the keys that are known at the start, and then with each.
+
+    Returns:
+        As many as came: who leaves one out is known by what is missing.
+    """
+    first = {key: i for i, key in reversed(list(enumerate(keys)))}
+    different = list(dict.fromkeys(keys))
+    known: dict[str, Any] = {}
+    for key in different:
+        if cache is not None and (answer := cache.get(key)) is not None:
+            known[key] = answer
+    left = [key for key in different if key not in known]
+    step(list(known))
+    for number, answer in ask([first[key] for key in left]) if left else ():
+        known[left[number]] = answer
+        if cache is not None:
+            cache.put(left[number], answer)
+        step([left[number]])
+    return known
 
 
 @contextlib.contextmanager

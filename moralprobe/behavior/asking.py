@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from moralprobe.behavior.text_model import Question, TextModel, UnansweredError
-from moralprobe.cache import Cache, key_of
+from moralprobe.cache import Cache, ask_once, key_of
 
 
 def kept(
@@ -30,22 +30,16 @@ def kept(
     """
     of = {"model": dict(model.identity), **about}
     keys = [key_of({**of, "text": q.text, "system": q.system, "seed": q.seed}) for q in questions]
-    different = dict(zip(keys, questions, strict=True))
-    known = {
-        key: value
-        for key in different
-        if cache is not None and (value := cache.get(key)) is not None
-    }
-    left, times = [key for key in different if key not in known], Counter(keys)
-    step(sum(times[key] for key in known))
-    for number, value in answer([different[key] for key in left]) if left else ():
-        known[left[number]] = value
-        if cache is not None:
-            cache.put(left[number], value)
-        step(times[left[number]])
-    if missing := [key for key in left if key not in known]:
+    times = Counter(keys)
+    known = ask_once(
+        keys,
+        lambda left: answer([questions[i] for i in left]),
+        cache,
+        lambda some: step(sum(times[key] for key in some)),
+    )
+    if len(known) < len(times):
         raise UnansweredError(
-            f"{model.name} left {len(missing)} questions out",
+            f"{model.name} left {len(times) - len(known)} questions out",
             "a model answers each, if only with what can't be read",
             "correct the model",
         )

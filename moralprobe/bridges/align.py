@@ -125,25 +125,24 @@ def align(
     train, validation, test = parts["train"], parts["validation"], parts["test"]
     head = fit_head(plain, task.own, train, validation, seed=options.seed)
     onto = fit_head(plain, task.target, train, validation, seed=options.seed)
-    total, done = options.epochs * (2 * len(options.lambdas) + 1), 0
+    runs, done = 2 * len(options.lambdas) + 1, 0
 
     def trained(what: str, reader: Reader, ids: list[int], price: float, **more: bool) -> Trained:
         def step() -> None:
             nonlocal done
             done += 1
-            progress(done, total, what)
+            progress(done, options.epochs * runs, f"{what}, lambda {price:g}")
 
         return train_rows(reader, ids, head, task.target, price, options, step, **more)
 
-    swept = [trained(f"rows, lambda {p:g}", reader, ids, p) for p in options.lambdas]
-    best = min(range(len(swept)), key=lambda k: swept[k].loss)
-    price, rows = options.lambdas[best], swept[best].rows
-    # As many tries as the word's rows have.
-    others_swept = [
-        trained(f"random rows, lambda {p:g}", random_reader, random_ids, p) for p in options.lambdas
-    ]
-    elsewhere = min(others_swept, key=lambda one: one.loss)
-    both = trained("rows and head", reader, ids, price, head_too=True)
+    # Others have as many tries as the word's rows.
+    swept, others_swept = (
+        [trained(what, *of, price) for price in options.lambdas]
+        for what, of in (("rows", (reader, ids)), ("random rows", (random_reader, random_ids)))
+    )
+    best, elsewhere = (min(some, key=lambda one: one.loss) for some in (swept, others_swept))
+    both = trained("rows and head", reader, ids, best.price, head_too=True)
+    rows = best.rows
     before = head.read(plain)
     found = {
         "own scores": task.own,
@@ -158,20 +157,9 @@ def align(
         raise ModelError(
             f"the weights of {model.name} changed", "training must leave them", "report this"
         )
-    tested = {arm: p[test] for arm, p in found.items()}
-    arms, against = (
-        beside(
-            tested,
-            task.target[test],
-            base,
-            draws=options.draws,
-            seed=options.seed,
-            groups=groups[test],
-        )
-        for base in ("before", "rows")
+    arms = _measured(
+        {arm: p[test] for arm, p in found.items()}, task.target[test], groups[test], options
     )
-    names = {f"gain{end}": f"above_rows{end}" for end in ("", "_low", "_high")}
-    arms = arms.hstack(against.select(*names).rename(names))
     spell = model.tokenizer.decode
     named = {task.theory: task.word, **(others or {})}
     texts = [task.texts[i] for i in test]
@@ -188,8 +176,8 @@ def align(
             "random_tokens": [spell([i]) for i in random_ids],
             "items": {name: len(some) for name, some in parts.items()},
             "stems": {name: len(set(groups[some].tolist())) for name, some in parts.items()},
-            "lambdas": {f"{p:g}": one.loss for p, one in zip(options.lambdas, swept, strict=True)},
-            "lambda": price,
+            "lambdas": {f"{one.price:g}": one.loss for one in swept},
+            "lambda": best.price,
             "drift": rows.drift(model).tolist(),
             "nearest": _nearest(model, rows),
             "head": head.fidelity(plain, task.own, test),
@@ -213,6 +201,19 @@ def align(
             "options": asdict(options),
         },
     )
+
+
+def _measured(
+    arms: Mapping[str, NDArray[np.float64]],
+    target: NDArray[np.float64],
+    groups: NDArray[np.int64],
+    options: Options,
+) -> pl.DataFrame:
+    """Hold the arms against the consensus, against `before` and against `rows`."""
+    how: dict[str, Any] = {"draws": options.draws, "seed": options.seed, "groups": groups}
+    found, against = (beside(arms, target, base, **how) for base in ("before", "rows"))
+    names = {f"gain{end}": f"above_rows{end}" for end in ("", "_low", "_high")}
+    return found.hstack(against.select(*names).rename(names))
 
 
 def _prompts(model: CausalModel, texts: Sequence[str], word: str) -> list[Encoded]:

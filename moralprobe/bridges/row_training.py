@@ -40,10 +40,13 @@ class Options:
 
 @dataclass(frozen=True)
 class Trained:
-    """Rows, the head that reads what they do, and the divergence on the validation items."""
+    """Rows, the head that reads what they do, the price they were trained at, and the divergence on
+    the validation items.
+    """
 
     rows: Rows
     head: Head
+    price: float
     loss: float
 
 
@@ -92,7 +95,7 @@ def train_rows(
         with torch.no_grad():
             loss = float(torch.cat([distance(k) for k in reader.of["validation"]]).mean())
         still = copy.deepcopy(head).requires_grad_(False)
-        return Trained(Rows(rows.ids, delta.detach().clone()), still, loss)
+        return Trained(Rows(rows.ids, delta.detach().clone()), still, price, loss)
 
     best = now()
     for _ in range(options.epochs):

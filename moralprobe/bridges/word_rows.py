@@ -6,7 +6,7 @@ What stands before the word's first token doesn't depend on its rows: it is read
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -233,7 +233,7 @@ class Reader:
         }
         if held.past:
             inputs["past_key_values"] = DynamicCache(held.past)
-        with _frozen(self.model), changed_rows(self.model, rows) if rows else _nothing():
+        with _frozen(self.model), changed_rows(self.model, rows) if rows else nullcontext():
             out = self.model.decoder.module(**inputs)
         last: torch.Tensor = out.last_hidden_state[:, -1].float()
         return last
@@ -262,11 +262,6 @@ def _frozen(model: CausalModel) -> Iterator[None]:
     finally:
         for p in own:
             p.requires_grad_(True)
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 def nearest_rows(model: CausalModel, rows: Rows, n: int = 5) -> list[tuple[list[int], list[int]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from moralprobe.behavior.server import Server, parse_server
@@ -40,47 +40,21 @@ class ScriptedJudge:
 
 
 @dataclass(frozen=True)
-class ServerJudge:
+class ServerJudge(Server):
     """A model behind an OpenAI-compatible server, asked at temperature 0.
 
-    The key comes from the environment (`OPENAI_API_KEY`), where the server wants one.
-
     Args:
-        base_url: as `http://localhost:8000/v1`.
-        model: its name on that server.
         max_tokens: of an answer; None leaves the field out. A model that thinks first needs more,
             or to be told not to think (`extra`).
-        timeout: of one request, in seconds.
-        retries: after a refusal for load (429), a server's error or a timeout, each after a longer
-            pause.
-        at_once: requests that are under way together.
-        extra: further fields of a request.
-
-    Raises:
-        UsageError: an address that isn't one, or holds a password.
     """
 
-    base_url: str
-    model: str
     max_tokens: int | None = 8
-    timeout: float = 60.0
-    retries: int = 6
-    at_once: int = 8
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._server()
-
-    @property
-    def name(self) -> str:
-        """The model's name; of one that is served from a folder the folder's."""
-        return self._server().name
 
     @property
     def identity(self) -> Mapping[str, Any]:
         """The address, the model's name and what is asked of it."""
         limit = {} if self.max_tokens is None else {"max_tokens": self.max_tokens}
-        return {"temperature": 0, **limit, **self._server().identity}
+        return {"temperature": 0, **limit, **super().identity}
 
     def answers(self, asked: Sequence[Asked]) -> Iterator[tuple[int, Answer]]:
         """Yield each answer with the number of its question, in the order in which they come.
@@ -91,15 +65,11 @@ class ServerJudge:
         """
         questions = [Question(one.prompt) for one in asked]
         try:
-            for number, said in self._server().complete(questions, max_tokens=self.max_tokens):
+            for number, said in self.complete(questions, max_tokens=self.max_tokens):
                 yield number, Answer(said)
         except UnansweredError as error:
             what = f"no judge is reachable: {self.model} at {self.base_url}"
             raise JudgeError(what, error.why, error.instead) from error
-
-    def _server(self) -> Server:
-        about = (self.timeout, self.retries, self.at_once, self.extra)
-        return Server(self.base_url, self.model, *about)
 
 
 @dataclass(frozen=True)

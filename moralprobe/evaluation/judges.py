@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from moralprobe.cache import Cache, key_of
+from moralprobe.cache import Cache, ask_once, key_of
 from moralprobe.errors import DataError, MoralprobeError, UsageError, nearest
 from moralprobe.evaluation.pairwise import LOSS, MISSING, TIE, WIN, Pairs
 
@@ -236,25 +236,25 @@ def ask(
     """
     about = {"judge": dict(judge.identity), "prompts": PROMPTS}
     keys = [key_of({**about, "asked": one.prompt, "options": one.options}) for one in asked]
-    different = dict(zip(keys, asked, strict=True))
-    known: dict[str, Answer] = {}
-    for key in different:
-        if cache is not None and (kept := cache.get(key)) is not None:
-            known[key] = Answer(kept["said"], kept["mass"])
-    left = [key for key in different if key not in known]
-    progress(len(known), len(different))
-    for number, answer in judge.answers([different[key] for key in left]) if left else ():
-        known[left[number]] = answer
-        if cache is not None:
-            cache.put(left[number], {"said": answer.said, "mass": answer.mass})
-        progress(len(known), len(different))
-    if len(known) < len(different):
+    total, done = len(set(keys)), 0
+
+    def answers(left: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, answer in judge.answers([asked[i] for i in left]):
+            yield number, {"said": answer.said, "mass": answer.mass}
+
+    def step(some: list[str]) -> None:
+        nonlocal done
+        done += len(some)
+        progress(done, total)
+
+    known = ask_once(keys, answers, cache, step)
+    if len(known) < total:
         raise JudgeError(
-            f"{judge.name} left {len(different) - len(known)} questions out",
+            f"{judge.name} left {total - len(known)} questions out",
             "a judge answers each, if only with what can't be read",
             "correct the judge; what it said is kept",
         )
-    return [known[key] for key in keys]
+    return [Answer(known[key]["said"], known[key]["mass"]) for key in keys]
 
 
 def verdict_of(answer: Answer) -> Verdict | None:

@@ -8,7 +8,7 @@ from typing import Final
 
 import polars as pl
 
-from moralprobe.data.social_chem import read_columns
+from moralprobe.behavior.consensus.tables import read_table
 from moralprobe.errors import DataError
 
 _TEXT: Final = {"item", "text", "other", "share"}
@@ -94,22 +94,10 @@ def _read(path: Path) -> pl.DataFrame:
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"can't read {path}", str(error), "give text in UTF-8") from error
         frame = pl.DataFrame({"text": [line for line in lines if line.strip()]})
-    elif path.suffix == ".parquet":
-        try:
-            frame = pl.read_parquet(path)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise DataError(
-                f"can't read {path}", str(error).splitlines()[0], "give Parquet, or a text table"
-            ) from error
     else:
-        frame = read_columns(path, {*_TEXT, *_SCRUPLES, *_VOTES, *_ETHICS})
-    known = [c for c in frame.columns if c in {*_TEXT, *_SCRUPLES, *_VOTES, *_ETHICS}]
-    if nested := [c for c in known if frame.schema[c].is_nested()]:
-        raise DataError(
-            f"{path} is no table of dilemmas", f"{nested[0]!r} holds lists", "give text"
-        )
-    words = [c for c in known if c not in ("share", "label", *_VOTES)]
-    frame = _named(frame.select(known).with_columns(pl.col(words).cast(pl.String)), path)
+        frame = read_table(path, {*_TEXT, *_SCRUPLES, *_VOTES, *_ETHICS})
+    words = [name for name in frame.columns if name not in ("share", "label", *_VOTES)]
+    frame = _named(frame.with_columns(pl.col(words).cast(pl.String)), path)
     if "item" not in frame.columns:
         frame = frame.with_columns(item=pl.int_range(1, pl.len() + 1).cast(pl.String))
     frame = frame.with_columns(pl.col("item").str.strip_chars().replace("", None))

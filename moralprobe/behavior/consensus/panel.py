@@ -9,8 +9,8 @@ from typing import Final
 
 import polars as pl
 
+from moralprobe.behavior.consensus.tables import read_table
 from moralprobe.behavior.text_model import TextModel
-from moralprobe.data.social_chem import read_columns
 from moralprobe.errors import DataError, UsageError, nearest
 
 THEORIES: Final[dict[str, str]] = {
@@ -119,7 +119,7 @@ def parse_roles(text: str) -> dict[str, str | None]:
 
 
 def _roles_in(path: Path) -> dict[str, str | None]:
-    frame = read_columns(path, ("role", "text"))
+    frame = read_table(path, ("role", "text"))
     if {"role", "text"} - set(frame.columns):
         raise DataError(f"{path} is no table of roles", "it has other columns", "give role, text")
     frame = frame.with_columns(pl.col("role", "text").str.strip_chars().replace("", None))

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from moralprobe.data.social_chem import read_columns
+from moralprobe.behavior.consensus.tables import read_table
 from moralprobe.errors import DataError
 
 COLUMNS: Final = ("model", "item", "score")
@@ -55,7 +55,7 @@ def load_scores(path: Path) -> Scores:
     """
     path = Path(path)
     path = path / SCORES if path.is_dir() else path
-    frame = _read(path)
+    frame = read_table(path, {*COLUMNS, *OPTIONAL})
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:
         raise DataError(
@@ -156,23 +156,6 @@ def _texts(frame: pl.DataFrame, items: Sequence[object]) -> tuple[str | None, ..
         )
     known = dict.fromkeys(items) | dict(said.iter_rows())
     return tuple(None if known[item] is None else str(known[item]) for item in items)
-
-
-def _read(path: Path) -> pl.DataFrame:
-    if path.suffix == ".parquet":
-        try:
-            frame = pl.read_parquet(path)
-            nested = [name for name, kind in frame.schema.items() if kind.is_nested()]
-            if set(nested) & {*COLUMNS, *OPTIONAL}:
-                raise DataError(
-                    f"{path} is no table of scores", f"{nested[0]!r} holds lists", "give values"
-                )
-            return frame
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise DataError(
-                f"can't read {path}", str(error).splitlines()[0], "give Parquet, or a text table"
-            ) from error
-    return read_columns(path, {*COLUMNS, *OPTIONAL})
 
 
 def _numbers(column: pl.Series, path: Path) -> pl.Series:

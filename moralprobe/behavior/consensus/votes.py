@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from moralprobe.behavior.consensus.agreement import auroc, brier
 from moralprobe.behavior.consensus.fitting import Consensus
 from moralprobe.behavior.consensus.scores import Scores
-from moralprobe.data.social_chem import read_columns
+from moralprobe.behavior.consensus.tables import read_table
 from moralprobe.errors import DataError
 
 COLUMNS: Final = ("item", "share")
@@ -29,22 +29,12 @@ def load_votes(path: Path) -> dict[str, float]:
         DataError: columns that are missing or stand twice, shares that are none, an item that has
             no name or stands twice.
     """
-    path = Path(path)
-    if path.suffix == ".parquet":
-        try:
-            frame = pl.read_parquet(path)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise DataError(
-                f"can't read {path}", str(error).splitlines()[0], "give Parquet, or a text table"
-            ) from error
-        known = [name for name in COLUMNS if name in frame.columns]
-        frame = frame.select(known).with_columns(pl.col(known).cast(pl.String, strict=False))
-    else:
-        frame = read_columns(path, COLUMNS)
+    frame = read_table(Path(path), COLUMNS)
     if missing := [name for name in COLUMNS if name not in frame.columns]:
         raise DataError(
             f"{path} is no table of votes", f"it has no column {missing[0]!r}", "give item, share"
         )
+    frame = frame.with_columns(pl.col(COLUMNS).cast(pl.String))
     share = pl.col("share").str.strip_chars().cast(pl.Float64, strict=False)
     frame = frame.with_columns(pl.col("item").str.strip_chars().replace("", None), value=share)
     wrong = frame.filter(~pl.col("value").is_between(0, 1).fill_null(value=False))
