@@ -2,6 +2,11 @@
 
     python benchmarks/consensus_people.py DILEMMAS JUDGED ACTIONS JUDGED_ACTIONS
 
+    moralprobe consensus score DILEMMAS --items 200 --theories commonsense \\
+        --roles plain,nurse,judge --out JUDGED
+    moralprobe consensus score ACTIONS --items 160 --theories justice,deontology \\
+        --out JUDGED_ACTIONS
+
 DILEMMAS is a table of two actions with votes (Scruples) and JUDGED what `moralprobe consensus
 score` made of it; ACTIONS (ETHICS' justice) and JUDGED_ACTIONS the same of single texts. The
 model's roles are one family. Beside them stand two judges that are no models: one reads how

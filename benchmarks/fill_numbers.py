@@ -132,9 +132,8 @@ def extraction_gpu() -> str:
         f"transformers in length-sorted\nbatches of {best.removeprefix('sorted-')}, which keeps "
         f"them in memory and writes nothing, {speed[best]:,.0f} with {found['gpu_gb'][best]:.1f} "
         f"GB:\n**{found['ratio']:.2f} times**. Ours multiplies at "
-        f"{found['gflops'] / found['peak_gflops']:.0%} of what the card can alone: tokenising, "
-        f"planning\nand writing bound texts as short as these, which take more GPU-hours than are "
-        f"planned above."
+        f"{found['gflops'] / found['peak_gflops']:.0%} of what the card can alone: texts as short "
+        f"as these take more\nGPU-hours than are planned above."
     )
 
 
@@ -404,7 +403,7 @@ def consensus_people() -> str:
             f"{asked['gain']:+.4f} [{asked['gain_low']:+.4f}, {asked['gain_high']:+.4f}]."
         )
     wrapped = "\n\n".join(textwrap.fill(line, 110, break_on_hyphens=False) for line in lines)
-    return f"{wrapped}\n\n(`python benchmarks/consensus_people.py`)"
+    return f"{wrapped}\n\n(`{found['command']}`)"
 
 
 def _auroc(row: dict[str, Any]) -> str:
