@@ -509,3 +509,41 @@ def test_no_room_is_known_before_the_start(tmp_path: Path, monkeypatch: pytest.M
     extract(tiny(), starter(80), out)
     monkeypatch.setattr(extracting, "free_bytes", lambda folder: 0)
     extract(tiny(), starter(80), out)
+
+
+@pytest.mark.parametrize("writers", [2, 4])
+def test_several_threads_write_the_store_of_one(
+    writers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, vectors = tiny(), starter(120)
+    extract(model, vectors, tmp_path / "one", shard_bytes=1)
+    monkeypatch.setitem(extracting._WRITERS, "cpu", writers)
+    extract(model, vectors, tmp_path / "many", shard_bytes=1)
+    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert len(files) > writers + 3
+    assert files == sorted(path.name for path in (tmp_path / "many").iterdir())
+    for name in files:
+        assert (tmp_path / "many" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+@pytest.mark.parametrize("writers", [1, 4])
+def test_a_last_shard_that_cannot_be_written_is_said(
+    writers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, vectors = tiny(), starter(120)
+    extract(model, vectors, tmp_path / "whole", shard_bytes=1)
+    last = sorted(path.name for path in (tmp_path / "whole").glob("shard-*"))[-1]
+    add = extracting.Artifact.add_shard
+
+    def fails(self: Any, name: str, *args: Any, **options: Any) -> Any:
+        if name == last:
+            raise StoreError("no room", "the disk is full", "make room")
+        return add(self, name, *args, **options)
+
+    monkeypatch.setitem(extracting._WRITERS, "cpu", writers)
+    with monkeypatch.context() as broken:
+        broken.setattr(extracting.Artifact, "add_shard", fails)
+        with pytest.raises(StoreError, match="no room"):
+            extract(model, vectors, tmp_path / "cut", shard_bytes=1)
+    extract(model, vectors, tmp_path / "cut", shard_bytes=1)
+    assert (tmp_path / "cut" / last).read_bytes() == (tmp_path / "whole" / last).read_bytes()
