@@ -145,20 +145,20 @@ def drawn_as(scores: pl.DataFrame, votes: dict[str, float], name: str, seed: int
 def aligned(options: argparse.Namespace, consensus: Path) -> dict[str, Any]:
     """Train the rows of the theory's word towards the panel with drawn judges, and say all arms."""
     from moralprobe import load_model
-    from moralprobe.behavior.consensus.panel import THEORIES
-    from moralprobe.bridges.align import SYNONYMS, align
+    from moralprobe.bridges.align import align
     from moralprobe.bridges.alignment_task import task_of
     from moralprobe.report.consensus import of_alignment
 
     model = load_model(options.align)
     task = task_of(consensus, model.name, options.theory)
-    other = SYNONYMS[options.theory]
-    others = {name: name for name in THEORIES if name != options.theory} | {other: other}
-    done = align(
-        model, task, others=others, progress=lambda d, n, what: print(d, n, what, flush=True)
-    )
-    print("\n".join(of_alignment(done.arms, done.summary)), flush=True)
-    return {"helps": done.helps, "arms": done.arms.to_dicts(), "summary": done.summary}
+    done = align(model, task, progress=lambda d, n, what: print(d, n, what, flush=True))
+    print("\n".join(of_alignment(done.arms, done.elsewhere, done.summary)), flush=True)
+    return {
+        "helps": done.helps,
+        "arms": done.arms.to_dicts(),
+        "elsewhere": done.elsewhere.to_dicts(),
+        "summary": done.summary,
+    }
 
 
 if __name__ == "__main__":

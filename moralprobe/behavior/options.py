@@ -164,17 +164,21 @@ def _told(
         cache,
         step,
     )
+    nothing = [math.nan] * len(written)
+    told = np.array([nothing if isinstance(row, str) else row for row in rows], np.float64)
     # [questions, orders, letters, variants]: an answer begins in one of these ways or in another.
-    p = np.exp(np.array(rows, np.float64)).reshape(-1, len(orders), n, len(VARIANTS))
-    told = np.asarray(~np.isnan(p).all(axis=-1))
+    p = np.exp(told).reshape(-1, len(orders), n, len(VARIANTS))
+    known = np.asarray(~np.isnan(p).all(axis=-1))
     by_letter = np.nansum(p, axis=-1)
     place = np.argsort(np.array(orders), axis=1)  # [orders, options]: where an option stands
     found = []
-    for some, there in zip(by_letter, told, strict=True):
+    for at, (some, there) in enumerate(zip(by_letter, known, strict=True)):
         mass = min(1.0, float(some.sum(1).mean()))
         total = some.sum(1, keepdims=True)
-        if not there.all() or not (total > 0).all():
-            found.append(Choice((), mass, (), "not told" if there.any() else "unread"))
+        words = [row for row in rows[at * len(orders) :][: len(orders)] if isinstance(row, str)]
+        if words or not there.all() or not (total > 0).all():
+            why = why_not(words[0]) if words else "not told"
+            found.append(Choice((), mass, (), why, *words[:1]))
             continue
         shares = np.take_along_axis(some / total, place, axis=1)
         mean = np.exp(np.log(np.maximum(shares, _LEAST)).mean(0))

@@ -22,6 +22,7 @@ from moralprobe.behavior.text_model import (
 from moralprobe.errors import MoralprobeError, UsageError
 
 KEY: Final = "OPENAI_API_KEY"
+AT_ONCE: Final = 8
 TOLD: Final = 20
 """How many of the likeliest first tokens a server is asked for: the most that OpenAI's tells."""
 _SHOWN: Final = 300  # letters of what a server says when it fails
@@ -52,7 +53,7 @@ class Server:
     model: str
     timeout: float = 60.0
     retries: int = 6
-    at_once: int = 8
+    at_once: int = AT_ONCE
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -63,6 +64,10 @@ class Server:
             raise UsageError(
                 f"{self.base_url!r} is no server's address", str(error), "give http://HOST:PORT/v1"
             ) from error
+        if self.at_once < 1:
+            raise UsageError(
+                "no request may be under way", f"at_once is {self.at_once}", "give 1 or more"
+            )
         if not self.model:
             raise UsageError("a server needs a model's name", "it is empty", "give one after =")
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -107,14 +112,15 @@ class Server:
         limit = {} if max_tokens is None else {"max_tokens": max_tokens}
         seeds = [{"seed": q.seed} if temperature else {} for q in questions]
         asked = [{"temperature": temperature, **limit, **seed} for seed in seeds]
-        return self._each(questions, asked, _words, lambda refused: refused)
+        return self._each(questions, asked, _words, str)
 
     def score_options(
         self, questions: Sequence[Question], options: Sequence[str]
-    ) -> Iterator[tuple[int, list[float]]]:
+    ) -> Iterator[tuple[int, list[float] | str]]:
         """Yield the log-probability of each option as the answer's first token, in nats.
 
-        A server tells the likeliest tokens alone; an option that isn't among them has nan.
+        A server tells the likeliest tokens alone; an option that isn't among them has nan. What is
+        refused has the words of `complete`.
 
         Raises:
             NoLogprobsError: a server whose answer carries none.
@@ -123,11 +129,9 @@ class Server:
         """
         asked = {"temperature": 0, "max_tokens": 1, "logprobs": True, "top_logprobs": TOLD}
 
-        nothing = [math.nan] * len(options)
-
-        def told(choice: Mapping[str, Any]) -> list[float]:
-            if _refusal(choice):
-                return nothing
+        def told(choice: Mapping[str, Any]) -> list[float] | str:
+            if why := _refusal(choice):
+                return refused(why)
             content = (choice.get("logprobs") or {}).get("content")
             if not content or not content[0].get("top_logprobs"):
                 raise self._no_logprobs("its answers carry none")
@@ -137,14 +141,14 @@ class Server:
                 p[row["token"]] = p.get(row["token"], 0.0) + math.exp(float(row["logprob"]))
             return [math.log(p[o]) if p.get(o) else math.nan for o in options]
 
-        return self._each(questions, [asked] * len(questions), told, lambda refused: nothing)
+        return self._each(questions, [asked] * len(questions), told, str)
 
     def _each(
         self,
         questions: Sequence[Question],
         settings: Sequence[Mapping[str, Any]],
         read: Callable[[Mapping[str, Any]], _T],
-        refused: Callable[[str], _T],
+        unanswered: Callable[[str], _T],
     ) -> Iterator[tuple[int, _T]]:
         """Send each question; yield what is read of its choice, or what a refusal counts as."""
         openai = _library()
@@ -156,7 +160,7 @@ class Server:
                 return None
             body = {"model": self.model, **settings[number], **self.extra}
             try:
-                return (self._answer(openai, client, questions[number], body, read, refused),)
+                return (self._answer(openai, client, questions[number], body, read, unanswered),)
             except MoralprobeError:
                 stop.set()
                 raise
@@ -193,7 +197,7 @@ class Server:
         question: Question,
         body: Mapping[str, Any],
         read: Callable[[Mapping[str, Any]], _T],
-        refused: Callable[[str], _T],
+        unanswered: Callable[[str], _T],
     ) -> _T:
         system = [] if question.system is None else [{"role": "system", "content": question.system}]
         try:
@@ -206,7 +210,7 @@ class Server:
         except openai.APIStatusError as error:
             said = _without_key(error.response.text.strip()).encode("utf-8", "replace").decode()
             if error.status_code in (400, 403) and any(sign in said for sign in _FILTERS):
-                return refused(f"[refused: {said}]")
+                return unanswered(refused(said))
             if "logprobs" in body and "logprobs" in said:
                 raise self._no_logprobs(
                     f"it answers {error.status_code}: {said[:_SHOWN]}"
@@ -230,6 +234,11 @@ class Server:
         )
 
 
+def refused(why: str) -> str:
+    """Return what stands for the answer to a question that a model or its server refuses."""
+    return f"[refused: {why}]"
+
+
 def parse_server(text: str) -> tuple[str, str] | None:
     """Read `http://HOST/v1=MODEL` as a server's address and its model; None of anything else."""
     address, _, name = text.rpartition("=")
@@ -244,7 +253,7 @@ def _refusal(choice: Mapping[str, Any]) -> str:
 
 def _words(choice: Mapping[str, Any]) -> str:
     if why := _refusal(choice):
-        return f"[refused: {why}]"
+        return refused(why)
     said = choice["message"]["content"] or ""
     return str(said.encode("utf-8", "replace").decode())
 

@@ -60,10 +60,11 @@ class TextModel(Protocol):
 
     def score_options(
         self, questions: Sequence[Question], options: Sequence[str]
-    ) -> Iterator[tuple[int, list[float]]]:
+    ) -> Iterator[tuple[int, list[float] | str]]:
         """Yield how likely each option is to be what the answer begins with, in nats.
 
-        An option that the model tells nothing of has nan, never a number in its place.
+        An option that the model tells nothing of has nan, never a number in its place; a question
+        that isn't answered at all has words that say why.
 
         Raises:
             NoLogprobsError: the model tells no probabilities.
@@ -100,7 +101,7 @@ class Scripted:
 
     def score_options(
         self, questions: Sequence[Question], options: Sequence[str]
-    ) -> Iterator[tuple[int, list[float]]]:
+    ) -> Iterator[tuple[int, list[float] | str]]:
         """Yield the log-probability of each option, nan where the script doesn't name it.
 
         Raises:

@@ -9,7 +9,7 @@ learns the consensus may be the head. The arms beside it say what the rows thems
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,8 +21,9 @@ from moralprobe.behavior.consensus.agreement import beside
 from moralprobe.behavior.consensus.dilemmas import Dilemmas
 from moralprobe.behavior.consensus.panel import THEORIES, panel_of
 from moralprobe.behavior.consensus.rating import score_panel
+from moralprobe.behavior.consensus.siblings import siblings
 from moralprobe.behavior.options import Readout
-from moralprobe.bridges.alignment_task import Task, split, stems
+from moralprobe.bridges.alignment_task import Task, split
 from moralprobe.bridges.judgement_head import Head, fit_head, shifted
 from moralprobe.bridges.row_training import Options, Trained, train_rows
 from moralprobe.bridges.word_rows import (
@@ -41,6 +42,7 @@ from moralprobe.evaluation.side_effects import neutral, perplexity
 from moralprobe.files import write_bytes, write_json, write_table
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.tokens import Encoded
+from moralprobe.steering.generate import context_of
 from moralprobe.steering.text import LocalText
 
 QUESTION: Final = "{text}\n\nJudge this through {word}. How morally acceptable is it?"
@@ -60,11 +62,15 @@ class Aligned:
     """What came of it.
 
     `arms` has a row an arm and measure on the items that nothing was trained or chosen on: value,
-    95 % interval, and the difference from `before` with its own. `rows` are what was learnt,
-    `head` reads the judgement, `summary` says how.
+    95 % interval, and the difference from `before` with its own. `elsewhere` has a row a word that
+    the question may name: whether it shares a token with the rows, the mean change of what the
+    head reads, and the divergence from the consensus of its theory, if there is one: before, and
+    what the rows change. `rows` are what was learnt, `head` reads the judgement, `summary` says
+    how.
     """
 
     arms: pl.DataFrame
+    elsewhere: pl.DataFrame
     rows: Rows
     head: Head
     summary: dict[str, Any] = field(repr=False)
@@ -77,14 +83,17 @@ class Aligned:
         return high is not None and high < 0
 
     def save(self, folder: Path) -> None:
-        """Write `arms.parquet`, `rows.safetensors`, `head.safetensors` and `align.json`."""
+        """Write `arms` and `elsewhere` as Parquet, `rows` and `head` as safetensors, and
+        `align.json`.
+        """
         from safetensors.torch import save
 
         rows = {"ids": self.rows.ids.cpu(), "delta": self.rows.delta.detach().cpu()}
         write_bytes(folder / "rows.safetensors", save(rows))
         head = {k: v.detach().cpu().contiguous() for k, v in self.head.state_dict().items()}
         write_bytes(folder / "head.safetensors", save(head))
-        write_table(folder / "arms.parquet", self.arms)
+        for name in ("arms", "elsewhere"):
+            write_table(folder / f"{name}.parquet", getattr(self, name))
         write_json(folder / "align.json", self.summary)
 
 
@@ -93,19 +102,17 @@ def align(
     task: Task,
     options: Options | None = None,
     *,
-    others: Mapping[str, str] | None = None,
-    through: str | None = None,
+    others: Sequence[str] | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, detail: None,
 ) -> Aligned:
     """Train the rows of the task's word, and measure all arms on items that were held out.
 
     Args:
         model: from `load_model`; its weights stay as they are.
-        task: from `task_of`.
+        task: from `task_of`; a text that the model can't read whole is left out.
         options: of the training.
-        others: further words by name, whose prompts the rows may change too.
-        through: what follows "Judge this" where the model itself is asked anew, with its rows and
-            without; what scores of the theory are asked by, if not given.
+        others: further words, theories or synonyms of the task's, whose questions the rows may
+            change too; the theories that are known, and a synonym, if not given.
         progress: called with the epochs that are done, their number, and what is trained.
 
     Raises:
@@ -113,10 +120,12 @@ def align(
         ModelError: weights that changed.
     """
     options = options or Options()
+    others = _others(task) if others is None else others
     unchanged = weights_hash(model)
+    n_texts, task = len(task.texts), _readable(model, task, others)
     encoded = _prompts(model, task.texts, task.word)
     ids, rng = marked_ids(encoded), np.random.default_rng(options.seed)
-    groups = stems(task.texts)
+    groups = siblings(task.texts)
     parts = split(groups, rng)
     lists = {name: some.tolist() for name, some in parts.items()}
     random_ids = _random_ids(encoded, ids, rng)
@@ -161,10 +170,13 @@ def align(
         {arm: p[test] for arm, p in found.items()}, task.target[test], groups[test], options
     )
     spell = model.tokenizer.decode
-    named = {task.theory: task.word, **(others or {})}
     texts = [task.texts[i] for i in test]
     return Aligned(
         arms=arms,
+        elsewhere=pl.concat(
+            _elsewhere(model, head, rows, task, word, test, groups[test], options)
+            for word in (task.word, *others)
+        ),
         rows=rows,
         head=head,
         summary={
@@ -175,18 +187,13 @@ def align(
             "tokens": [spell([i]) for i in ids],
             "random_tokens": [spell([i]) for i in random_ids],
             "items": {name: len(some) for name, some in parts.items()},
+            "too_long": n_texts - len(task.texts),
             "stems": {name: len(set(groups[some].tolist())) for name, some in parts.items()},
             "lambdas": {f"{one.price:g}": one.loss for one in swept},
             "lambda": best.price,
             "drift": rows.drift(model).tolist(),
             "nearest": _nearest(model, rows),
             "head": head.fidelity(plain, task.own, test),
-            "moves": {n: _moved(model, head, rows, texts, word) for n, word in named.items()},
-            "shares_no_token": [
-                n
-                for n, word in named.items()
-                if not set(marked_ids(_prompts(model, texts[:1], word))) & set(ids)
-            ],
             "neutral_loss": _neutral(model, {"rows": rows, "random rows": elsewhere.rows}),
             "asked": _asked_again(
                 model,
@@ -194,7 +201,7 @@ def align(
                 texts,
                 task.target[test],
                 groups[test],
-                through or THEORIES.get(task.theory, f"through {task.word}"),
+                task.through or THEORIES.get(task.theory, f"through {task.word}"),
                 options,
             ),
             "weights": unchanged,
@@ -241,11 +248,71 @@ def _random_ids(
     return sorted(rng.choice(common, size=len(ids), replace=False).tolist())
 
 
-def _moved(model: CausalModel, head: Head, rows: Rows, texts: Sequence[str], word: str) -> float:
-    """Return by how much what the head reads changes where the question names a word; the mean."""
-    reader = Reader(model, _prompts(model, texts, word), rows.ids.tolist())
-    before, after = (head.read(reader.all_states(some)) for some in (None, rows))
-    return float(np.abs(after - before).mean())
+def _others(task: Task) -> list[str]:
+    """Return other theories' names, and a synonym of the task's."""
+    names = dict.fromkeys([*THEORIES, *task.elsewhere])
+    synonym = SYNONYMS.get(task.theory)
+    return [name for name in (*names, synonym) if name not in (None, task.theory, task.word)]
+
+
+def _readable(model: CausalModel, task: Task, others: Sequence[str]) -> Task:
+    """Leave out what the model can't read whole, whichever word the question names."""
+    context = context_of(model)
+    words = [_prompts(model, task.texts, word) for word in (task.word, *others)]
+    longest = [max(map(len, some)) for some in zip(*words, strict=True)]
+    kept = [i for i, n in enumerate(longest) if context is None or n <= context]
+    if not kept:
+        raise DataError(
+            "no text can be read whole",
+            f"the shortest question has {min(longest)} tokens, {model.name} reads {context}",
+            "score shorter texts",
+        )
+    return replace(
+        task,
+        texts=tuple(task.texts[i] for i in kept),
+        own=task.own[kept],
+        target=task.target[kept],
+        elsewhere={name: some[kept] for name, some in task.elsewhere.items()},
+    )
+
+
+def _elsewhere(
+    model: CausalModel,
+    head: Head,
+    rows: Rows,
+    task: Task,
+    word: str,
+    test: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    options: Options,
+) -> pl.DataFrame:
+    """Say what the rows do to questions that name a word, against its own theory's consensus."""
+    encoded = _prompts(model, [task.texts[i] for i in test], word)
+    shares = bool(set(marked_ids(encoded)) & set(rows.ids.tolist()))
+    reader = Reader(model, encoded, rows.ids.tolist())
+    before = head.read(reader.all_states(None))
+    after = head.read(reader.all_states(rows)) if shares else before
+    nobody = np.full_like(task.target, np.nan)
+    of = {**dict.fromkeys(THEORIES, nobody), **task.elsewhere, task.theory: task.target}
+    # A word that names no other theory is another one for the task's.
+    target = (task.target if word == task.word else of.get(word, task.target))[test]
+    there = np.isfinite(target)
+    found: dict[str, Any] = dict.fromkeys(("value", "gain", "gain_low", "gain_high"))
+    if there.sum() > 1:
+        arms = {"before": before[there], "rows": after[there]}
+        how: dict[str, Any] = {"draws": options.draws, "seed": options.seed}
+        table = beside(arms, target[there], "before", groups=groups[there], **how)
+        js = {row["arm"]: row for row in table.filter(pl.col("measure") == "js").to_dicts()}
+        found = {**{name: js["rows"][name] for name in found}, "value": js["before"]["value"]}
+    row = {
+        "word": word,
+        "shares_token": shares,
+        "n": int(there.sum()),
+        "moved": float(np.abs(after - before).mean()),
+        "js": found.pop("value"),
+        **found,
+    }
+    return pl.DataFrame([row], schema_overrides=dict.fromkeys(("js", *found), pl.Float64))
 
 
 def _asked_again(

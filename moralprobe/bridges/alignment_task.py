@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from moralprobe.behavior.consensus.siblings import STEM
 from moralprobe.errors import DataError
 
 FEWEST: Final = 30
 """Items that are needed, and beginnings that differ: fewer can't be split."""
-STEM: Final = 6
-"""Texts whose first words are alike, so many of them, are kept on one side and drawn together."""
 _TEST, _VALIDATION = 0.25, 0.2
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is learnt: `texts`, the model's `own` scores of them and the others' consensus, [n]."""
+    """What is learnt: `texts`, the model's `own` scores of them and the others' consensus, [n].
+
+    `elsewhere` has the others' consensus of the same texts under other theories, NaN where there is
+    none; `through` is what followed "Judge this" when the model was scored, if that is known.
+    """
 
     texts: tuple[str, ...]
     own: NDArray[np.float64]
     target: NDArray[np.float64]
     theory: str
     word: str
+    through: str | None = None
+    elsewhere: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 def task_of(folder: Path, model: str, theory: str, word: str | None = None) -> Task:
@@ -56,9 +61,10 @@ def task_of(folder: Path, model: str, theory: str, word: str | None = None) -> T
             "its items have no text: the scores had no column 'text', or were of two texts each",
             "score single texts with consensus score, and fit anew",
         )
-    if (why := _why_not(folder)) is not None:
+    about = _about(folder)
+    if (why := about.get("why_not")) is not None:
         raise DataError(
-            f"{folder} supports no consensus", why, "there is nothing to align a model with"
+            f"{folder} supports no consensus", str(why), "there is nothing to align a model with"
         )
     for name, given, column in (("model", model, "model"), ("theory", theory, "theory")):
         if given not in (known := left[column].unique(maintain_order=True).to_list()):
@@ -85,14 +91,24 @@ def task_of(folder: Path, model: str, theory: str, word: str | None = None) -> T
             "score more items",
         )
     own, target = (rows[name].to_numpy().astype(np.float64) for name in ("score", "consensus"))
-    return Task(tuple(rows["text"]), own, target, theory, theory if word is None else word)
-
-
-def stems(texts: Sequence[str]) -> NDArray[np.int64]:
-    """Return a number for each text, [n], the same for those that begin with the same words."""
-    begins = [" ".join(text.casefold().split()[:STEM]) for text in texts]
-    _, group = np.unique(begins, return_inverse=True)
-    return np.asarray(group, np.int64)
+    elsewhere = {
+        str(other): rows.select("item")
+        .join(some, on="item", how="left", maintain_order="left")["consensus"]
+        .cast(pl.Float64)
+        .fill_null(np.nan)
+        .to_numpy()
+        for (other,), some in left.filter(model=model).group_by("theory", maintain_order=True)
+        if other != theory
+    }
+    return Task(
+        tuple(rows["text"]),
+        own,
+        target,
+        theory,
+        theory if word is None else word,
+        (about.get("words") or {}).get(theory),
+        elsewhere,
+    )
 
 
 def split(groups: NDArray[np.int64], rng: np.random.Generator) -> dict[str, NDArray[np.int64]]:
@@ -114,10 +130,10 @@ def split(groups: NDArray[np.int64], rng: np.random.Generator) -> dict[str, NDAr
     return {name: np.flatnonzero(np.isin(groups, some)) for name, some in cuts.items()}
 
 
-def _why_not(folder: Path) -> str | None:
-    """Return why a fit supports no consensus, None where it does or doesn't say."""
+def _about(folder: Path) -> dict[str, Any]:
+    """Return what a fit says of itself, nothing where it doesn't."""
     try:
-        found = json.loads((folder / "consensus.json").read_text("utf-8")).get("why_not")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return None if found is None else str(found)
+        found = json.loads((folder / "consensus.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -95,17 +95,15 @@ def prompt_tokens(
     """Return prompts as tokens, those of each span marked as its action.
 
     Raises:
-        DataError: an empty prompt, or one longer than the model's context.
+        DataError: an empty prompt.
     """
     chat = has_chat(model.tokenizer)
-    context = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)
     return encode_prompts(
         model.tokenizer,
         list(texts),
         chat=chat,
         thinking=False if chat else None,
         spans=spans,
-        context=context,
     )
 
 

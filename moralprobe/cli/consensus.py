@@ -42,6 +42,9 @@ def score_command(
     extra: Annotated[
         str, typer.Option(help="Further fields of a request to a server, as JSON.")
     ] = "{}",
+    at_once: Annotated[
+        int, typer.Option(help="Requests to a server that are under way together.", min=1)
+    ] = 8,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
@@ -82,7 +85,7 @@ def score_command(
     frames, identities = [], []
     # One after another: several needn't fit into memory at once.
     for name in names:
-        raters = panel_of([text_model(name, device, extra=fields)], told)
+        raters = panel_of([text_model(name, device, extra=fields, at_once=at_once)], told)
         identities.append(dict(raters[0].model.identity))
         with (
             open_cache(out / "answers.jsonl", notice) as cache,
@@ -169,7 +172,10 @@ def align_command(
     word: Annotated[
         str | None, typer.Option(help="Whose rows are trained; the theory's name, if not given.")
     ] = None,
-    synonym: Annotated[str | None, typer.Option(help="Another word for the theory.")] = None,
+    others: Annotated[
+        str | None,
+        typer.Option(help="Other words to ask with; the theories and a synonym, if not given."),
+    ] = None,
     lambdas: Annotated[
         str, typer.Option(help="Prices on drift, joined by commas.")
     ] = "0,0.1,0.3,1",
@@ -187,9 +193,8 @@ def align_command(
 
     Example: moralprobe consensus align smollm2-135m consensus --theory justice --out aligned
     """
-    from moralprobe.behavior.consensus.panel import THEORIES
     from moralprobe.behavior.server import parse_server
-    from moralprobe.bridges.align import SYNONYMS, align
+    from moralprobe.bridges.align import align
     from moralprobe.bridges.alignment_task import task_of
     from moralprobe.bridges.row_training import Options
     from moralprobe.errors import UsageError
@@ -211,14 +216,11 @@ def align_command(
     check_writable(out)
     loaded = load_model(model.removeprefix("local:"), device=device)
     task = task_of(consensus, loaded.name, theory, word)
-    other = synonym if synonym is not None else SYNONYMS.get(theory)
-    others = {name: name for name in THEORIES if name != theory}
-    if other is not None:
-        others[other] = other
+    words = None if others is None else [one.strip() for one in others.split(",") if one.strip()]
     with steps("training", quiet=quiet) as progress:
-        found = align(loaded, task, options, others=others, progress=progress)
+        found = align(loaded, task, options, others=words, progress=progress)
     found.save(out)
-    for line in of_alignment(found.arms, found.summary):
+    for line in of_alignment(found.arms, found.elsewhere, found.summary):
         say(line)
     say(f"\n{out / 'arms.parquet'}")
 

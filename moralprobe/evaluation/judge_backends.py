@@ -12,7 +12,7 @@ from moralprobe.behavior.text_model import Question, UnansweredError
 from moralprobe.errors import ModelError, UsageError
 from moralprobe.evaluation.judges import Answer, Asked, Judge, JudgeError
 from moralprobe.models.chat import has_chat
-from moralprobe.steering.text import LocalText, not_asked
+from moralprobe.steering.text import LocalText
 
 if TYPE_CHECKING:
     from moralprobe.models.causal import CausalModel
@@ -124,10 +124,9 @@ class LocalJudge:
                     "judge with another model",
                 )
             questions = [Question(asked[n].prompt) for n in rows]
-            lengths = [len(ids) for ids in text.encode(questions)]
             for number, row in text.score_options(questions, written):
-                if math.isnan(row[0]):
-                    answer = Answer(not_asked(lengths[number], text.limit))
+                if isinstance(row, str):  # it is too long
+                    answer = Answer(row)
                 else:
                     answer = Answer(options[row.index(max(row))], math.fsum(map(math.exp, row)))
                 yield rows[number], answer

@@ -59,9 +59,10 @@ def of_scores(scores: pl.DataFrame) -> list[str]:
 def sentences(found: Consensus) -> list[str]:
     """Return what a fit found, a line each."""
     summary = found.summary
-    low, high = summary["bic_shuffled"]
+    (low, high), slow = summary["bic_shuffled"], summary["not_converged"]
+    kinds = "" if summary["stems"] == summary["items"] else f" of {summary['stems']:,} beginnings"
     lines = [
-        f"{summary['items']:,} items, {len(summary['theories'])} theories, "
+        f"{summary['items']:,} items{kinds}, {len(summary['theories'])} theories, "
         f"{len(summary['models'])} models; {summary['missing_scores']:,} scores missing, "
         f"{summary['unscored_items']:,} items left out that nobody scored",
         f"BIC of two classes less that of one: {summary['bic']:,.0f}; with shuffled scores "
@@ -73,8 +74,9 @@ def sentences(found: Consensus) -> list[str]:
             "published, and no model is held against one."
         )
         return lines
-    if not summary["converged"]:
-        lines.append(f"It hadn't converged after {summary['iterations']} steps.")
+    if any(slow.values()):
+        counts = ", ".join(f"{what} {n}" for what, n in slow.items() if n)
+        lines.append(f"Fits that hadn't converged: {counts}.")
     lines += ["", "d', and what a score tells of the consensus, in bits:"]
     for row in found.models.to_dicts():
         weight = "" if row["weight"] == 1 else f"  weight {row['weight']:.2f}"
@@ -105,11 +107,12 @@ def beside_votes(table: pl.DataFrame) -> list[str]:
     return lines
 
 
-def of_alignment(arms: pl.DataFrame, summary: dict[str, Any]) -> list[str]:
+def of_alignment(arms: pl.DataFrame, elsewhere: pl.DataFrame, summary: dict[str, Any]) -> list[str]:
     """Return what training a word's rows did on held-out items, a line each.
 
     Args:
         arms: of `bridges.align.Aligned`.
+        elsewhere: of the same.
         summary: of the same.
     """
     items, head = summary["items"], summary["head"]
@@ -134,17 +137,18 @@ def of_alignment(arms: pl.DataFrame, summary: dict[str, Any]) -> list[str]:
     for row in arms.filter(pl.col("measure") == "js").to_dicts():
         if row["arm"] not in ("before", "own scores"):
             lines.append(f"  {row['arm']:<14} {with_interval(row, 'gain', '+.4f')}")
-    apart = summary["shares_no_token"]
-    moved = ", ".join(
-        f"{name} {value:.4f}" for name, value in summary["moves"].items() if name not in apart
-    )
-    if apart:
-        moved += f"; none where no token is shared: {', '.join(apart)}"
+    lines += ["", "Where the question names (JS from its own theory's consensus, and by rows):"]
+    for row in elsewhere.filter("shares_token").to_dicts():
+        said = "no consensus of it"
+        if row["js"] is not None:
+            said = f"{row['js']:.4f}, {with_interval(row, 'gain', '+.4f')}"
+        lines.append(f"  {row['word']:<20} moves by {row['moved']:.4f}; {said}")
+    if apart := elsewhere.filter(~pl.col("shares_token"))["word"].to_list():
+        lines.append(f"  nothing changes where no token is shared: {', '.join(apart)}")
     loss = ", ".join(f"{name} {value:.4f}" for name, value in summary["neutral_loss"].items())
     drift = ", ".join(f"{value:.3f}" for value in summary["drift"])
     lines += [
         "",
-        f"moves the judgement, by the word in the question: {moved}",
         f"cosine drift: {drift}; loss of neutral text: {loss} nats a token",
     ]
     if (asked := summary["asked"]) is not None:
@@ -152,6 +156,8 @@ def of_alignment(arms: pl.DataFrame, summary: dict[str, Any]) -> list[str]:
             f"the model itself, asked again ({asked['n']} texts): JS {asked['js']:.4f}, by rows "
             f"{with_interval(asked, 'gain', '+.4f')}; its scores move by {asked['moved']:.4f}"
         )
+    if summary["too_long"]:
+        lines.append(f"{summary['too_long']:,} texts left out: the model can't read them whole")
     return [*lines, "", _alignment_in_words(arms, head["r2"])]
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from moralprobe.behavior.server import Server, parse_server
+from moralprobe.behavior.server import AT_ONCE, Server, parse_server
 from moralprobe.behavior.text_model import Question, TextModel
 from moralprobe.errors import DataError, ModelError
 from moralprobe.models.causal import CausalModel
@@ -103,12 +103,12 @@ class LocalText:
 
     def score_options(
         self, questions: Sequence[Question], options: Sequence[str]
-    ) -> Iterator[tuple[int, list[float]]]:
+    ) -> Iterator[tuple[int, list[float] | str]]:
         """Yield the log-probability of each option as what the answer begins with, in nats, fp32.
 
         An option's tokens are those that follow where the answer begins. nan has what can't stand
-        there, as a blank that the tokenizer puts together with what is before it, and a question
-        that is too long.
+        there, as a blank that the tokenizer puts together with what is before it; a question that
+        is too long has words that say so.
 
         Raises:
             DataError: an empty question or option.
@@ -125,10 +125,13 @@ class LocalText:
                 contexts.setdefault(tuple(option[:-1]), []).append(k)
         for length, group in groupby(order, key=lambda n: len(read[n])):
             numbers, step = list(group), max(1, _TOKENS // length)
+            if length > limit:
+                yield from ((n, not_asked(length, limit)) for n in numbers)
+                continue
             for at in range(0, len(numbers), step):
                 some = numbers[at : at + step]
                 found = np.full((len(some), len(ids)), np.nan)
-                for before, which in contexts.items() if length <= limit else ():
+                for before, which in contexts.items():
                     logprobs = self._logprobs([[*read[n], *before] for n in some], len(before) + 1)
                     for k in which:
                         target = torch.tensor(ids[k], device=logprobs.device)
@@ -210,7 +213,11 @@ def not_asked(tokens: int, limit: int) -> str:
 
 
 def text_model(
-    name: str, device: str = "auto", *, extra: Mapping[str, Any] | None = None
+    name: str,
+    device: str = "auto",
+    *,
+    extra: Mapping[str, Any] | None = None,
+    at_once: int = AT_ONCE,
 ) -> TextModel:
     """Return the model of a name: `http://HOST/v1=MODEL`, or one on this machine.
 
@@ -219,12 +226,13 @@ def text_model(
             not.
         device: of a local one.
         extra: further fields of a request to a server.
+        at_once: requests to a server that are under way together.
 
     Raises:
         As `load_model`; UsageError: an address that isn't one.
     """
     if (server := parse_server(name)) is not None:
-        return Server(*server, extra=extra or {})
+        return Server(*server, extra=extra or {}, at_once=at_once)
     from moralprobe.models.load import load_model
 
     return LocalText(load_model(name.removeprefix(LOCAL), device=device))

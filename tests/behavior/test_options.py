@@ -112,7 +112,7 @@ def test_what_is_not_told_is_missing_and_never_a_zero() -> None:
     (found,) = choose(model, [("Well?", OPTIONS[:2])])
     assert (found.status, found.shares, found.by_order) == ("not told", (), ())
     silent = Scripted("silent", lambda question: "", lambda question: {})
-    assert choose(silent, [("Well?", OPTIONS[:2])])[0].status == "unread"
+    assert choose(silent, [("Well?", OPTIONS[:2])])[0].status == "not told"
 
 
 def test_samples_that_cannot_be_read_are_counted_and_kept() -> None:

@@ -87,7 +87,7 @@ def test_what_is_not_among_the_likeliest_is_missing(chat: Chat) -> None:
     ((_, row),) = remote.score_options([Question("q")], ["A", "B"])
     assert any(map(math.isnan, row))
     (found,) = choose(remote, [("q", ("yes", "no"))])
-    assert found.status in ("not told", "unread") and found.shares == ()
+    assert found.status == "not told" and found.shares == ()
 
 
 def test_a_server_that_tells_none_is_refused_with_what_to_do(chat: Chat) -> None:
@@ -137,7 +137,7 @@ def test_one_filtered_answer_leaves_the_others(chat: Chat) -> None:
     chat.choice = choice
     asked = [("good", ("yes", "no")), ("bad", ("yes", "no"))]
     found = choose(Server(chat.url, "m"), asked)
-    assert [one.status for one in found] == ["ok", "unread"]
+    assert [one.status for one in found] == ["ok", "refused"]
     statuses = [status for _, status, _ in rate(Server(chat.url, "m"), ["good", "bad"])]
     assert statuses == ["ok", "refused"]
 
@@ -170,7 +170,7 @@ def test_a_filtered_question_is_counted_as_refused(chat: Chat) -> None:
     chat.always = (400, {"error": {"code": "content_filter", "message": "no"}})
     remote = Server(chat.url, "m")
     (found,) = choose(remote, [("q", ("yes", "no"))])
-    assert found.status == "unread" and found.shares == ()
+    assert found.status == "refused" and found.shares == () and "content_filter" in found.said
     ((value, status, said),) = rate(remote, ["q"])
     assert math.isnan(value) and status == "refused" and "content_filter" in said
 
@@ -178,6 +178,8 @@ def test_a_filtered_question_is_counted_as_refused(chat: Chat) -> None:
 def test_a_server_that_is_gone_is_said(chat: Chat) -> None:
     with pytest.raises(UnansweredError, match=r"no model is reachable: m at .*:9/v1.*continues"):
         rate(Server("http://127.0.0.1:9/v1", "m", retries=0), ["q"])
+    with pytest.raises(UsageError, match="no request may be under way"):
+        Server(chat.url, "m", at_once=0)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from moralprobe.behavior.consensus import agreement
 from moralprobe.behavior.consensus.fitting import fit_consensus
 from moralprobe.behavior.consensus.rating import ACCEPTABLE
 from moralprobe.behavior.consensus.scores import load_scores
+from moralprobe.behavior.consensus.siblings import siblings
 from moralprobe.behavior.options import lettered
 from moralprobe.bridges.align import ARMS, QUESTION, _prompts, align
-from moralprobe.bridges.alignment_task import Task, split, stems, task_of
+from moralprobe.bridges.alignment_task import Task, split, task_of
 from moralprobe.bridges.judgement_head import Head, divergence, fit_head, shifted
 from moralprobe.bridges.row_training import Options, train_rows
 from moralprobe.bridges.word_rows import (
@@ -66,7 +68,8 @@ def planted(model: CausalModel, size: float) -> Task:
     delta = torch.randn(len(ids), 32, generator=torch.Generator().manual_seed(2))
     rows = Rows(torch.tensor(ids), size * delta)
     own, target = (head.read(reader.all_states(some)) for some in (None, rows))
-    return Task(texts(), own, target, "justice", WORD)
+    virtue = np.where(np.arange(N) % 3, 1 - own, np.nan)
+    return Task(texts(), own, target, "justice", WORD, f"by {WORD}", {"virtue": virtue})
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +78,7 @@ def found() -> tuple[CausalModel, Task, object, str]:
     model.model.config.max_position_embeddings = 4096
     before = weights_hash(model)
     task = planted(model, SIZE)
-    aligned = align(model, task, QUICK, others={"care": "kindness"}, through=f"by {WORD}")
+    aligned = align(model, task, QUICK, others=["kindness", "virtue", "Qvirtue", "deontology"])
     return model, task, aligned, before
 
 
@@ -93,10 +96,13 @@ def test_rows_that_were_planted_bring_the_model_nearer(found) -> None:  # type: 
     )
     assert sum(aligned.summary["items"].values()) == N
     assert max(aligned.summary["drift"]) <= QUICK.most_drift + 1e-5
-    assert aligned.summary["moves"]["justice"] > 0.01
+    assert aligned.elsewhere["moved"][0] > 0.01 and aligned.summary["too_long"] == 0
     assert set(aligned.summary["tokens"]) == set(WORD)
     assert not set(aligned.summary["random_tokens"]) & set(WORD)
-    assert "nearer to the consensus" in of_alignment(aligned.arms, aligned.summary)[-1]
+    assert (
+        "nearer to the consensus"
+        in of_alignment(aligned.arms, aligned.elsewhere, aligned.summary)[-1]
+    )
 
 
 def test_each_arm_is_held_against_the_consensus_by_hand(found) -> None:  # type: ignore[no-untyped-def]
@@ -104,7 +110,7 @@ def test_each_arm_is_held_against_the_consensus_by_hand(found) -> None:  # type:
     encoded = _prompts(model, task.texts, WORD)
     reader = Reader(model, encoded, aligned.rows.ids.tolist())
     rng = np.random.default_rng(QUICK.seed)
-    groups = stems(task.texts)
+    groups = siblings(task.texts)
     chosen = rng.permutation(groups.max() + 1)[: round(0.25 * (groups.max() + 1))]
     test = np.flatnonzero(np.isin(groups, chosen))
     p, after = (aligned.head.read(reader.all_states(some))[test] for some in (None, aligned.rows))
@@ -123,7 +129,7 @@ def test_each_arm_is_held_against_the_consensus_by_hand(found) -> None:  # type:
 
 def test_the_model_itself_is_asked_with_its_rows_and_without(found) -> None:  # type: ignore[no-untyped-def]
     model, task, aligned, _ = found
-    groups = stems(task.texts)
+    groups = siblings(task.texts)
     chosen = np.random.default_rng(QUICK.seed).permutation(groups.max() + 1)
     test = np.flatnonzero(np.isin(groups, chosen[: round(0.25 * (groups.max() + 1))]))
     asked = aligned.summary["asked"]
@@ -155,7 +161,67 @@ def test_the_model_itself_is_asked_with_its_rows_and_without(found) -> None:  # 
     assert asked["gain"] == pytest.approx(js[1] - js[0], rel=2e-2, abs=1e-6)
     assert asked["moved"] == pytest.approx(np.abs(after - before).mean(), rel=1e-3)
     assert asked["moved"] > 1e-4
-    assert "asked again" in "\n".join(of_alignment(aligned.arms, aligned.summary))
+    assert "asked again" in "\n".join(
+        of_alignment(aligned.arms, aligned.elsewhere, aligned.summary)
+    )
+
+
+def test_what_the_rows_do_elsewhere_is_held_against_the_consensus_there(found) -> None:  # type: ignore[no-untyped-def]
+    model, task, aligned, _ = found
+    said = {row["word"]: row for row in aligned.elsewhere.to_dicts()}
+    own = said[WORD]
+    assert own["js"] == pytest.approx(value(aligned.arms, "before", "js"), rel=1e-3)
+    for name in ("gain", "gain_low", "gain_high"):
+        assert own[name] == pytest.approx(value(aligned.arms, "rows", "js", name), abs=1e-4)
+    # No token of theirs is trained, and so nothing changes.
+    assert not said["kindness"]["shares_token"] and said["kindness"]["moved"] == 0
+    assert said["kindness"]["gain"] == said["kindness"]["gain_high"] == 0
+    assert said["deontology"]["js"] is None and said["deontology"]["n"] == 0
+    groups = siblings(task.texts)
+    chosen = np.random.default_rng(QUICK.seed).permutation(groups.max() + 1)
+    test = np.flatnonzero(np.isin(groups, chosen[: round(0.25 * (groups.max() + 1))]))
+    rows = aligned.rows
+    reads = {}
+    for word in ("virtue", "Qvirtue"):
+        reader = Reader(
+            model, _prompts(model, [task.texts[i] for i in test], word), rows.ids.tolist()
+        )
+        reads[word] = [aligned.head.read(reader.all_states(some)) for some in (None, rows)]
+    virtue = task.elsewhere["virtue"][test]
+    there = np.isfinite(virtue)
+    assert said["virtue"]["n"] == there.sum() < len(test)
+    expected = agreement.divergence(reads["virtue"][0][there], virtue[there])
+    assert said["virtue"]["js"] == pytest.approx(expected, rel=1e-3)
+    # Another word for the theory is held against the theory's own.
+    before, after = reads["Qvirtue"]
+    row, target = said["Qvirtue"], task.target[test]
+    assert row["shares_token"] and row["moved"] == pytest.approx(
+        np.abs(after - before).mean(), rel=1e-3
+    )
+    gain = agreement.divergence(after, target) - agreement.divergence(before, target)
+    assert (
+        row["gain"] == pytest.approx(gain, abs=1e-5) and row["gain_low"] <= gain <= row["gain_high"]
+    )
+    lines = "\n".join(of_alignment(aligned.arms, aligned.elsewhere, aligned.summary))
+    assert "no token is shared: kindness, virtue, deontology" in lines
+
+
+def test_a_text_that_is_too_long_is_left_out_and_said() -> None:
+    model = tiny("llama")
+    task = planted(model, SIZE)
+    long = replace(task, texts=("x" * 5000, *task.texts[1:]))
+    model.model.config.max_position_embeddings = 4096
+    short = replace(
+        task, texts=task.texts[1:], own=task.own[1:], target=task.target[1:], elsewhere={}
+    )
+    quick = replace(QUICK, lambdas=(0.0,), epochs=1, draws=20)
+    one, other = (align(model, some, quick, others=["fairness"]) for some in (long, short))
+    assert one.summary["too_long"] == 1 and other.summary["too_long"] == 0
+    assert one.arms.equals(other.arms)
+    assert "1 texts left out" in "\n".join(of_alignment(one.arms, one.elsewhere, one.summary))
+    model.model.config.max_position_embeddings = 8
+    with pytest.raises(DataError, match="no text can be read whole"):
+        align(model, task, quick)
 
 
 def test_where_nothing_is_to_be_learnt_nothing_is_claimed() -> None:
@@ -163,8 +229,10 @@ def test_where_nothing_is_to_be_learnt_nothing_is_claimed() -> None:
     task = planted(model, SIZE)
     same = Task(task.texts, task.own, task.own, task.theory, task.word)
     aligned = align(model, same, QUICK)
+    words = ["virtue", "deontology", "utilitarianism", "commonsense", "fairness"]
+    assert aligned.elsewhere["word"].to_list() == [WORD, *words]
     assert not aligned.helps
-    assert "no surely nearer" in of_alignment(aligned.arms, aligned.summary)[-1]
+    assert "no surely nearer" in of_alignment(aligned.arms, aligned.elsewhere, aligned.summary)[-1]
 
 
 def test_a_price_on_drift_keeps_rows_nearer() -> None:
@@ -202,15 +270,15 @@ def test_only_the_published_arm_trains_its_head() -> None:
 
 def test_texts_that_begin_alike_are_on_one_side() -> None:
     alike = [f"I used to walk with my dog {k % 50} because {k}" for k in range(200)]
-    groups = stems([text.replace("dog", f"dog{text.split()[7]}") for text in alike])
+    groups = siblings([text.replace("dog", f"dog{text.split()[7]}") for text in alike])
     assert groups.max() == 0, "the first six words are the same"
-    groups = stems([f"{k % 50} used to walk with it {k}" for k in range(200)])
+    groups = siblings([f"{k % 50} used to walk with it {k}" for k in range(200)])
     parts = split(groups, np.random.default_rng(0))
     assert sum(map(len, parts.values())) == 200
     seen = [set(groups[some].tolist()) for some in parts.values()]
     assert all(not a & b for i, a in enumerate(seen) for b in seen[i + 1 :])
     with pytest.raises(DataError, match="too much alike"):
-        split(stems(alike), np.random.default_rng(0))
+        split(siblings(alike), np.random.default_rng(0))
 
 
 def test_siblings_are_drawn_together() -> None:
@@ -230,13 +298,12 @@ def test_a_control_that_is_as_near_is_named(found) -> None:  # type: ignore[no-u
     arms = aligned.arms
     above = value(arms, "shift", "js", "above_rows")
     assert above == pytest.approx(value(arms, "shift", "js") - value(arms, "rows", "js"), abs=1e-12)
-    said = of_alignment(arms, aligned.summary)[-1]
+    said = of_alignment(arms, aligned.elsewhere, aligned.summary)[-1]
     for arm in ("shift", "head", "random rows"):
         sure = (value(arms, arm, "js", "above_rows_low") or 0) > 0
         assert sure or arm in said
     blind = {**aligned.summary, "head": {"r2": -1.0, "error": 0.1}}
-    assert "nothing is said of the model" in of_alignment(arms, blind)[-1]
-    assert aligned.summary["shares_no_token"] == ["care"]
+    assert "nothing is said of the model" in of_alignment(arms, aligned.elsewhere, blind)[-1]
 
 
 def test_a_head_learns_what_states_say_and_nothing_where_they_say_nothing() -> None:
@@ -292,7 +359,35 @@ def test_a_task_is_the_consensus_without_the_model(tmp_path: Path) -> None:
     left = pl.read_parquet(tmp_path / "c" / "left_out.parquet").filter(model="m")
     np.testing.assert_array_equal(task.target, left["consensus"].to_numpy())
     np.testing.assert_array_equal(task.own, left["score"].to_numpy())
+    assert task.through is None and task.elsewhere == {}
     assert task.word == "justice" and task_of(tmp_path / "c", "m", "justice", "law").word == "law"
+
+
+def test_a_task_knows_the_words_it_was_asked_by_and_the_other_theories(tmp_path: Path) -> None:
+    folder = scored(tmp_path)
+    rows = (tmp_path / "s.csv").read_text().splitlines()
+    more = [
+        row.replace(",justice,", ",care,") for row in rows[1:] if not row.startswith("m,justice,0,")
+    ]
+    (tmp_path / "judged").mkdir()
+    table = pl.read_csv("\n".join([*rows, *more]).encode(), schema_overrides={"item": pl.String})
+    table.write_parquet(tmp_path / "judged" / "scores.parquet")
+    words = {"theories": {"care": "through care for those near", "justice": "by the law"}}
+    (tmp_path / "judged" / "score.json").write_text(json.dumps(words))
+    fit_consensus(load_scores(tmp_path / "judged"), draws=20, shuffles=19).save(folder)
+    assert task_of(folder, "m", "care").through == "through care for those near"
+    task = task_of(folder, "m", "justice")
+    assert task.through == "by the law" and list(task.elsewhere) == ["care"]
+    left = pl.read_parquet(folder / "left_out.parquet").filter(model="m", theory="care")
+    np.testing.assert_array_equal(task.elsewhere["care"], left["consensus"].to_numpy())
+    # Items are put together by name, whatever else is there.
+    items = pl.read_parquet(folder / "left_out.parquet")
+    items = items.filter(~((pl.col("theory") == "care") & (pl.col("item") == "3")))
+    items.sample(fraction=1, shuffle=True, seed=0).write_parquet(folder / "left_out.parquet")
+    mixed = task_of(folder, "m", "justice")
+    order = [task.texts.index(text) for text in mixed.texts]
+    expected = np.where(np.array(order) == 3, np.nan, task.elsewhere["care"][order])
+    np.testing.assert_array_equal(mixed.elsewhere["care"], expected)
 
 
 @pytest.mark.parametrize(
@@ -330,9 +425,10 @@ def test_the_command_writes_what_it_says(tmp_path: Path) -> None:
     words = ["consensus", "align", str(folder), str(consensus), "--theory", "justice"]
     said = moralprobe(*words, "--out", str(out), *quick)
     assert said.code == 0, said.err
-    assert "held out" in said.out and "moves the judgement" in said.out
+    assert "held out" in said.out and "Where the question names" in said.out
     about = json.loads((out / "align.json").read_text())
-    assert about["question"] == QUESTION and "fairness" in about["moves"]
+    assert about["question"] == QUESTION
+    assert "fairness" in pl.read_parquet(out / "elsewhere.parquet")["word"].to_list()
     rows = load_file(out / "rows.safetensors")
     assert rows["delta"].shape == (len(about["tokens"]), 32)
     assert set(pl.read_parquet(out / "arms.parquet")["arm"]) == set(ARMS)

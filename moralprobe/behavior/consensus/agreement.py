@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from scipy.special import entr
 from scipy.stats import rankdata
 
+from moralprobe.behavior.consensus.siblings import drawn, members
+
 Floats = NDArray[np.float64]
 _CUT: Final = 0.5
 
@@ -101,16 +103,13 @@ def beside(
         95 % interval (`_low`, `_high`; null where most resamples have no value).
     """
     rng, n = np.random.default_rng(seed), len(target)
-    _, group = np.unique(np.arange(n) if groups is None else groups, return_inverse=True)
-    members = [np.flatnonzero(group == g) for g in range(group.max() + 1)]
-    drawn = [np.arange(n)]
-    for _ in range(draws):
-        some = rng.integers(len(members), size=len(members))
-        drawn.append(np.concatenate([members[g] for g in some]))
+    together = members(np.arange(n) if groups is None else groups)
+    resamples = [np.arange(n), *(drawn(together, rng) for _ in range(draws))]
     rows = []
     for measure, function in MEASURES.items():
         values = {
-            arm: np.array([function(p[at], target[at]) for at in drawn]) for arm, p in arms.items()
+            arm: np.array([function(p[at], target[at]) for at in resamples])
+            for arm, p in arms.items()
         }
         for arm, own in values.items():
             row: dict[str, object] = {"arm": arm, "measure": measure, "n": n}

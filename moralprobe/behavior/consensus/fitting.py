@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from moralprobe.behavior.consensus.agreement import MEASURES
 from moralprobe.behavior.consensus.judge import information
 from moralprobe.behavior.consensus.latent import Latent, Variant, family_weights, fit, separations
 from moralprobe.behavior.consensus.scores import Scores
+from moralprobe.behavior.consensus.siblings import Ints, drawn, members, shuffled
 from moralprobe.errors import UsageError
 from moralprobe.files import write_json, write_table
 
@@ -24,6 +26,7 @@ INFORMATIVE: Final = 0.3
 """Of d': a model nearer to 0 can't be told to deviate, only to say little."""
 _LEVEL: Final = 0.05
 _FOLLOWED: Final = 0.99  # share of items where the consensus says what one model says
+_FITS: Final = ("whole", "shuffled", "left out", "resampled")
 _OF_MODELS: Final = ("mean_1", "sd_1", "mean_0", "sd_0", "d", "bits")
 
 
@@ -62,6 +65,8 @@ def fit_consensus(
 ) -> Consensus:
     """Fit the consensus, leave each model and family out, shuffle, and resample items.
 
+    Items whose texts are siblings are drawn and shuffled together.
+
     Args:
         scores: from `load_scores`. Models of one family count together as one.
         variant: of the fit, see `latent.fit`.
@@ -80,7 +85,8 @@ def fit_consensus(
         raise UsageError(
             "too few draws", f"{draws} resamples, {shuffles} shuffles", "take 20 and 19 at least"
         )
-    rng = np.random.default_rng(seed)
+    rng, together = np.random.default_rng(seed), members(scores.siblings())
+    slow: Counter[str] = Counter()
     n_models, _, n_items = scores.values.shape
     total, done = n_models + shuffles + draws, 0
 
@@ -89,16 +95,18 @@ def fit_consensus(
         done += 1
         progress(done, total, what)
 
-    def fitted(values: Floats, kept: list[int], start: Latent | None = None) -> Latent:
+    def fitted(what: str, values: Floats, kept: list[int], start: Latent | None = None) -> Latent:
         weights = family_weights([scores.families[m] for m in kept])
         begun = None if start is None else start.of(kept)
-        return fit(values[kept], variant=variant, step=step, weights=weights, start=begun)
+        found = fit(values[kept], variant=variant, step=step, weights=weights, start=begun)
+        slow[what] += not found.converged
+        return found
 
     every = list(range(n_models))
-    whole = fitted(scores.values, every)
+    whole = fitted("whole", scores.values, every)
     null = []
     for _ in range(shuffles):
-        null.append(fitted(_shuffled(scores, rng), every).bic)
+        null.append(fitted("shuffled", _shuffled(scores, together, rng), every).bic)
         step_on("shuffled")
     p = (1 + sum(bic <= whole.bic for bic in null)) / (1 + shuffles)
     why = _why_not(scores, whole, p)
@@ -106,18 +114,18 @@ def fit_consensus(
     for m in range(n_models):
         out = left_out(scores, m)
         if why is None and out:
-            left = fitted(scores.values, [i for i in every if i not in out], whole)
+            left = fitted("left out", scores.values, [i for i in every if i not in out], whole)
             if left.bic < 0:  # what the others have in common may be nothing
                 others[m] = left.consensus
         step_on(f"without {scores.models[m]}")
     params, cells = [_of_models(whole)], [_of_cells(scores.values, others)]
     for _ in range(draws if why is None else 0):
-        at = rng.integers(n_items, size=n_items)
+        at = drawn(together, rng)
         values = scores.values[:, :, at]
         kept = [m for m in every if np.isfinite(values[m]).any()]
         row = np.full((n_models, len(_OF_MODELS)), np.nan)
         if len(kept) > 1:
-            row[kept] = _of_models(fitted(values, kept, whole))
+            row[kept] = _of_models(fitted("resampled", values, kept, whole))
         params.append(row)
         cells.append(_of_cells(values, others[:, :, at]))
         step_on("resampled")
@@ -132,13 +140,15 @@ def fit_consensus(
             "models": list(scores.models),
             "families": list(scores.families),
             "theories": list(scores.theories),
+            "words": dict(scores.words),
             "items": n_items,
+            "stems": len(together),
             "unscored_items": scores.unscored,
             "missing_scores": int(np.isnan(scores.values).sum()),
             "variant": variant,
             "step": step if variant == "binned" else None,
             "iterations": whole.iterations,
-            "converged": whole.converged,
+            "not_converged": {what: slow[what] for what in _FITS},
             "bic": whole.bic,
             "bic_shuffled": [min(null), max(null)],
             "p": p,
@@ -188,16 +198,20 @@ def _why_not(scores: Scores, whole: Latent, p: float) -> str | None:
     return None
 
 
-def _shuffled(scores: Scores, rng: np.random.Generator) -> Floats:
-    """Shuffle each family's scores over the items that it scored, theory by theory."""
+def _shuffled(scores: Scores, together: Sequence[Ints], rng: np.random.Generator) -> Floats:
+    """Shuffle each family's scores over the items that it scored, theory by theory.
+
+    Siblings stay beside each other: what they share is there by chance as often as it can be.
+    """
+    lie = np.concatenate(together)
     values = scores.values.copy()
     for family in dict.fromkeys(scores.families):
         kin = [m for m, name in enumerate(scores.families) if name == family]
         for j in range(values.shape[1]):
-            there = np.flatnonzero(np.isfinite(values[kin, j]).any(axis=0))
-            order = rng.permutation(there)
+            scored = np.flatnonzero(np.isfinite(values[kin, j]).any(axis=0))
+            to, order = (at[np.isin(at, scored)] for at in (lie, shuffled(together, rng)))
             for m in kin:
-                values[m, j, there] = values[m, j, order]
+                values[m, j, to] = values[m, j, order]
     return values
 
 

@@ -15,7 +15,8 @@ from scipy.stats import spearmanr, truncnorm
 
 from moralprobe.behavior.consensus.dilemmas import Dilemmas
 from moralprobe.behavior.consensus.panel import Rater
-from moralprobe.behavior.consensus.scores import SCORES
+from moralprobe.behavior.consensus.scores import ABOUT, SCORES
+from moralprobe.behavior.consensus.siblings import drawn, members
 from moralprobe.behavior.options import Readout, choose, orders_of, rate
 from moralprobe.behavior.text_model import Question, Scripted
 from moralprobe.cache import Cache
@@ -63,7 +64,8 @@ def score_panel(
         A row a rater, theory and item: `model`, `family`, `theory`, `item`, `text` of one,
         `score`; and by readout its own score (null where none could be read) and `_status`; of a
         choice `_mass` (the probability of an answer at all, or the share of answers that could be
-        read) and `_letters` (how far the two orders lie apart, 0 to 1); of words `_said`.
+        read) and `_letters` (how far the two orders lie apart, 0 to 1); and `_said`, a sample of
+        words, or of probabilities what stands in their place.
 
     Raises:
         UsageError: no readout, or one twice.
@@ -171,13 +173,12 @@ def _choices(
     found = choose(rater.model, asked, system=told, readout=readout, cache=cache, step=step)
     kind = readout.kind
     apart = [abs(one.by_order[0][0] - one.by_order[1][0]) if one.shares else None for one in found]
-    said = {f"{kind}_said": [one.said for one in found]} if kind == "sampled" else {}
     return {
         kind: [one.shares[0] if one.shares else None for one in found],
         f"{kind}_status": [one.status for one in found],
         f"{kind}_mass": [one.mass for one in found],
         f"{kind}_letters": apart,
-        **said,
+        f"{kind}_said": [one.said for one in found],
     }
 
 
@@ -256,7 +257,7 @@ def save_scores(
         "readouts": [asdict(readout) for readout in readouts],
         "models": [dict(model) for model in models],
     }
-    write_json(folder / "score.json", about)
+    write_json(folder / ABOUT, about)
     return frame
 
 
@@ -285,13 +286,12 @@ def _rank_correlation(x: Any, y: Any, group: Any, seed: int) -> dict[str, float 
         apart = float(np.abs(x - y).mean()) if len(x) else None
         return {"spearman": None, "ci_low": None, "ci_high": None, "apart": apart}
     rng = np.random.default_rng(seed)
-    members = [np.flatnonzero(group == g) for g in range(group.max() + 1)]
-    drawn = []
+    together, found = members(group), []
     for _ in range(_DRAWS):
-        at = np.concatenate([members[g] for g in rng.integers(len(members), size=len(members))])
+        at = drawn(together, rng)
         if np.ptp(x[at]) and np.ptp(y[at]):
-            drawn.append(spearmanr(x[at], y[at]).statistic)
-    low, high = np.quantile(drawn, (0.025, 0.975)) if len(drawn) > _DRAWS // 2 else (None, None)
+            found.append(spearmanr(x[at], y[at]).statistic)
+    low, high = np.quantile(found, (0.025, 0.975)) if len(found) > _DRAWS // 2 else (None, None)
     return {
         "spearman": float(spearmanr(x, y).statistic),
         "ci_low": low,

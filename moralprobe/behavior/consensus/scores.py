@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from moralprobe.behavior.consensus.siblings import siblings
 from moralprobe.behavior.consensus.tables import read_table
 from moralprobe.errors import DataError
 
@@ -18,6 +20,8 @@ COLUMNS: Final = ("model", "item", "score")
 OPTIONAL: Final = ("theory", "family", "text")
 SCORES: Final = "scores.parquet"
 """The table in a folder that `consensus score` wrote."""
+ABOUT: Final = "score.json"
+"""What stands beside it: who was asked, and in which words."""
 ONE_THEORY: Final = "acceptable"
 """The theory of a table that names none."""
 
@@ -28,7 +32,8 @@ class Scores:
 
     `families` says which models are kin, one name a model; `unscored` counts items that no model
     scored under any theory, which are left out, as theories are that no model scored by. `texts`
-    are what was judged, where the table says.
+    are what was judged, where the table says, and `words` what models were asked by each theory
+    ("Judge this ...").
     """
 
     values: NDArray[np.float64]
@@ -38,6 +43,11 @@ class Scores:
     families: tuple[str, ...]
     unscored: int = 0
     texts: tuple[str | None, ...] | None = None
+    words: Mapping[str, str] = field(default_factory=dict)
+
+    def siblings(self) -> NDArray[np.int64]:
+        """Return a number for each item, the same for those whose texts are siblings."""
+        return siblings(self.texts or [None] * len(self.items))
 
 
 def load_scores(path: Path) -> Scores:
@@ -79,7 +89,8 @@ def load_scores(path: Path) -> Scores:
             f"{nameless.height} of {frame.height}",
             "name them, or leave the lines out",
         )
-    return scores_of(frame, str(path))
+    found = scores_of(frame, str(path))
+    return replace(found, words=_words(path.parent / ABOUT)) if path.name == SCORES else found
 
 
 def scores_of(frame: pl.DataFrame, name: str = "the table") -> Scores:
@@ -142,6 +153,15 @@ def scores_of(frame: pl.DataFrame, name: str = "the table") -> Scores:
         int((~scored).sum()),
         _texts(frame, [item for item, there in zip(items, scored, strict=True) if there]),
     )
+
+
+def _words(about: Path) -> dict[str, str]:
+    """Return the words by which each theory was asked, none where nothing says so."""
+    try:
+        found = json.loads(about.read_text("utf-8"))["theories"]
+        return {str(name): str(words) for name, words in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _texts(frame: pl.DataFrame, items: Sequence[object]) -> tuple[str | None, ...] | None:

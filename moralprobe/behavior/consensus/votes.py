@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from moralprobe.behavior.consensus.agreement import auroc, brier
 from moralprobe.behavior.consensus.fitting import Consensus
 from moralprobe.behavior.consensus.scores import Scores
+from moralprobe.behavior.consensus.siblings import drawn, members
 from moralprobe.behavior.consensus.tables import read_table
 from moralprobe.errors import DataError
 
@@ -81,7 +82,7 @@ def against_votes(
         consensus: of the scores; where none is supported it isn't among the sources.
         scores: from `load_scores`.
         votes: from `load_votes`; items without one are left out.
-        draws: resamples of items, the same for all; the consensus is held.
+        draws: resamples of items, siblings together, the same for all; the consensus is held.
         seed: of them.
 
     Returns:
@@ -103,7 +104,8 @@ def against_votes(
     if consensus.summary["supported"]:
         sources = {"consensus": ours, **sources}
     rng = np.random.default_rng(seed)
-    resamples = [np.arange(len(at)), *rng.integers(len(at), size=(draws, len(at)))]
+    together = members(scores.siblings()[at])
+    resamples = [np.arange(len(at)), *(drawn(together, rng) for _ in range(draws))]
     rows = []
     for j, theory in enumerate(scores.theories):
         for name, values in sources.items():

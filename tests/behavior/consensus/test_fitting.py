@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import polars as pl
 import pytest
 from sklearn.metrics import brier_score_loss, f1_score, roc_auc_score
 
+from moralprobe.behavior.consensus import fitting
 from moralprobe.behavior.consensus.agreement import (
     auroc,
     brier,
@@ -17,9 +19,10 @@ from moralprobe.behavior.consensus.agreement import (
     f1,
     f1_matched,
 )
-from moralprobe.behavior.consensus.fitting import Consensus, fit_consensus, left_out
+from moralprobe.behavior.consensus.fitting import Consensus, _shuffled, fit_consensus, left_out
 from moralprobe.behavior.consensus.latent import fit
 from moralprobe.behavior.consensus.scores import Scores
+from moralprobe.behavior.consensus.siblings import members
 from moralprobe.behavior.consensus.votes import against_votes
 from moralprobe.errors import DataError, UsageError
 from moralprobe.report.consensus import beside_votes, sentences
@@ -187,10 +190,10 @@ def test_a_family_that_agrees_with_itself_is_no_consensus() -> None:
 def test_a_model_of_few_scores_does_not_end_the_resamples(scores: Scores) -> None:
     values = scores.values.copy()
     values[3] = np.nan
-    values[3, 0, :3] = scores.values[3, 0, :3]
+    values[3, 0, :2] = scores.values[3, 0, :2]
     models = fit_consensus(scores_of(values), **FEW).models
     row = models.row(by_predicate=pl.col("model") == "d", named=True)
-    assert row["n"] == 3 and row["d"] is not None and row["d_low"] is None
+    assert row["n"] == 2 and row["d"] is not None and row["d_low"] is None
     assert models.filter(model="a")["d_low"][0] is not None
 
 
@@ -278,3 +281,66 @@ def test_it_is_saved_and_made_the_same_again(
     assert again.summary == found.summary and again.models.equals(found.models)
     with pytest.raises(UsageError, match="too few draws"):
         fit_consensus(scores, draws=5)
+
+
+def test_siblings_are_drawn_and_shuffled_together() -> None:
+    """Items that are said nine times over tell no more than once, and agree by chance as often."""
+    rng = np.random.default_rng(0)
+    few = rng.random((1, 40)) < 0.5
+    values = np.repeat(draw(rng, PUBLISHED[[0, 1, 2]], few), 9, axis=2)
+    texts = tuple(f"it is the deed {i // 9} here, and {i}" for i in range(360))
+    alone = fit_consensus(scores_of(values), **FEW)
+    told = fit_consensus(replace(scores_of(values), texts=texts), **FEW)
+    assert (alone.summary["stems"], told.summary["stems"]) == (360, 40)
+    assert "of 40 beginnings" in sentences(told)[0] and "beginnings" not in sentences(alone)[0]
+    wide, narrow = (
+        float((one.models["d_high"] - one.models["d_low"]).mean()) for one in (told, alone)
+    )
+    assert wide > 1.7 * narrow
+    # Where nothing is shared, chance alone goes farther among siblings.
+    noise = np.repeat(rng.random((3, 1, 40)), 9, axis=2)
+    one, many = (
+        fit_consensus(replace(scores_of(noise), texts=some), **FEW).summary
+        for some in (None, texts)
+    )
+    assert min(many["bic_shuffled"]) < min(one["bic_shuffled"]) - 50
+    assert many["p"] > 0.05
+    votes = {f"item {i}": float(few[0, i // 9]) for i in range(360)}
+    scored = scores_of(values), replace(scores_of(values), texts=texts)
+    widths = []
+    for scores in scored:
+        row = against_votes(alone, scores, votes, draws=200).row(0, named=True)
+        widths.append(row["brier_high"] - row["brier_low"])
+    assert widths[1] > 1.7 * widths[0]
+
+
+def test_who_is_missing_stays_where_the_scores_are(scores: Scores) -> None:
+    """A shuffle moves what was scored only, and keeps a family's scores of an item together."""
+    values = scores.values[:3].copy()
+    values[:2, 0, :50] = np.nan
+    some = scores_of(values, families=("kin", "kin", "c"))
+    texts = tuple(f"a b c d e {i % 100}" for i in range(N))
+    rng, together = np.random.default_rng(0), members(replace(some, texts=texts).siblings())
+    found = _shuffled(some, together, rng)
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(values))
+    for m in range(3):
+        np.testing.assert_array_equal(np.sort(found[m, 1]), np.sort(values[m, 1]))
+    pairs = {tuple(pair) for pair in values[:2, 1].T}
+    assert {tuple(pair) for pair in found[:2, 1].T} == pairs
+    assert not np.array_equal(found[0, 1], values[0, 1])
+    # Of three siblings two at least stay beside each other.
+    lie = np.concatenate(together)
+    where = {pair: i for i, pair in enumerate(map(tuple, values[:2, 1].T))}
+    came = np.array([where[tuple(found[:2, 1, i])] % 100 for i in lie])
+    assert (np.diff(came) == 0).mean() == pytest.approx(2 / 3, abs=0.01)
+
+
+def test_fits_that_have_not_converged_are_counted(
+    scores: Scores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fit_consensus(scores, **FEW).summary["not_converged"]["whole"] == 0
+    monkeypatch.setattr(fitting, "fit", lambda *a, **k: replace(fit(*a, **k), converged=False))
+    found = fit_consensus(scores, **FEW)
+    counts = {"whole": 1, "shuffled": 19, "left out": 5, "resampled": 20}
+    assert found.summary["not_converged"] == counts
+    assert "hadn't converged: whole 1, shuffled 19" in "\n".join(sentences(found))
