@@ -397,11 +397,26 @@ def consensus_people() -> str:
         f"{about['items']['test']} held-out items the divergence {falls} from "
         f"{js['before']['value']:.4f} ({gains})."
     )
+    r2 = about["head"]["r2"]
+    if r2 is None or r2 <= 0:
+        lines[-1] += (
+            f" But the head gives the model's own scores with an r2 of "
+            f"{'none' if r2 is None else f'{r2:.2f}'}, no better than their mean: what it reads "
+            "isn't the model's judgement, and none of this says anything of the model."
+        )
+    else:
+        lines[-1] += f" The head gives the model's own scores with an r2 of {r2:.2f}."
     if (asked := about.get("asked")) is not None:
         lines[-1] += (
             f" Asked again itself, by letters, its divergence is {asked['js']:.4f} and changes by "
             f"{asked['gain']:+.4f} [{asked['gain_low']:+.4f}, {asked['gain_high']:+.4f}]."
         )
+    others = [row["word"] for row in done["elsewhere"] if not row["shares_token"]]
+    lines[-1] += (
+        f" No trained token is in a question that names {', '.join(others)}"
+        f"{'' if about['neutral_tokens_trained'] else ', nor in the neutral text'}: nothing can "
+        "change there, and that nothing does shows nothing."
+    )
     wrapped = "\n\n".join(textwrap.fill(line, 110, break_on_hyphens=False) for line in lines)
     return f"{wrapped}\n\n(`{found['command']}`)"
 

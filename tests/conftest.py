@@ -21,6 +21,23 @@ def shared_file(*parts: str) -> Path:
     return path
 
 
+# What takes minutes comes first, so that no process waits long for the other's last test.
+_LONG = (
+    "test_confound",
+    "test_notebooks",
+    "recipes.md",
+    "test_plants",
+    "steering.md",
+    "test_fences",
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if all(item.get_closest_marker("slow") for item in items):
+        items.sort(key=lambda item: [name in item.nodeid for name in _LONG], reverse=True)
+
+
 @pytest.fixture(scope="session")
 def starter_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The starter set's moral vectors as a file."""

@@ -28,6 +28,8 @@ def kept(
         cache: where they are kept.
         step: called with 1 after each answer, and with what was there.
     """
+    if not getattr(model, "keeps", True):
+        cache = None
     of = {"model": dict(model.identity), **about}
     keys = [key_of({**of, "text": q.text, "system": q.system, "seed": q.seed}) for q in questions]
     times = Counter(keys)

@@ -26,6 +26,7 @@ AT_ONCE: Final = 8
 TOLD: Final = 20
 """How many of the likeliest first tokens a server is asked for: the most that OpenAI's tells."""
 _SHOWN: Final = 300  # letters of what a server says when it fails
+_TOO_LONG: Final = ("context_length_exceeded", "maximum context length", "context length of")
 _FILTERS: Final = ("content_filter", "content_policy", "data_inspection", "moderation")
 _T = TypeVar("_T")
 
@@ -110,7 +111,10 @@ class Server:
             UsageError: the library openai isn't installed.
         """
         limit = {} if max_tokens is None else {"max_tokens": max_tokens}
-        seeds = [{"seed": q.seed} if temperature else {} for q in questions]
+        # A server may draw by the seed alone: texts have seeds of their own too.
+        seeds = [
+            {"seed": q.draw(f"{self.model}\n{q.text}")} if temperature else {} for q in questions
+        ]
         asked = [{"temperature": temperature, **limit, **seed} for seed in seeds]
         return self._each(questions, asked, _words, str)
 
@@ -211,11 +215,15 @@ class Server:
             said = _without_key(error.response.text.strip()).encode("utf-8", "replace").decode()
             if error.status_code in (400, 403) and any(sign in said for sign in _FILTERS):
                 return unanswered(refused(said))
+            if error.status_code in (400, 413) and any(sign in said for sign in _TOO_LONG):
+                return unanswered(f"[not asked: {said[:_SHOWN]}]")
             if "logprobs" in body and "logprobs" in said:
                 raise self._no_logprobs(
                     f"it answers {error.status_code}: {said[:_SHOWN]}"
                 ) from error
-            raise self._failed(f"it answers {error.status_code}: {said[:_SHOWN]}") from error
+            raise self._failed(
+                f"it answers {error.status_code}: {said[:_SHOWN]}", "the request was refused"
+            ) from error
         except openai.APIConnectionError as error:
             why = _without_key(str(error.__cause__ or error)) or type(error).__name__
             raise self._failed(why) from error
@@ -225,9 +233,9 @@ class Server:
     def _no_logprobs(self, why: str) -> NoLogprobsError:
         return no_logprobs(f"{self.name} at {self.base_url}", why)
 
-    def _failed(self, why: str) -> UnansweredError:
+    def _failed(self, why: str, what: str = "no model is reachable") -> UnansweredError:
         return UnansweredError(
-            f"no model is reachable: {self.model} at {self.base_url}",
+            f"{what}: {self.model} at {self.base_url}",
             why,
             f"check the address, the model's name and {KEY}; what it said is kept: the same "
             "command continues",

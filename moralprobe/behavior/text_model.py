@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from moralprobe.errors import ModelError, MoralprobeError
+import xxhash
+
+from moralprobe.errors import ModelError, MoralprobeError, UsageError
 
 
 class UnansweredError(MoralprobeError):
@@ -33,6 +35,14 @@ class Question:
     text: str
     system: str | None = None
     seed: int = 0
+
+    def draw(self, model: str) -> int:
+        """Return the seed of a model's own draws, 0 to 2 ** 31 - 1.
+
+        Models that draw by the same numbers err alike, which looks as if they agreed.
+        """
+        own = xxhash.xxh3_64_intdigest(repr((model, self.system, self.seed)).encode())
+        return own & 0x7FFFFFFF
 
 
 class TextModel(Protocol):
@@ -79,13 +89,20 @@ class Scripted:
 
     Args:
         name: two scripts need two.
-        says: what is said to a question; or a list, whose n-th words answer the n-th question.
+        says: what is said to a question; or a list, whose n-th words answer the n-th different
+            question that is put. What a list says isn't kept in a cache.
         believes: the probability of each option, by its text; none where the script tells none.
     """
 
     name: str
     says: Callable[[Question], str] | Sequence[str]
     believes: Callable[[Question], Mapping[str, float]] | None = None
+    _put: dict[Question, int] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether an answer is the same whenever a question is put."""
+        return callable(self.says)
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -95,9 +112,23 @@ class Scripted:
     def complete(
         self, questions: Sequence[Question], *, max_tokens: int, temperature: float = 0.0
     ) -> Iterator[tuple[int, str]]:
-        """Yield what is said to each question, with its number; as long as it comes."""
+        """Yield what is said to each question, with its number; as long as it comes.
+
+        Raises:
+            UsageError: more questions than a list has words for.
+        """
         for number, question in enumerate(questions):
-            yield number, self.says(question) if callable(self.says) else self.says[number]
+            if callable(self.says):
+                yield number, self.says(question)
+                continue
+            place = self._put.setdefault(question, len(self._put))
+            if place >= len(self.says):
+                raise UsageError(
+                    f"{self.name} has no more words",
+                    f"it has {len(self.says)} and is put another question",
+                    "give it more, or a function",
+                )
+            yield number, self.says[place]
 
     def score_options(
         self, questions: Sequence[Question], options: Sequence[str]

@@ -18,34 +18,34 @@ import polars as pl
 from numpy.typing import NDArray
 
 from moralprobe.behavior.consensus.agreement import beside
-from moralprobe.behavior.consensus.dilemmas import Dilemmas
-from moralprobe.behavior.consensus.panel import THEORIES, panel_of
-from moralprobe.behavior.consensus.rating import score_panel
-from moralprobe.behavior.consensus.siblings import siblings
-from moralprobe.behavior.options import Readout
+from moralprobe.behavior.consensus.panel import THEORIES
+from moralprobe.behavior.siblings import siblings
 from moralprobe.bridges.alignment_task import Task, split
 from moralprobe.bridges.judgement_head import Head, fit_head, shifted
+from moralprobe.bridges.row_effects import (
+    asked_again,
+    elsewhere_of,
+    in_neutral,
+    nearest,
+    neutral_loss,
+)
 from moralprobe.bridges.row_training import Options, Trained, train_rows
+from moralprobe.bridges.with_rows import ABOUT, ROWS
 from moralprobe.bridges.word_rows import (
+    QUESTION,
     Reader,
     Rows,
-    changed_rows,
-    logits_with,
     marked_ids,
-    nearest_rows,
-    prompt_tokens,
+    prompts_of,
     weights_hash,
 )
 from moralprobe.errors import DataError, ModelError
-from moralprobe.evaluation.options import plain_logits
-from moralprobe.evaluation.side_effects import neutral, perplexity
 from moralprobe.files import write_bytes, write_json, write_table
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.tokens import Encoded
+from moralprobe.provenance import environment
 from moralprobe.steering.generate import context_of
-from moralprobe.steering.text import LocalText
 
-QUESTION: Final = "{text}\n\nJudge this through {word}. How morally acceptable is it?"
 SYNONYMS: Final[dict[str, str]] = {
     "justice": "fairness",
     "virtue": "good character",
@@ -62,7 +62,8 @@ class Aligned:
     """What came of it.
 
     `arms` has a row an arm and measure on the items that nothing was trained or chosen on: value,
-    95 % interval, and the difference from `before` with its own. `elsewhere` has a row a word that
+    95 % interval, and the difference from `before` with its own. `predictions` has a row a text:
+    its part, the consensus, and what each arm says of it. `elsewhere` has a row a word that
     the question may name: whether it shares a token with the rows, the mean change of what the
     head reads, and the divergence from the consensus of its theory, if there is one: before, and
     what the rows change. `rows` are what was learnt, `head` reads the judgement, `summary` says
@@ -70,6 +71,7 @@ class Aligned:
     """
 
     arms: pl.DataFrame
+    predictions: pl.DataFrame
     elsewhere: pl.DataFrame
     rows: Rows
     head: Head
@@ -83,18 +85,18 @@ class Aligned:
         return high is not None and high < 0
 
     def save(self, folder: Path) -> None:
-        """Write `arms` and `elsewhere` as Parquet, `rows` and `head` as safetensors, and
-        `align.json`.
+        """Write `arms`, `predictions` and `elsewhere` as Parquet, `rows` and `head` as safetensors,
+        and `align.json`.
         """
         from safetensors.torch import save
 
         rows = {"ids": self.rows.ids.cpu(), "delta": self.rows.delta.detach().cpu()}
-        write_bytes(folder / "rows.safetensors", save(rows))
+        write_bytes(folder / ROWS, save(rows))
         head = {k: v.detach().cpu().contiguous() for k, v in self.head.state_dict().items()}
         write_bytes(folder / "head.safetensors", save(head))
-        for name in ("arms", "elsewhere"):
+        for name in ("arms", "predictions", "elsewhere"):
             write_table(folder / f"{name}.parquet", getattr(self, name))
-        write_json(folder / "align.json", self.summary)
+        write_json(folder / ABOUT, self.summary)
 
 
 def align(
@@ -121,9 +123,9 @@ def align(
     """
     options = options or Options()
     others = _others(task) if others is None else others
-    unchanged = weights_hash(model)
+    unchanged = weights_hash(model.model)
     n_texts, task = len(task.texts), _readable(model, task, others)
-    encoded = _prompts(model, task.texts, task.word)
+    encoded = prompts_of(model, task.texts, task.word)
     ids, rng = marked_ids(encoded), np.random.default_rng(options.seed)
     groups = siblings(task.texts)
     parts = split(groups, rng)
@@ -162,7 +164,7 @@ def align(
         "head": onto.read(plain),
         "shift": shifted(before, task.target, train),
     }
-    if weights_hash(model) != unchanged:
+    if weights_hash(model.model) != unchanged:
         raise ModelError(
             f"the weights of {model.name} changed", "training must leave them", "report this"
         )
@@ -173,8 +175,9 @@ def align(
     texts = [task.texts[i] for i in test]
     return Aligned(
         arms=arms,
+        predictions=_predictions(task, parts, found),
         elsewhere=pl.concat(
-            _elsewhere(model, head, rows, task, word, test, groups[test], options)
+            elsewhere_of(model, head, rows, task, word, test, groups[test], options)
             for word in (task.word, *others)
         ),
         rows=rows,
@@ -192,10 +195,13 @@ def align(
             "lambdas": {f"{one.price:g}": one.loss for one in swept},
             "lambda": best.price,
             "drift": rows.drift(model).tolist(),
-            "nearest": _nearest(model, rows),
+            "nearest": nearest(model, rows),
             "head": head.fidelity(plain, task.own, test),
-            "neutral_loss": _neutral(model, {"rows": rows, "random rows": elsewhere.rows}),
-            "asked": _asked_again(
+            "neutral_loss": neutral_loss(model, {"rows": rows, "random rows": elsewhere.rows}),
+            "neutral_tokens_trained": in_neutral(model, ids),
+            "consensus": task.consensus,
+            "environment": environment(),
+            "asked": asked_again(
                 model,
                 rows,
                 texts,
@@ -223,13 +229,6 @@ def _measured(
     return found.hstack(against.select(*names).rename(names))
 
 
-def _prompts(model: CausalModel, texts: Sequence[str], word: str) -> list[Encoded]:
-    asked = [QUESTION.format(text=text, word=word) for text in texts]
-    tail = len(QUESTION.format(text="", word=word)) - len("\n\nJudge this through ")
-    spans = [(len(one) - tail, len(one) - tail + len(word)) for one in asked]
-    return prompt_tokens(model, asked, spans)
-
-
 def _random_ids(
     encoded: Sequence[Encoded], ids: Sequence[int], rng: np.random.Generator
 ) -> list[int]:
@@ -248,6 +247,19 @@ def _random_ids(
     return sorted(rng.choice(common, size=len(ids), replace=False).tolist())
 
 
+def _predictions(
+    task: Task,
+    parts: Mapping[str, NDArray[np.int64]],
+    arms: Mapping[str, NDArray[np.float64]],
+) -> pl.DataFrame:
+    part = np.empty(len(task.texts), object)
+    for name, some in parts.items():
+        part[some] = name
+    return pl.DataFrame(
+        {"text": task.texts, "part": pl.Series(part.tolist()), "consensus": task.target, **arms}
+    )
+
+
 def _others(task: Task) -> list[str]:
     """Return other theories' names, and a synonym of the task's."""
     names = dict.fromkeys([*THEORIES, *task.elsewhere])
@@ -258,7 +270,7 @@ def _others(task: Task) -> list[str]:
 def _readable(model: CausalModel, task: Task, others: Sequence[str]) -> Task:
     """Leave out what the model can't read whole, whichever word the question names."""
     context = context_of(model)
-    words = [_prompts(model, task.texts, word) for word in (task.word, *others)]
+    words = [prompts_of(model, task.texts, word) for word in (task.word, *others)]
     longest = [max(map(len, some)) for some in zip(*words, strict=True)]
     kept = [i for i, n in enumerate(longest) if context is None or n <= context]
     if not kept:
@@ -274,109 +286,3 @@ def _readable(model: CausalModel, task: Task, others: Sequence[str]) -> Task:
         target=task.target[kept],
         elsewhere={name: some[kept] for name, some in task.elsewhere.items()},
     )
-
-
-def _elsewhere(
-    model: CausalModel,
-    head: Head,
-    rows: Rows,
-    task: Task,
-    word: str,
-    test: NDArray[np.int64],
-    groups: NDArray[np.int64],
-    options: Options,
-) -> pl.DataFrame:
-    """Say what the rows do to questions that name a word, against its own theory's consensus."""
-    encoded = _prompts(model, [task.texts[i] for i in test], word)
-    shares = bool(set(marked_ids(encoded)) & set(rows.ids.tolist()))
-    reader = Reader(model, encoded, rows.ids.tolist())
-    before = head.read(reader.all_states(None))
-    after = head.read(reader.all_states(rows)) if shares else before
-    nobody = np.full_like(task.target, np.nan)
-    of = {**dict.fromkeys(THEORIES, nobody), **task.elsewhere, task.theory: task.target}
-    # A word that names no other theory is another one for the task's.
-    target = (task.target if word == task.word else of.get(word, task.target))[test]
-    there = np.isfinite(target)
-    found: dict[str, Any] = dict.fromkeys(("value", "gain", "gain_low", "gain_high"))
-    if there.sum() > 1:
-        arms = {"before": before[there], "rows": after[there]}
-        how: dict[str, Any] = {"draws": options.draws, "seed": options.seed}
-        table = beside(arms, target[there], "before", groups=groups[there], **how)
-        js = {row["arm"]: row for row in table.filter(pl.col("measure") == "js").to_dicts()}
-        found = {**{name: js["rows"][name] for name in found}, "value": js["before"]["value"]}
-    row = {
-        "word": word,
-        "shares_token": shares,
-        "n": int(there.sum()),
-        "moved": float(np.abs(after - before).mean()),
-        "js": found.pop("value"),
-        **found,
-    }
-    return pl.DataFrame([row], schema_overrides=dict.fromkeys(("js", *found), pl.Float64))
-
-
-def _asked_again(
-    model: CausalModel,
-    rows: Rows,
-    texts: Sequence[str],
-    target: NDArray[np.float64],
-    groups: NDArray[np.int64],
-    through: str,
-    options: Options,
-) -> dict[str, Any] | None:
-    """Ask the model itself, as `consensus score` does by log-probabilities, with rows and without.
-
-    Returns:
-        `n` texts that it answered, the divergence `js` as it is and by how much the rows change it
-        (`gain` with its interval), and `moved`, the mean change of its scores; None if it answered
-        too few.
-    """
-    judged = Dilemmas(tuple(map(str, range(len(texts)))), tuple(texts))
-    raters = panel_of([LocalText(model)])
-
-    def scores() -> NDArray[np.float64]:
-        found = score_panel(raters, judged, {"asked": through}, [Readout()])
-        return found["score"].cast(pl.Float64).fill_null(np.nan).to_numpy()
-
-    before = scores()
-    with changed_rows(model, rows):
-        after = scores()
-    there = np.isfinite(before) & np.isfinite(after)
-    if there.sum() < 2:
-        return None
-    arms = {"as it is": before[there], "with rows": after[there]}
-    found = beside(
-        arms,
-        target[there],
-        "as it is",
-        draws=options.draws,
-        seed=options.seed,
-        groups=groups[there],
-    )
-    js = {row["arm"]: row for row in found.filter(pl.col("measure") == "js").to_dicts()}
-    changed = {name: js["with rows"][name] for name in ("gain", "gain_low", "gain_high")}
-    moved = float(np.abs(after - before)[there].mean())
-    return {"n": int(there.sum()), "js": js["as it is"]["value"], **changed, "moved": moved}
-
-
-def _nearest(model: CausalModel, rows: Rows) -> list[dict[str, Any]]:
-    spell = model.tokenizer.decode
-    return [
-        {
-            "token": spell([int(i)]),
-            "before": [spell([j]) for j in a],
-            "after": [spell([j]) for j in b],
-        }
-        for i, (a, b) in zip(rows.ids, nearest_rows(model, rows), strict=True)
-    ]
-
-
-def _neutral(model: CausalModel, arms: Mapping[str, Rows]) -> dict[str, float]:
-    """Return the loss of neutral text in nats a token: of the model, and with each arm's rows."""
-    logits = plain_logits(model)
-    texts = neutral().paragraphs
-    found = {"before": float(perplexity(model, logits, texts)[0].value)}
-    for name, rows in arms.items():
-        loss, _ = perplexity(model, logits_with(model, logits, rows), texts)
-        found[name] = float(loss.value)
-    return found

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from moralprobe.behavior.consensus.siblings import STEM
+from moralprobe.behavior.siblings import STEM
 from moralprobe.errors import DataError
 
 FEWEST: Final = 30
@@ -25,7 +25,8 @@ class Task:
     """What is learnt: `texts`, the model's `own` scores of them and the others' consensus, [n].
 
     `elsewhere` has the others' consensus of the same texts under other theories, NaN where there is
-    none; `through` is what followed "Judge this" when the model was scored, if that is known.
+    none; `through` is what followed "Judge this" when the model was scored, if that is known, and
+    `consensus` the hash of the scores that it was fitted to.
     """
 
     texts: tuple[str, ...]
@@ -35,6 +36,7 @@ class Task:
     word: str
     through: str | None = None
     elsewhere: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    consensus: str | None = None
 
 
 def task_of(folder: Path, model: str, theory: str, word: str | None = None) -> Task:
@@ -108,6 +110,7 @@ def task_of(folder: Path, model: str, theory: str, word: str | None = None) -> T
         theory if word is None else word,
         (about.get("words") or {}).get(theory),
         elsewhere,
+        about.get("scores"),
     )
 
 

@@ -78,6 +78,10 @@ def fit_head(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = Head(x[train].mean(0), scale)
+        # It begins at the mean: what it says of an item it must have learnt from its state.
+        mean = float(y[train].double().mean().clamp(_LEAST, 1 - _LEAST))
+        nn.init.zeros_(head.outer.weight)
+        nn.init.constant_(head.outer.bias, float(logit(mean)))
     head = head.to(states.device)
     optimiser = torch.optim.AdamW(head.parameters(), lr=1e-3, weight_decay=1e-2)
     best, kept, since = np.inf, head.state_dict(), 0

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
+import xxhash
 
 from moralprobe.errors import DataError, ModelError
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.chat import encode_prompts, has_chat
 from moralprobe.models.tokens import Encoded
 
+QUESTION: Final = "{text}\n\nJudge this through {word}. How morally acceptable is it?"
 BATCH: Final = 8
 HELD_BYTES: Final = 2 << 30
 """About what is kept of what stands before the word; what is more is read anew every time."""
@@ -107,6 +109,14 @@ def prompt_tokens(
     )
 
 
+def prompts_of(model: CausalModel, texts: Sequence[str], word: str) -> list[Encoded]:
+    """Return the questions that name a word, as tokens, those of the word marked."""
+    asked = [QUESTION.format(text=text, word=word) for text in texts]
+    tail = len(QUESTION.format(text="", word=word)) - len("\n\nJudge this through ")
+    spans = [(len(one) - tail, len(one) - tail + len(word)) for one in asked]
+    return prompt_tokens(model, asked, spans)
+
+
 def marked_ids(encoded: Sequence[Encoded]) -> list[int]:
     """Return the ids of the marked tokens, which are the same in all prompts.
 
@@ -114,10 +124,11 @@ def marked_ids(encoded: Sequence[Encoded]) -> list[int]:
         DataError: they differ, or there are none.
     """
     found = {tuple(i for i, own in zip(t.ids, t.action, strict=True) if own) for t in encoded}
-    if len(found) != 1 or not (ids := found.pop()):
+    n = len(found)
+    if n != 1 or not (ids := found.pop()):
         raise DataError(
             "the word isn't the same tokens everywhere",
-            f"it has {len(found) + 1} spellings in these prompts",
+            f"it is spelled in {n} ways in these prompts" if n > 1 else "no prompt holds it",
             "choose another word",
         )
     return sorted(set(ids))
@@ -277,12 +288,10 @@ def nearest_rows(model: CausalModel, rows: Rows, n: int = 5) -> list[tuple[list[
     return list(zip(near(base), near(base + rows.delta.to(base.device)), strict=True))
 
 
-def weights_hash(model: CausalModel) -> str:
+def weights_hash(module: torch.nn.Module) -> str:
     """Return a hash of every weight's bytes: what was changed for good would show."""
-    import xxhash
-
     found = xxhash.xxh3_128()
-    for name, p in sorted(model.model.named_parameters()):
+    for name, p in sorted(module.named_parameters()):
         found.update(name.encode())
         found.update(p.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy().data)
     return found.hexdigest()

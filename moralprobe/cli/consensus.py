@@ -31,6 +31,9 @@ def score_command(
     roles: Annotated[
         str, typer.Option(help="Who each model is told to be: names, or a file of role, text.")
     ] = "plain",
+    rows: Annotated[
+        Path | None, typer.Option(help="A folder of consensus align: ask its model with them.")
+    ] = None,
     readout: Annotated[
         str, typer.Option(help="logprob, sampled, verbal; the first gives the score.")
     ] = "logprob",
@@ -59,6 +62,7 @@ def score_command(
     from moralprobe.behavior.consensus.panel import panel_of, parse_roles, parse_theories
     from moralprobe.behavior.consensus.rating import save_scores, score_panel
     from moralprobe.behavior.options import Readout
+    from moralprobe.bridges.with_rows import with_rows
     from moralprobe.cache import open_cache
     from moralprobe.errors import UsageError
     from moralprobe.files import check_writable
@@ -85,7 +89,8 @@ def score_command(
     frames, identities = [], []
     # One after another: several needn't fit into memory at once.
     for name in names:
-        raters = panel_of([text_model(name, device, extra=fields, at_once=at_once)], told)
+        asked = text_model(name, device, extra=fields, at_once=at_once)
+        raters = panel_of([asked if rows is None else with_rows(asked, rows)], told)
         identities.append(dict(raters[0].model.identity))
         with (
             open_cache(out / "answers.jsonl", notice) as cache,
@@ -94,6 +99,7 @@ def score_command(
             frames.append(
                 score_panel(raters, judged, words, readouts, cache=cache, progress=progress)
             )
+        del asked, raters
     found = save_scores(out, frames, judged, words, told, readouts, identities)
     for line in of_scores(found):
         say(line)
@@ -102,10 +108,10 @@ def score_command(
 
 @app.command("fit")
 def fit_command(
-    table: Annotated[
-        Path,
+    tables: Annotated[
+        list[Path],
         typer.Argument(
-            metavar="SCORES", help="Columns model, item, score, and may be theory, family."
+            metavar="SCORES...", help="Columns model, item, score, and may be theory, family."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
@@ -113,6 +119,9 @@ def fit_command(
         str, typer.Option(help="exact, binned, or moments, as published.")
     ] = "exact",
     step: Annotated[float, typer.Option(help="The width of a bin.")] = 0.05,
+    families: Annotated[
+        str, typer.Option(help="Which models are kin: MODEL=FAMILY, joined by commas.")
+    ] = "",
     votes: Annotated[
         Path | None, typer.Option(help="Columns item, share: of people who find it acceptable.")
     ] = None,
@@ -127,13 +136,13 @@ def fit_command(
 
     Example: moralprobe consensus fit scores.csv --out consensus
     """
-    from moralprobe.behavior.consensus.fitting import fit_consensus
-    from moralprobe.behavior.consensus.scores import load_scores
+    from moralprobe.behavior.consensus.fitting import VOTES, fit_consensus
+    from moralprobe.behavior.consensus.scores import load_scores, parse_families
     from moralprobe.behavior.consensus.votes import against_votes, check_votes, load_votes
     from moralprobe.files import check_writable, write_table
     from moralprobe.report.consensus import beside_votes, sentences
 
-    scores = load_scores(table)
+    scores = load_scores(*tables, families=parse_families(families))
     people = None if votes is None else load_votes(votes)
     if people is not None:
         check_votes(scores, people)
@@ -153,7 +162,7 @@ def fit_command(
         say(line)
     if people is not None:
         beside = against_votes(found, scores, people, draws=max(draws, 200), seed=seed)
-        write_table(out / "votes.parquet", beside)
+        write_table(out / VOTES, beside)
         for line in beside_votes(beside):
             say(line)
     say(f"\n{out / 'items.parquet'}")

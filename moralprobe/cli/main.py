@@ -18,6 +18,7 @@ from moralprobe.cli import (
     data,
     demo,
     doctor,
+    elicit,
     evaluate,
     extract,
     models,
@@ -52,6 +53,7 @@ app.add_typer(steering.app, name="intervention")
 app.command("steer")(steering.steer_command)
 app.command("evaluate")(evaluate.evaluate_command)
 app.add_typer(consensus.app, name="consensus")
+app.add_typer(elicit.app, name="elicit")
 app.command("plan")(plan.plan_command)
 app.command("bench")(bench.bench_command)
 app.command("extract")(extract.extract_command)

@@ -53,16 +53,8 @@ def serve_command(
     """
     check_token(token, host)
     hosts = hosts_of(host, port, name or [])
-    from moralprobe.models.load import load_model
-    from moralprobe.sae.load import load_sae
-    from moralprobe.steering.intervention import Intervention
-    from moralprobe.steering.selection import check_features_of, read_feature_table
-    from moralprobe.web.app import create_app
-    from moralprobe.web.loaded import Loaded, read_examples, read_study
-    from moralprobe.web.server import listening, server_of
-    from moralprobe.web.turns import Turns
-
     folders = [path.resolve() for path in intervention or []]
+    # What is quickly known is said before anything is loaded, which takes seconds.
     names = [path.name for path in folders]
     if len(set(names)) < len(names):
         raise UsageError(
@@ -74,6 +66,18 @@ def serve_command(
         raise UsageError(
             "features are an autoencoder's", "no autoencoder is given", "give --sae DIR too"
         )
+    for path in (vectors, sae, features, study, *folders):
+        if path is not None and not path.exists():
+            raise UsageError(f"{path} isn't there", "nothing has that name", "check the path")
+    from moralprobe.models.load import load_model
+    from moralprobe.sae.load import load_sae
+    from moralprobe.steering.intervention import Intervention
+    from moralprobe.steering.selection import check_features_of, read_feature_table
+    from moralprobe.web.app import create_app
+    from moralprobe.web.loaded import Loaded, read_examples, read_study
+    from moralprobe.web.server import listening, server_of
+    from moralprobe.web.turns import Turns
+
     loaded_sae = None if sae is None else load_sae(sae)
     if features is not None and loaded_sae is not None:
         # Of whichever table: here nothing is tuned on what they were chosen by.

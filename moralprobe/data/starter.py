@@ -1,4 +1,4 @@
-"""The starter set: actions authored for demonstration and tests, carried inside the package.
+"""The starter set: actions and principles authored for demonstration and tests, in the package.
 
 It holds no human annotation; its card (`vectors/README.md`) says so.
 """
@@ -13,13 +13,22 @@ NAME = "starter"
 
 
 def starter_path() -> Path:
-    """Return the path of the starter TSV, in an installed package or in a checkout."""
+    """Return the path of the starter set's actions, in an installed package or in a checkout."""
+    return _path("starter.tsv")
+
+
+def principles_path() -> Path:
+    """Return the path of the starter set's principles, wherever they are."""
+    return _path("principles.tsv")
+
+
+def _path(name: str) -> Path:
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "_vectors", package.parent / "vectors"):
-        if (folder / "starter.tsv").is_file():
-            return folder / "starter.tsv"
+        if (folder / name).is_file():
+            return folder / name
     raise DataError(
         "the starter set is missing",
-        f"no starter.tsv beside {package}",
+        f"no {name} beside {package}",
         "reinstall moralprobe, or build from your own file",
     )

@@ -149,12 +149,14 @@ def of_alignment(arms: pl.DataFrame, elsewhere: pl.DataFrame, summary: dict[str,
     drift = ", ".join(f"{value:.3f}" for value in summary["drift"])
     lines += [
         "",
-        f"cosine drift: {drift}; loss of neutral text: {loss} nats a token",
+        f"cosine drift: {drift}; loss of neutral text: {loss} nats a token"
+        + ("" if summary["neutral_tokens_trained"] else " (no trained token is in it: no change)"),
     ]
     if (asked := summary["asked"]) is not None:
         lines.append(
             f"the model itself, asked again ({asked['n']} texts): JS {asked['js']:.4f}, by rows "
             f"{with_interval(asked, 'gain', '+.4f')}; its scores move by {asked['moved']:.4f}"
+            + ("" if asked["holds"] else " (no trained token is in what it is asked: no change)")
         )
     if summary["too_long"]:
         lines.append(f"{summary['too_long']:,} texts left out: the model can't read them whole")

@@ -88,7 +88,8 @@ class LocalText:
             else:
                 alike.setdefault((questions[n].system, questions[n].seed), []).append(n)
         for (system, seed), rows in alike.items():
-            sampling = Sampling(max_tokens, temperature, top_p=1.0, seed=seed)
+            own = Question("", system, seed).draw(self.family)
+            sampling = Sampling(max_tokens, temperature, top_p=1.0, seed=own)
             for at in range(0, len(rows), _BATCH):
                 some = rows[at : at + _BATCH]
                 written = generate(

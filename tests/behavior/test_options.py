@@ -236,3 +236,13 @@ def test_a_model_that_leaves_questions_out_is_refused() -> None:
 
     with pytest.raises(UnansweredError, match="left 1 questions out"):
         rate(Lazy("lazy", lambda question: ""), ["a", "b"])
+
+
+def test_a_list_answers_different_questions_in_their_order(tmp_path: Path) -> None:
+    script = Scripted("list", ["1", "2", "3"])
+    with open_cache(tmp_path / "c.jsonl") as cache:
+        said = [row[2] for row in rate(script, ["a", "a", "b"], cache=cache)]
+        assert said == ["1", "1", "2"] and len(cache) == 0
+        assert [row[2] for row in rate(script, ["b", "c"], cache=cache)] == ["2", "3"]
+    with pytest.raises(UsageError, match="has no more words"):
+        rate(script, ["d"])

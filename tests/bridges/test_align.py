@@ -11,30 +11,35 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from scipy.special import expit, logit
 
 from moralprobe.behavior.consensus import agreement
 from moralprobe.behavior.consensus.fitting import fit_consensus
 from moralprobe.behavior.consensus.rating import ACCEPTABLE
 from moralprobe.behavior.consensus.scores import load_scores
-from moralprobe.behavior.consensus.siblings import siblings
 from moralprobe.behavior.options import lettered
-from moralprobe.bridges.align import ARMS, QUESTION, _prompts, align
+from moralprobe.behavior.siblings import siblings
+from moralprobe.behavior.text_model import Question, Scripted
+from moralprobe.bridges.align import ARMS, align
 from moralprobe.bridges.alignment_task import Task, split, task_of
 from moralprobe.bridges.judgement_head import Head, divergence, fit_head, shifted
 from moralprobe.bridges.row_training import Options, train_rows
+from moralprobe.bridges.with_rows import with_rows
 from moralprobe.bridges.word_rows import (
+    QUESTION,
     Reader,
     Rows,
     changed_rows,
     marked_ids,
+    prompts_of,
     weights_hash,
 )
-from moralprobe.errors import DataError, UsageError
+from moralprobe.errors import DataError, ModelError, UsageError
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.tiny import save_tiny
 from moralprobe.report.consensus import of_alignment
+from moralprobe.steering.text import LocalText
 from tests.cli.commands import moralprobe
 from tests.steering.test_generate import tiny
 
@@ -61,7 +66,7 @@ def random_head(model: CausalModel, states: torch.Tensor) -> Head:
 
 def planted(model: CausalModel, size: float) -> Task:
     """What the model would judge if the word's rows were elsewhere is what the others judge."""
-    encoded = _prompts(model, texts(), WORD)
+    encoded = prompts_of(model, texts(), WORD)
     ids = marked_ids(encoded)
     reader = Reader(model, encoded, ids)
     head = random_head(model, reader.all_states(None))
@@ -76,7 +81,7 @@ def planted(model: CausalModel, size: float) -> Task:
 def found() -> tuple[CausalModel, Task, object, str]:
     model = tiny("llama")
     model.model.config.max_position_embeddings = 4096
-    before = weights_hash(model)
+    before = weights_hash(model.model)
     task = planted(model, SIZE)
     aligned = align(model, task, QUICK, others=["kindness", "virtue", "Qvirtue", "deontology"])
     return model, task, aligned, before
@@ -88,7 +93,7 @@ def value(arms: pl.DataFrame, arm: str, measure: str, name: str = "value") -> fl
 
 def test_rows_that_were_planted_bring_the_model_nearer(found) -> None:  # type: ignore[no-untyped-def]
     model, _, aligned, before = found
-    assert weights_hash(model) == before == aligned.summary["weights"]
+    assert weights_hash(model.model) == before == aligned.summary["weights"]
     assert aligned.helps
     assert value(aligned.arms, "rows", "js") < 0.7 * value(aligned.arms, "before", "js")
     assert set(aligned.arms["arm"]) == set(ARMS) and set(aligned.arms["measure"]) == set(
@@ -107,7 +112,7 @@ def test_rows_that_were_planted_bring_the_model_nearer(found) -> None:  # type: 
 
 def test_each_arm_is_held_against_the_consensus_by_hand(found) -> None:  # type: ignore[no-untyped-def]
     model, task, aligned, _ = found
-    encoded = _prompts(model, task.texts, WORD)
+    encoded = prompts_of(model, task.texts, WORD)
     reader = Reader(model, encoded, aligned.rows.ids.tolist())
     rng = np.random.default_rng(QUICK.seed)
     groups = siblings(task.texts)
@@ -125,6 +130,36 @@ def test_each_arm_is_held_against_the_consensus_by_hand(found) -> None:  # type:
         agreement.brier(after, target) - agreement.brier(p, target), abs=1e-5
     )
     assert value(aligned.arms, "before", "js", "gain_high") == 0
+
+
+def test_every_arm_is_made_of_what_it_says_and_never_of_the_test_items(found) -> None:  # type: ignore[no-untyped-def]
+    model, task, aligned, _ = found
+    said = aligned.predictions
+    assert said["text"].to_list() == list(task.texts)
+    parts = {
+        n: np.flatnonzero((said["part"] == n).to_numpy()) for n in ("train", "validation", "test")
+    }
+    assert {n: len(some) for n, some in parts.items()} == aligned.summary["items"]
+    encoded = prompts_of(model, task.texts, WORD)
+    plain = Reader(model, encoded, aligned.rows.ids.tolist()).all_states(None)
+    onto = fit_head(plain, task.target, parts["train"], parts["validation"], seed=QUICK.seed)
+    np.testing.assert_allclose(said["head"], onto.read(plain), atol=1e-3)
+    before = said["before"].to_numpy()
+    np.testing.assert_allclose(before, aligned.head.read(plain), atol=1e-4)
+    np.testing.assert_allclose(
+        said["shift"], shifted(before, task.target, parts["train"]), atol=1e-6
+    )
+    assert np.abs(said["random rows"] - before).max() > 1e-3, "no random row was trained"
+    # What the test items' consensus is changes nothing that is said of them.
+    rng, target = np.random.default_rng(5), task.target.copy()
+    target[parts["test"]] = rng.permutation(target[parts["test"]])
+    again = align(model, replace(task, target=target), QUICK, others=[])
+    for arm in ARMS:
+        np.testing.assert_array_equal(again.predictions[arm], said[arm])
+    for arm in ARMS:
+        scores = said[arm].to_numpy()[parts["test"]]
+        js = agreement.divergence(scores, task.target[parts["test"]])
+        assert value(aligned.arms, arm, "js") == pytest.approx(js, abs=1e-9)
 
 
 def test_the_model_itself_is_asked_with_its_rows_and_without(found) -> None:  # type: ignore[no-untyped-def]
@@ -160,7 +195,10 @@ def test_the_model_itself_is_asked_with_its_rows_and_without(found) -> None:  # 
     assert asked["n"] == len(test) and asked["js"] == pytest.approx(js[0], rel=1e-3)
     assert asked["gain"] == pytest.approx(js[1] - js[0], rel=2e-2, abs=1e-6)
     assert asked["moved"] == pytest.approx(np.abs(after - before).mean(), rel=1e-3)
-    assert asked["moved"] > 1e-4
+    assert asked["moved"] > 1e-4 and asked["holds"] == 1
+    still = {**aligned.summary, "asked": {**asked, "holds": 0.0}, "neutral_tokens_trained": 0}
+    lines = "\n".join(of_alignment(aligned.arms, aligned.elsewhere, still))
+    assert lines.count("no change") == 2
     assert "asked again" in "\n".join(
         of_alignment(aligned.arms, aligned.elsewhere, aligned.summary)
     )
@@ -184,7 +222,7 @@ def test_what_the_rows_do_elsewhere_is_held_against_the_consensus_there(found) -
     reads = {}
     for word in ("virtue", "Qvirtue"):
         reader = Reader(
-            model, _prompts(model, [task.texts[i] for i in test], word), rows.ids.tolist()
+            model, prompts_of(model, [task.texts[i] for i in test], word), rows.ids.tolist()
         )
         reads[word] = [aligned.head.read(reader.all_states(some)) for some in (None, rows)]
     virtue = task.elsewhere["virtue"][test]
@@ -238,7 +276,7 @@ def test_where_nothing_is_to_be_learnt_nothing_is_claimed() -> None:
 def test_a_price_on_drift_keeps_rows_nearer() -> None:
     model = tiny("llama")
     task = planted(model, SIZE)
-    encoded = _prompts(model, task.texts, WORD)
+    encoded = prompts_of(model, task.texts, WORD)
     ids = marked_ids(encoded)
     parts = {"train": list(range(100)), "validation": list(range(100, N))}
     reader = Reader(model, encoded, ids, parts)
@@ -255,7 +293,7 @@ def test_a_price_on_drift_keeps_rows_nearer() -> None:
 def test_only_the_published_arm_trains_its_head() -> None:
     model = tiny("llama")
     task = planted(model, SIZE)
-    encoded = _prompts(model, task.texts, WORD)
+    encoded = prompts_of(model, task.texts, WORD)
     ids = marked_ids(encoded)
     reader = Reader(model, encoded, ids, {"train": range(100), "validation": range(100, N)})
     head = random_head(model, reader.all_states(None))
@@ -269,9 +307,8 @@ def test_only_the_published_arm_trains_its_head() -> None:
 
 
 def test_texts_that_begin_alike_are_on_one_side() -> None:
-    alike = [f"I used to walk with my dog {k % 50} because {k}" for k in range(200)]
-    groups = siblings([text.replace("dog", f"dog{text.split()[7]}") for text in alike])
-    assert groups.max() == 0, "the first six words are the same"
+    alike = [f"I used to walk with my dog because {k}" for k in range(18)]
+    assert siblings(alike).max() == 0, "the first six words are the same"
     groups = siblings([f"{k % 50} used to walk with it {k}" for k in range(200)])
     parts = split(groups, np.random.default_rng(0))
     assert sum(map(len, parts.values())) == 200
@@ -319,6 +356,43 @@ def test_a_head_learns_what_states_say_and_nothing_where_they_say_nothing() -> N
     flat = np.full(400, 0.4)
     found = fit_head(states, flat, parts[0], parts[1], seed=0).fidelity(states, flat, parts[2])
     assert found["r2"] is None and found["error"] < 0.05
+
+
+def test_a_head_of_many_dimensions_and_few_items_is_no_worse_than_the_mean() -> None:
+    """A model's scores may hardly vary: what a head begins with must not be all that it says."""
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        states = torch.tensor(rng.normal(size=(160, 576)), dtype=torch.float32)
+        own = 0.5 + 0.006 * rng.normal(size=160)
+        parts = np.split(np.arange(160), (90, 120))
+        found = fit_head(states, own, parts[0], parts[1], seed=0).fidelity(states, own, parts[2])
+        assert found["r2"] > -0.5 and found["error"] < 0.01
+
+
+def test_rows_are_asked_again_where_they_were_trained(tmp_path: Path) -> None:
+    model = tiny("llama")
+    ids = torch.tensor(model.tokenizer("fair", add_special_tokens=False)["input_ids"])
+    rows = Rows(ids, torch.randn(len(ids), model.d_model))
+    save_file({"ids": rows.ids, "delta": rows.delta}, tmp_path / "rows.safetensors")
+    (tmp_path / "align.json").write_text(json.dumps({"model": dict(model.identity)}))
+    plain = LocalText(model)
+    other = with_rows(plain, tmp_path)
+    asked = [Question("Is it fair?"), Question("Go?")]
+    before, after = (dict(one.score_options(asked, ["A", "B"])) for one in (plain, other))
+    with changed_rows(model, rows):
+        held = dict(plain.score_options(asked, ["A", "B"]))
+        said = dict(plain.complete(asked, max_tokens=4))
+    assert after == held and after[0] != before[0]
+    assert dict(other.complete(asked, max_tokens=4)) == said
+    assert dict(plain.score_options(asked, ["A", "B"])) == before, "the rows stay behind"
+    assert other.name != plain.name and other.family == plain.family
+    assert other.identity != plain.identity
+    with pytest.raises(ModelError, match="aren't of"):
+        with_rows(LocalText(tiny("gpt2")), tmp_path)
+    with pytest.raises(UsageError, match="can't be asked with other rows"):
+        with_rows(Scripted("s", lambda q: ""), tmp_path)
+    with pytest.raises(DataError, match="holds no trained rows"):
+        with_rows(plain, tmp_path / "none")
 
 
 def test_the_divergence_is_that_of_the_fit() -> None:
@@ -433,6 +507,12 @@ def test_the_command_writes_what_it_says(tmp_path: Path) -> None:
     assert rows["delta"].shape == (len(about["tokens"]), 32)
     assert set(pl.read_parquet(out / "arms.parquet")["arm"]) == set(ARMS)
     assert (out / "head.safetensors").is_file()
+    assert about["consensus"] == json.loads((consensus / "consensus.json").read_text())["scores"]
+    (tmp_path / "d.txt").write_text("Lying\nGiving\n")
+    words = ["consensus", "score", str(tmp_path / "d.txt"), "--models", str(folder)]
+    words += ["--theories", "justice", "--rows", str(out), "--out", str(tmp_path / "again")]
+    said = moralprobe(*words, "--quiet", "--device", "cpu")
+    assert said.code == 0 and "m rows " in said.out, said.err
 
 
 def test_a_closed_model_is_refused(tmp_path: Path) -> None:

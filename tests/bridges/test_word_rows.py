@@ -57,12 +57,12 @@ def by_hand(model: CausalModel, encoded: list, rows: Rows | None) -> torch.Tenso
 def test_states_are_those_of_a_changed_matrix(family: str) -> None:
     model = tiny(family)
     encoded, ids = word(model)
-    before = weights_hash(model)
+    before = weights_hash(model.model)
     reader = Reader(model, encoded, ids)
     for rows in (None, some_rows(ids), some_rows(ids[:1], 3.0)):
         found, expected = reader.all_states(rows), by_hand(model, encoded, rows)
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
-    assert weights_hash(model) == before
+    assert weights_hash(model.model) == before
     assert (reader.all_states(some_rows(ids)) - reader.all_states(None)).abs().max() > 1e-2
 
 

@@ -48,6 +48,9 @@ ORDER = (
     "consensus score",
     "consensus fit",
     "consensus align",
+    "elicit calibrate",
+    "elicit search",
+    "elicit measure",
     "run",
     "compare",
     "data download",
@@ -65,6 +68,9 @@ SMALLER: dict[str, list[str]] = {
     "consensus score": ["--quiet"],
     "consensus align": ["--epochs", "1", "--lambdas", "0", "--draws", "20", "--quiet"],
     "consensus fit": ["--draws", "20", "--shuffles", "19", "--quiet"],
+    "elicit calibrate": ["--quiet"],
+    "elicit search": ["--quiet"],
+    "elicit measure": ["--draws", "20", "--quiet"],
     "sae train": [
         *("--layer", "1", "--expansion", "4", "--k", "4", "--lr", "0.002"),
         *("--steps", "200", "--batch", "512", "--quiet"),
@@ -124,6 +130,9 @@ def test_every_example_runs_after_the_ones_before_it(made: Path) -> None:
     assert Path("care/intervention.json").is_file()
     assert Path("evaluation/report/index.html").is_file()
     assert Path("scores/scores.parquet").is_file() and Path("aligned/arms.parquet").is_file()
+    assert (
+        Path("prompts/prompts.parquet").is_file() and Path("violations/measures.parquet").is_file()
+    )
 
 
 def test_the_example_of_a_download_asks_for_the_dataset(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,7 @@ def values(study: Study, **where: str) -> np.ndarray:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("confound")
 def test_the_published_pooling_reads_length(study: Study) -> None:
     where = {"mode": "li2026", "pooling": "mean"}
     assert (values(study, **where, measure="opposed_cosine", category="mean") <= -0.95).all()
@@ -65,6 +66,7 @@ def test_the_published_pooling_reads_length(study: Study) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("confound")
 def test_the_audited_pooling_does_not(study: Study) -> None:
     where = {"mode": "audited", "pooling": "mean_unit"}
     for axis in AXES:
@@ -74,6 +76,7 @@ def test_the_audited_pooling_does_not(study: Study) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("confound")
 def test_the_report_names_the_confound_there_and_only_there(study: Study) -> None:
     named = set(confounded_layers(study, "mean"))
     # In layer 28 the sink is being taken back; whether its interval passes is up to the sample.
@@ -89,7 +92,7 @@ def test_the_sign_of_an_opposed_cosine_is_what_the_lengths_predict(
 ) -> None:
     """A centre of means over a sink points along the sink times its mean 1 / length, centred."""
     vectors = build_vectors(test_split, agreement="rot-agree")
-    drawn = MoralVectors(vectors.frame.sample(9000, seed=1), vectors.meta)
+    drawn = MoralVectors(vectors.frame.sample(5000, seed=1), vectors.meta)
     layers = (12, 18)
     model = load_model("smollm2-135m")
     store = extract(model, drawn, tmp_path / "s", layers="12,18", poolings="mean")
@@ -99,7 +102,7 @@ def test_the_sign_of_an_opposed_cosine_is_what_the_lengths_predict(
     rng = np.random.default_rng(2)
     signs = []
     for _ in range(40):
-        frame = drawn.frame[np.sort(rng.choice(len(drawn.frame), 4500, replace=False))]
+        frame = drawn.frame[np.sort(rng.choice(len(drawn.frame), 2500, replace=False))]
         text = np.array([place[t] for t in frame["action"]])
         inverse = 1 / tokens[text]
         inverse -= inverse.mean()

@@ -64,10 +64,10 @@ def test_a_port_that_is_taken_is_not_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--sae", "nowhere"], "nowhere"),
-        (["--study", "nowhere"], "nowhere"),
-        (["--intervention", "nowhere"], "holds no intervention"),
-        (["--vectors", "nowhere.parquet"], "nowhere.parquet"),
+        (["--sae", "nowhere"], "nowhere isn't there"),
+        (["--study", "nowhere"], "nowhere isn't there"),
+        (["--intervention", "nowhere"], "nowhere isn't there"),
+        (["--vectors", "nowhere.parquet"], "nowhere.parquet isn't there"),
         (["--features", "nowhere"], "--sae DIR too"),
         (["--port", "0"], "--port"),
         (["--intervention", "a/x", "--intervention", "b/x"], "have the same name"),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import entr
 from scipy.stats import rankdata
 
-from moralprobe.behavior.consensus.siblings import drawn, members
+from moralprobe.behavior.siblings import drawn, members
 
 Floats = NDArray[np.float64]
 _CUT: Final = 0.5

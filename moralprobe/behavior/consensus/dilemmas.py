@@ -8,7 +8,7 @@ from typing import Final
 
 import polars as pl
 
-from moralprobe.behavior.consensus.tables import read_table
+from moralprobe.behavior.tables import read_table
 from moralprobe.errors import DataError
 
 _TEXT: Final = {"item", "text", "other", "share"}
@@ -90,12 +90,14 @@ def load_dilemmas(path: Path) -> Dilemmas:
 def _read(path: Path) -> pl.DataFrame:
     if path.suffix == ".txt":
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").replace("\r\n", "\n").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"can't read {path}", str(error), "give text in UTF-8") from error
         frame = pl.DataFrame({"text": [line for line in lines if line.strip()]})
     else:
         frame = read_table(path, {*_TEXT, *_SCRUPLES, *_VOTES, *_ETHICS})
+        for name in {*_VOTES, "label"} & set(frame.columns):
+            _refuse_words(frame[name], path)
     words = [name for name in frame.columns if name not in ("share", "label", *_VOTES)]
     frame = _named(frame.with_columns(pl.col(words).cast(pl.String)), path)
     if "item" not in frame.columns:
@@ -104,16 +106,22 @@ def _read(path: Path) -> pl.DataFrame:
     if frame["item"].null_count():
         raise DataError(f"{path} has items without a name", "a cell is empty", "name all, or none")
     if "share" in frame.columns:
+        _refuse_words(frame["share"], path)
         given = pl.col("share").cast(pl.String).str.strip_chars().replace("", None)
-        numbers = given.cast(pl.Float64, strict=False)
-        if (wrong := frame.filter(given.is_not_null() & numbers.is_null())).height:
-            raise DataError(
-                f"{path} has shares that are no numbers",
-                f"{wrong.height}, such as {wrong['share'][0]!r}",
-                "write 0.8, or leave it empty where nobody was asked",
-            )
-        frame = frame.with_columns(share=numbers)
+        frame = frame.with_columns(share=given.cast(pl.Float64, strict=False))
     return frame
+
+
+def _refuse_words(column: pl.Series, path: Path) -> None:
+    """Refuse a column of numbers that holds what is none."""
+    given = column.cast(pl.String).str.strip_chars().replace("", None)
+    wrong = given.filter(given.is_not_null() & given.cast(pl.Float64, strict=False).is_null())
+    if wrong.len():
+        raise DataError(
+            f"{path} has {column.name}s that are no numbers",
+            f"{wrong.len()}, such as {wrong[0]!r}",
+            "write 0.8, or leave it empty where nobody was asked",
+        )
 
 
 def _named(frame: pl.DataFrame, path: Path) -> pl.DataFrame:

@@ -16,14 +16,18 @@ from moralprobe.behavior.consensus.agreement import MEASURES
 from moralprobe.behavior.consensus.judge import information
 from moralprobe.behavior.consensus.latent import Latent, Variant, family_weights, fit, separations
 from moralprobe.behavior.consensus.scores import Scores
-from moralprobe.behavior.consensus.siblings import Ints, drawn, members, shuffled
+from moralprobe.behavior.siblings import Ints, drawn, members, shuffled
 from moralprobe.errors import UsageError
 from moralprobe.files import write_json, write_table
+from moralprobe.provenance import environment
 
 Floats = NDArray[np.float64]
 Progress = Callable[[int, int, str], None]
+VOTES: Final = "votes.parquet"
 INFORMATIVE: Final = 0.3
 """Of d': a model nearer to 0 can't be told to deviate, only to say little."""
+FEWEST_STEMS: Final = 20
+"""Beginnings that texts need where many begin alike: fewer can't be drawn or shuffled."""
 _LEVEL: Final = 0.05
 _FOLLOWED: Final = 0.99  # share of items where the consensus says what one model says
 _FITS: Final = ("whole", "shuffled", "left out", "resampled")
@@ -47,7 +51,11 @@ class Consensus:
     summary: dict[str, Any]
 
     def save(self, folder: Path) -> None:
-        """Write `items`, `models`, `cells` and `left_out` as Parquet, and `consensus.json`."""
+        """Write `items`, `models`, `cells` and `left_out` as Parquet, and `consensus.json`.
+
+        What people said of other scores goes.
+        """
+        (Path(folder) / VOTES).unlink(missing_ok=True)
         for name in ("items", "models", "cells", "left_out"):
             write_table(Path(folder) / f"{name}.parquet", getattr(self, name))
         write_json(Path(folder) / "consensus.json", self.summary)
@@ -109,7 +117,7 @@ def fit_consensus(
         null.append(fitted("shuffled", _shuffled(scores, together, rng), every).bic)
         step_on("shuffled")
     p = (1 + sum(bic <= whole.bic for bic in null)) / (1 + shuffles)
-    why = _why_not(scores, whole, p)
+    why = _why_not(scores, whole, p, len(together))
     others = np.full_like(scores.values, np.nan)
     for m in range(n_models):
         out = left_out(scores, m)
@@ -140,6 +148,8 @@ def fit_consensus(
             "models": list(scores.models),
             "families": list(scores.families),
             "theories": list(scores.theories),
+            "scores": scores.digest(),
+            "environment": environment(),
             "words": dict(scores.words),
             "items": n_items,
             "stems": len(together),
@@ -180,10 +190,12 @@ def left_out(scores: Scores, model: int) -> list[int]:
     return [model] if len(alone) >= 2 else []
 
 
-def _why_not(scores: Scores, whole: Latent, p: float) -> str | None:
+def _why_not(scores: Scores, whole: Latent, p: float, n_stems: int) -> str | None:
     """Say why a consensus of two classes isn't supported; None where it is."""
     if len(set(scores.families)) < 2:
-        return "all models are of one family"
+        return "all models are of one family (score by another one too, or name --families)"
+    if n_stems < min(FEWEST_STEMS, len(scores.items)):
+        return f"the items are variants of {n_stems} texts; {FEWEST_STEMS} are needed"
     if whole.bic >= 0:
         return "one class explains the scores as well"
     if p > _LEVEL:
@@ -201,17 +213,19 @@ def _why_not(scores: Scores, whole: Latent, p: float) -> str | None:
 def _shuffled(scores: Scores, together: Sequence[Ints], rng: np.random.Generator) -> Floats:
     """Shuffle each family's scores over the items that it scored, theory by theory.
 
-    Siblings stay beside each other: what they share is there by chance as often as it can be.
+    What siblings share they share afterwards: it is there by chance as often as it can be.
     """
-    lie = np.concatenate(together)
     values = scores.values.copy()
     for family in dict.fromkeys(scores.families):
         kin = [m for m, name in enumerate(scores.families) if name == family]
         for j in range(values.shape[1]):
             scored = np.flatnonzero(np.isfinite(values[kin, j]).any(axis=0))
-            to, order = (at[np.isin(at, scored)] for at in (lie, shuffled(together, rng)))
+            there = [some for some in (np.intersect1d(s, scored) for s in together) if len(some)]
+            if not there:
+                continue
+            to, came = shuffled(there, rng)
             for m in kin:
-                values[m, j, to] = values[m, j, order]
+                values[m, j, to] = values[m, j, came]
     return values
 
 
@@ -286,7 +300,10 @@ def _status(there: Floats, numbers: dict[str, float | None]) -> str:
         return "no consensus to be held against"
     if abs(d) <= INFORMATIVE:
         return "says little"
-    if d < 0 and high is not None and high < 0:
+    low = numbers["d_low"]
+    if low is None or high is None or low <= 0 <= high:
+        return "can't be told: the interval of d' holds 0, or there is none"
+    if d < 0:
         return "reversed: it scores lower what the others find acceptable"
     return "ok"
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import polars as pl
 
-from moralprobe.behavior.consensus.tables import read_table
+from moralprobe.behavior.tables import read_table
 from moralprobe.behavior.text_model import TextModel
 from moralprobe.errors import DataError, UsageError, nearest
 

@@ -11,13 +11,14 @@ from typing import Any, Final
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from scipy.stats import spearmanr, truncnorm
 
 from moralprobe.behavior.consensus.dilemmas import Dilemmas
 from moralprobe.behavior.consensus.panel import Rater
 from moralprobe.behavior.consensus.scores import ABOUT, SCORES
-from moralprobe.behavior.consensus.siblings import drawn, members
-from moralprobe.behavior.options import Readout, choose, orders_of, rate
+from moralprobe.behavior.options import Readout, choose, lettered, orders_of, rate
+from moralprobe.behavior.siblings import drawn, members, siblings
 from moralprobe.behavior.text_model import Question, Scripted
 from moralprobe.cache import Cache
 from moralprobe.errors import UsageError
@@ -124,27 +125,31 @@ def noisy(
         acceptable: whether each text is; of others it knows nothing, and says so.
         parameters: mean and width of its scores where a text is acceptable, and where it isn't, of
             a normal truncated to 0 and 1 (arXiv 2506.14625).
-        seed: of its draws, one a text.
+        seed: of its draws, one a text and theory; judges of different names draw apart.
     """
     yes, wide, no, narrow = parameters
 
-    def score(text: str) -> float:
+    def score(text: str, theory: str) -> float:
         mean, width = (yes, wide) if acceptable[text] else (no, narrow)
-        rng = np.random.default_rng([seed, *text.encode()])
+        rng = np.random.default_rng([seed, *f"{name}\n{theory}\n{text}".encode()])
         low, high = -mean / width, (1 - mean) / width
         return float(truncnorm.rvs(low, high, loc=mean, scale=width, random_state=rng))
 
+    def asked(question: Question) -> tuple[str, str]:
+        text, judge = question.text.split("\n\n")[:2]
+        return text, judge.split(". Is it")[0].split(". How")[0]
+
     def believes(question: Question) -> dict[str, float]:
-        text, first = question.text.split("\n\n")[0], f"A. {ACCEPTABLE[0]}"
+        (text, theory), first = asked(question), f"A. {ACCEPTABLE[0]}"
         if text not in acceptable:
             return {}
-        p = score(text)
+        p = score(text, theory)
         p = p if first in question.text else 1 - p
         return {"A": p, "B": 1 - p}
 
     def says(question: Question) -> str:
-        text = question.text.split("\n\n")[0]
-        return f"{10 * score(text):.1f}" if text in acceptable else "I don't know it."
+        text, theory = asked(question)
+        return f"{10 * score(text, theory):.1f}" if text in acceptable else "I don't know it."
 
     return Scripted(name, says, believes)
 
@@ -156,6 +161,15 @@ def asked_by(dilemmas: Dilemmas, readout: Readout) -> int:
     return len(dilemmas) * len(orders_of(2)) * (readout.samples if readout.kind == "sampled" else 1)
 
 
+def score_questions(dilemmas: Dilemmas, theory: str) -> list[Question]:
+    """Return what is put to a model of single texts by log-probabilities, in one of the orders."""
+    return [Question(lettered(text, ACCEPTABLE)) for text in _of_one(dilemmas, theory)]
+
+
+def _of_one(dilemmas: Dilemmas, theory: str) -> list[str]:
+    return [_ONE.format(text=text, theory=theory) for text in dilemmas.texts]
+
+
 def _choices(
     rater: Rater,
     dilemmas: Dilemmas,
@@ -165,7 +179,7 @@ def _choices(
     step: Callable[[int], None],
 ) -> dict[str, list[Any]]:
     if dilemmas.others is None:
-        asked = [(_ONE.format(text=text, theory=theory), ACCEPTABLE) for text in dilemmas.texts]
+        asked = [(text, ACCEPTABLE) for text in _of_one(dilemmas, theory)]
     else:
         question = _TWO.format(theory=theory)
         asked = [(question, pair) for pair in zip(dilemmas.texts, dilemmas.others, strict=True)]
@@ -275,10 +289,16 @@ def readouts_agree(scores: pl.DataFrame, *, seed: int = 0) -> pl.DataFrame:
             both = mine.drop_nulls([a, b])
             row = {"model": model, "first": a, "second": b, "n": both.height}
             x, y = (both[kind].to_numpy() for kind in (a, b))
-            _, group = np.unique(both["item"].to_numpy(), return_inverse=True)
+            group = siblings(both["text"].to_list()) if "text" in both.columns else _items(both)
             rows.append({**row, **_rank_correlation(x, y, group, seed)})
     numbers = dict.fromkeys(("spearman", "ci_low", "ci_high", "apart"), pl.Float64)
     return pl.DataFrame(rows, schema_overrides=numbers)
+
+
+def _items(rows: pl.DataFrame) -> NDArray[np.int64]:
+    """Return a number for each row, the same for those of one item."""
+    _, group = np.unique(rows["item"].to_numpy(), return_inverse=True)
+    return np.asarray(group, np.int64)
 
 
 def _rank_correlation(x: Any, y: Any, group: Any, seed: int) -> dict[str, float | None]:

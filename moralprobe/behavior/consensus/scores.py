@@ -10,11 +10,13 @@ from typing import Final
 
 import numpy as np
 import polars as pl
+import xxhash
 from numpy.typing import NDArray
 
-from moralprobe.behavior.consensus.siblings import siblings
-from moralprobe.behavior.consensus.tables import read_table
-from moralprobe.errors import DataError
+from moralprobe.behavior.siblings import siblings
+from moralprobe.behavior.tables import read_table
+from moralprobe.errors import DataError, UsageError, nearest
+from moralprobe.files import canonical_json
 
 COLUMNS: Final = ("model", "item", "score")
 OPTIONAL: Final = ("theory", "family", "text")
@@ -49,22 +51,64 @@ class Scores:
         """Return a number for each item, the same for those whose texts are siblings."""
         return siblings(self.texts or [None] * len(self.items))
 
+    def digest(self) -> str:
+        """Return a hash of all scores and of whose and of what they are."""
+        names = [self.models, self.families, self.theories, self.items, self.texts]
+        found = xxhash.xxh3_128(canonical_json(names))
+        found.update(np.ascontiguousarray(self.values).data)
+        return found.hexdigest()
 
-def load_scores(path: Path) -> Scores:
-    """Read a table with a line a score.
+
+def load_scores(*paths: Path, families: Mapping[str, str] | None = None) -> Scores:
+    """Read tables with a line a score.
 
     Args:
-        path: Parquet, or tab or comma separated: `model`, `item`, `score` (empty where the model
+        paths: Parquet, or tab or comma separated: `model`, `item`, `score` (empty where the model
             gave none), and where there are `theory`, `family` (of the model) and `text` (of the
-            item); or the folder that `consensus score` wrote.
+            item); or folders that `consensus score` wrote.
+        families: of models by their names, whatever the tables say.
 
     Raises:
-        DataError: what can't be read, a column that is missing, scores that are no numbers or not
-            between 0 and 1, a score that stands twice, a model of two families, one model only, a
-            model without any score, or no score at all.
+        DataError: no table, what can't be read, a column that is missing, scores that are no
+            numbers or not between 0 and 1, a score that stands twice, a model of two families, one
+            model only, a model without any score, or no score at all.
     """
-    path = Path(path)
-    path = path / SCORES if path.is_dir() else path
+    if not paths:
+        raise DataError("there are no scores", "no table is given", "give one or several")
+    at = [Path(path) / SCORES if Path(path).is_dir() else Path(path) for path in paths]
+    frame = pl.concat([_read(path) for path in at], how="diagonal_relaxed")
+    kin = dict(families or {})
+    if absent := set(kin) - set(frame["model"]):
+        raise DataError(
+            f"there is no model {min(absent)!r}",
+            nearest(min(absent), frame["model"].unique(maintain_order=True).to_list()),
+            "name models as the scores do",
+        )
+    family = pl.col("model").replace_strict(kin, default=pl.col("family"), return_dtype=pl.String)
+    frame = frame.with_columns(family=family)
+    found = scores_of(frame, ", ".join(map(str, at)))
+    words: dict[str, str] = {}
+    for path in at:
+        words |= _words(path.parent / ABOUT) if path.name == SCORES else {}
+    return replace(found, words=words)
+
+
+def parse_families(text: str) -> dict[str, str]:
+    """Read `MODEL=FAMILY` joined by commas.
+
+    Raises:
+        UsageError: anything else, or a model twice.
+    """
+    pairs = [part.strip().rpartition("=") for part in text.split(",") if part.strip()]
+    found = {model.strip(): family.strip() for model, _, family in pairs}
+    if len(found) < len(pairs) or not all(model and family for model, family in found.items()):
+        raise UsageError(
+            f"{text!r} names no families", "each model has one", "write MODEL=FAMILY,MODEL=FAMILY"
+        )
+    return found
+
+
+def _read(path: Path) -> pl.DataFrame:
     frame = read_table(path, {*COLUMNS, *OPTIONAL})
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:
@@ -89,8 +133,7 @@ def load_scores(path: Path) -> Scores:
             f"{nameless.height} of {frame.height}",
             "name them, or leave the lines out",
         )
-    found = scores_of(frame, str(path))
-    return replace(found, words=_words(path.parent / ABOUT)) if path.name == SCORES else found
+    return frame
 
 
 def scores_of(frame: pl.DataFrame, name: str = "the table") -> Scores:

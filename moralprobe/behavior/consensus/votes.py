@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from moralprobe.behavior.consensus.agreement import auroc, brier
 from moralprobe.behavior.consensus.fitting import Consensus
 from moralprobe.behavior.consensus.scores import Scores
-from moralprobe.behavior.consensus.siblings import drawn, members
-from moralprobe.behavior.consensus.tables import read_table
+from moralprobe.behavior.siblings import drawn, members
+from moralprobe.behavior.tables import read_table
 from moralprobe.errors import DataError
 
 COLUMNS: Final = ("item", "share")

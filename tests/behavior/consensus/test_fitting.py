@@ -22,8 +22,8 @@ from moralprobe.behavior.consensus.agreement import (
 from moralprobe.behavior.consensus.fitting import Consensus, _shuffled, fit_consensus, left_out
 from moralprobe.behavior.consensus.latent import fit
 from moralprobe.behavior.consensus.scores import Scores
-from moralprobe.behavior.consensus.siblings import members
 from moralprobe.behavior.consensus.votes import against_votes
+from moralprobe.behavior.siblings import members, siblings
 from moralprobe.errors import DataError, UsageError
 from moralprobe.report.consensus import beside_votes, sentences
 from tests.behavior.consensus.panel import PUBLISHED, draw
@@ -181,7 +181,7 @@ def test_a_family_that_agrees_with_itself_is_no_consensus() -> None:
     rng = np.random.default_rng(15)
     values = draw(rng, PUBLISHED[[0, 0, 0]], rng.random((1, N)) < 0.5)
     summary = fit_consensus(scores_of(values, ("k", "k", "k")), **FEW).summary
-    assert summary["why_not"] == "all models are of one family" and summary["prior"] is None
+    assert "all models are of one family" in summary["why_not"] and summary["prior"] is None
     with_another = np.concatenate([values, rng.random((1, 1, N))])
     summary = fit_consensus(scores_of(with_another, ("k", "k", "k", "n")), **FEW).summary
     assert not summary["supported"], summary
@@ -314,25 +314,76 @@ def test_siblings_are_drawn_and_shuffled_together() -> None:
     assert widths[1] > 1.7 * widths[0]
 
 
-def test_who_is_missing_stays_where_the_scores_are(scores: Scores) -> None:
-    """A shuffle moves what was scored only, and keeps a family's scores of an item together."""
+def test_a_shuffle_keeps_siblings_and_kin_and_who_is_missing(scores: Scores) -> None:
     values = scores.values[:3].copy()
     values[:2, 0, :50] = np.nan
     some = scores_of(values, families=("kin", "kin", "c"))
-    texts = tuple(f"a b c d e {i % 100}" for i in range(N))
+    texts = tuple(f"a{i % 100} b c d e f {i}" for i in range(N))
     rng, together = np.random.default_rng(0), members(replace(some, texts=texts).siblings())
+    assert [len(one) for one in together] == [3] * 100
     found = _shuffled(some, together, rng)
     np.testing.assert_array_equal(np.isnan(found), np.isnan(values))
+    where = {pair: i % 100 for i, pair in enumerate(map(tuple, values[:2, 1].T))}
+    came = np.array([[where[tuple(found[:2, 1, i])] for i in one] for one in together])
+    assert (came == came[:, :1]).all(), "siblings came from siblings, and kin together"
+    assert sorted(came[:, 0]) == list(range(100)) and (came[:, 0] != np.arange(100)).mean() > 0.9
     for m in range(3):
         np.testing.assert_array_equal(np.sort(found[m, 1]), np.sort(values[m, 1]))
-    pairs = {tuple(pair) for pair in values[:2, 1].T}
-    assert {tuple(pair) for pair in found[:2, 1].T} == pairs
-    assert not np.array_equal(found[0, 1], values[0, 1])
-    # Of three siblings two at least stay beside each other.
-    lie = np.concatenate(together)
-    where = {pair: i for i, pair in enumerate(map(tuple, values[:2, 1].T))}
-    came = np.array([where[tuple(found[:2, 1, i])] % 100 for i in lie])
-    assert (np.diff(came) == 0).mean() == pytest.approx(2 / 3, abs=0.01)
+
+
+def test_siblings_of_any_number_agree_no_more_by_chance_than_they_may() -> None:
+    """Models that know nothing, each with an opinion of its own on each text and its variants."""
+    wrong = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        sizes = rng.integers(1, 14, size=30)
+        stem = np.repeat(np.arange(30), sizes)
+        texts = tuple(f"it is deed {g} here now {i}" for i, g in enumerate(stem))
+        own = rng.normal(0.5, 0.2, (3, 30))[:, stem] + rng.normal(0, 0.05, (3, len(stem)))
+        values = np.clip(own, 0, 1)[:, None]
+        found = fit_consensus(replace(scores_of(values), texts=texts), **FEW)
+        wrong += found.summary["supported"]
+    assert wrong <= 4  # at 0.05 more are seen in one run of 400
+
+
+def test_a_template_is_no_kin_and_few_texts_are_too_few() -> None:
+    alike = [f"Consider this hard case with care: deed {i} of him" for i in range(60)]
+    assert len(set(siblings(alike).tolist())) == 60
+    mixed = [*alike, *(f"The man at the door said hello {i}" for i in range(3)), None, None]
+    assert len(set(siblings(mixed).tolist())) == 63
+    twice = [
+        f"Consider this hard case with care: deed {i // 2} of one man in town {i}"
+        for i in range(60)
+    ]
+    assert len(set(siblings(twice).tolist())) == 30
+    assert len(set(siblings(["the same words"] * 60).tolist())) == 1
+    rng = np.random.default_rng(0)
+    label = rng.random((1, 90)) < 0.5
+    few = tuple(f"deed {i % 9} a b c d {i}" for i in range(90))
+    found = fit_consensus(replace(scores_of(draw(rng, PUBLISHED[:3], label)), texts=few), **FEW)
+    assert "variants of 9 texts" in found.summary["why_not"]
+
+
+def test_a_model_whose_interval_holds_0_is_not_called_ok(scores: Scores) -> None:
+    values = np.concatenate([scores.values, np.full_like(scores.values[:1], np.nan)])
+    values[5, 0, :15] = np.random.default_rng(1).random(15)
+    row = fit_consensus(scores_of(values), draws=40, shuffles=19).models.row(5, named=True)
+    assert row["d_low"] is None or row["d_low"] < 0 < row["d_high"]
+    assert abs(row["d"]) <= 0.3 or row["status"].startswith("can't be told")
+
+
+def test_a_result_knows_its_scores_and_leaves_no_other_votes(
+    scores: Scores, tmp_path: Path
+) -> None:
+    (tmp_path / "votes.parquet").write_bytes(b"old")
+    found = fit_consensus(scores, **FEW)
+    found.save(tmp_path)
+    assert not (tmp_path / "votes.parquet").exists()
+    about = json.loads((tmp_path / "consensus.json").read_text())
+    assert about["scores"] == scores.digest() and about["environment"]["moralprobe"]
+    values = scores.values.copy()
+    values[0, 0, 0] += 1e-6
+    assert replace(scores, values=values).digest() != scores.digest()
 
 
 def test_fits_that_have_not_converged_are_counted(

@@ -33,7 +33,9 @@ from moralprobe.behavior.options import Readout
 from moralprobe.behavior.text_model import Question, Scripted
 from moralprobe.errors import DataError, UsageError
 from moralprobe.report.consensus import of_scores
+from moralprobe.steering.text import LocalText
 from tests.conftest import shared_file
+from tests.steering.test_generate import tiny
 
 THROUGH = {"justice": THEORIES["justice"], "virtue": THEORIES["virtue"]}
 
@@ -311,3 +313,58 @@ def test_ethics_files_say_what_is_acceptable(name: str, wrong: int) -> None:
     assert [bool(share) for share in found.shares] == [label != wrong for label in raw["label"]]
     if name == "deontology_test":
         assert found.texts[0] == f"{raw['scenario'][0]} {raw['excuse'][0]}"
+
+
+def test_judges_that_are_drawn_err_apart() -> None:
+    """By name, by theory and by seed; and each says of a text what it said of it before."""
+    texts = {f"deed {i}": i % 2 == 0 for i in range(200)}
+    judged = Dilemmas(tuple(map(str, range(200))), tuple(texts))
+    theories = {"justice": "through justice", "virtue": "through virtue"}
+    raters = panel_of([noisy(name, texts, (0.6, 0.15, 0.4, 0.15)) for name in "ab"])
+    found = score_panel(raters, judged, theories, [Readout(), Readout("verbal")])
+    by = {
+        key: some.sort("item")
+        for key, some in found.group_by("model", "theory", maintain_order=True)
+    }
+    label = np.array([one == "0" or int(one) % 2 == 0 for one in by["a", "justice"]["item"]])
+    rest = {key: some["score"].to_numpy() - np.where(label, 0.6, 0.4) for key, some in by.items()}
+    for one, other in (("a", "justice"), ("b", "justice")), (("a", "justice"), ("a", "virtue")):
+        assert abs(np.corrcoef(rest[one], rest[other])[0, 1]) < 0.25
+    same = by["a", "justice"]
+    np.testing.assert_allclose(same["logprob"], same["verbal"], atol=0.006)
+
+
+def test_models_without_an_opinion_do_not_agree_by_their_draws() -> None:
+    """Of samples each model has its own: else what one errs in the others err in too."""
+    found = {}
+    for arch in ("llama", "gpt2"):
+        where = LocalText(tiny(arch))
+        asked = [Question(f"item {i}", seed=k) for i in range(12) for k in range(4)]
+        said = dict(where.complete(asked, max_tokens=1, temperature=1.0))
+        found[arch] = [said[i] for i in range(len(asked))]
+    draws = [Question("x", None, 3).draw(name) for name in ("a", "b")]
+    assert draws[0] != draws[1]
+    assert Question("x", "role", 3).draw("a") != draws[0] != Question("x", None, 4).draw("a")
+    assert Question("other", None, 3).draw("a") == draws[0]
+    same = np.mean([a == b for a, b in zip(*found.values(), strict=True)])
+    assert same < 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("action_1,action_2,votes_1_less_ethical,votes_2_less_ethical\na,b,x,3\n", "no numbers"),
+        ("scenario,label\na,yes\n", "labels that are no numbers"),
+    ],
+)
+def test_votes_and_labels_that_are_no_numbers_are_refused(
+    text: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "d.csv").write_text(text)
+    with pytest.raises(DataError, match=said):
+        load_dilemmas(tmp_path / "d.csv")
+
+
+def test_a_text_is_a_line_whatever_signs_are_in_it(tmp_path: Path) -> None:
+    (tmp_path / "d.txt").write_bytes("\ufeffLying\u2028to a friend\r\nGiving\n".encode())
+    assert load_dilemmas(tmp_path / "d.txt").texts == ("Lying\u2028to a friend", "Giving")

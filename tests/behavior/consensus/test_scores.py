@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from moralprobe.behavior.consensus.scores import ONE_THEORY, load_scores
+from moralprobe.behavior.consensus.scores import ONE_THEORY, load_scores, parse_families
 from moralprobe.behavior.consensus.votes import load_votes
-from moralprobe.errors import DataError
+from moralprobe.errors import DataError, UsageError
 
 HEAD = "model,theory,item,score,family"
 
@@ -114,3 +114,22 @@ def test_votes_are_read_or_refused(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(DataError, match=said):
             load_votes(path)
+
+
+def test_several_tables_are_one_and_families_may_be_named(tmp_path: Path) -> None:
+    one, two = tmp_path / "1.csv", tmp_path / "2.csv"
+    one.write_text("model,item,score\na,x,0.1\na,y,0.9\nb,x,0.2\n")
+    two.write_text("model,item,score,family\nc,x,0.3,f\n")
+    found = load_scores(one, two, families={"b": "f"})
+    assert found.models == ("a", "b", "c") and found.families == ("a", "f", "f")
+    with pytest.raises(DataError, match=r"there is no model 'z'"):
+        load_scores(one, families={"z": "f"})
+    with pytest.raises(DataError, match="a score twice"):
+        load_scores(one, one)
+    with pytest.raises(DataError, match="no table is given"):
+        load_scores()
+    assert parse_families(" a=x, b = x,") == {"a": "x", "b": "x"} and parse_families("") == {}
+    assert parse_families("http://h/v1=m=x") == {"http://h/v1=m": "x"}
+    for wrong in ("a", "a=", "=x", "a=x,a=y"):
+        with pytest.raises(UsageError, match="names no families"):
+            parse_families(wrong)

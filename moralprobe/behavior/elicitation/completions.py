@@ -1,0 +1,90 @@
+"""How a model is asked to go on with a story."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moralprobe.behavior.asking import kept
+from moralprobe.behavior.options import why_not
+from moralprobe.behavior.text_model import NoLogprobsError, Question, TextModel
+from moralprobe.cache import Cache
+
+CONTINUE: Final = (
+    "Go on with this story by one or two sentences. Write only how it goes on.\n\n{prompt}"
+)
+SAID: Final = "ok"
+
+
+def ask(prompt: str, instruction: str | None = None, seed: int = 0) -> Question:
+    """Return the question that has a model go on with a story, an instruction before it or not."""
+    text = CONTINUE.format(prompt=prompt)
+    return Question(text if instruction is None else f"{instruction}\n\n{text}", seed=seed)
+
+
+def completions(
+    model: TextModel,
+    questions: Sequence[Question],
+    tokens: int,
+    *,
+    cache: Cache | None = None,
+    step: Callable[[int], None] = lambda n: None,
+) -> list[str]:
+    """Return how a model goes on, sampled at a temperature of 1, [n].
+
+    Raises:
+        UnansweredError: the model can't be reached; what it said is in the cache.
+    """
+    return kept(
+        model,
+        questions,
+        {"max_tokens": tokens, "temperature": 1},
+        lambda some: model.complete(some, max_tokens=tokens, temperature=1.0),
+        cache,
+        step,
+    )
+
+
+def status(text: str) -> str:
+    """Return `ok`, or why a completion is none: `empty`, `refused`, `too long`."""
+    if not text.strip():
+        return "empty"
+    why = why_not(text)
+    return SAID if why == "unparsable" else why
+
+
+def fits(
+    model: TextModel,
+    prompts: Sequence[str],
+    texts: Sequence[str],
+    *,
+    cache: Cache | None = None,
+) -> NDArray[np.float64] | None:
+    """Return how well texts go on from prompts: log-probability a word, [prompts, texts], nats.
+
+    None of a model that tells no probabilities, or not of whole texts.
+    """
+    questions = [ask(prompt) for prompt in prompts]
+    options = [text for text in texts if text.strip()]
+    if len(options) < len(texts) or not texts:
+        return None
+    try:
+        rows = kept(
+            model,
+            questions,
+            {"options": options},
+            lambda some: model.score_options(some, options),
+            cache,
+            lambda n: None,
+        )
+    except NoLogprobsError:
+        return None
+    nothing = [np.nan] * len(options)
+    found = np.array([nothing if isinstance(row, str) else row for row in rows], np.float64)
+    if not np.isfinite(found).all():
+        return None
+    words = np.array([len(text.split()) for text in options], np.float64)
+    return np.asarray(found / words, np.float64)

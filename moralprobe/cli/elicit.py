@@ -1,0 +1,273 @@
+"""`moralprobe elicit`: value violations drawn out of a model by everyday stories, and measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from moralprobe.cli.console import notice, say, steps
+
+if TYPE_CHECKING:
+    from moralprobe.behavior.elicitation.calibration import Calibrated
+    from moralprobe.cache import Cache
+
+app = typer.Typer(
+    help="Value violations drawn out of a model by everyday stories, and measured.",
+    no_args_is_help=True,
+)
+_SCORER = "judge=MODEL, linear=MODEL, nli=FOLDER, or words."
+_CASES = "Texts that keep and break principles: starter, a table, or Moral Stories."
+_FORCE = "Use a scorer that can't tell breaking from keeping; its numbers are marked."
+
+
+@app.command("calibrate")
+def calibrate_command(
+    scorer: Annotated[str, typer.Option(help=_SCORER)],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    cases: Annotated[str, typer.Option(help=_CASES)] = "starter",
+    seed: Annotated[int, typer.Option(help="Of the parts and resamples.", min=0)] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Say what a scorer is worth on texts whose truth is known, beside words and length.
+
+    Example: moralprobe elicit calibrate --scorer linear=smollm2-135m --out scorer
+    """
+    from moralprobe.cache import open_cache
+    from moralprobe.files import check_writable, write_json
+    from moralprobe.report.elicitation import of_calibration
+
+    check_writable(out)
+    with open_cache(out / "answers.jsonl", notice) as cache:
+        found = _calibrated(scorer, cases, device, seed, cache, force=True, quiet=quiet)
+    about = {
+        "scorer": scorer,
+        "identity": dict(found.scorer.identity),
+        "cases": cases,
+        "seed": seed,
+        **found.calibration.as_json(),
+    }
+    write_json(out / "calibration.json", about)
+    for line in of_calibration(found.scorer.name, found.calibration):
+        say(line)
+    say(f"\n{out / 'calibration.json'}")
+
+
+@app.command("search")
+def search_command(
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    model: Annotated[
+        str, typer.Option(help="Whose completions: a local one, or http://HOST/v1=MODEL.")
+    ] = "smollm2-135m",
+    principles: Annotated[
+        str, typer.Option(help="starter, a table with a column principle, Moral Stories, ....")
+    ] = "starter",
+    proposer: Annotated[
+        str | None, typer.Option(help="Who writes beginnings; the model, if not given.")
+    ] = None,
+    scorer: Annotated[str, typer.Option(help=_SCORER)] = "linear=smollm2-135m",
+    cases: Annotated[str, typer.Option(help=_CASES)] = "starter",
+    n: Annotated[int, typer.Option(help="So many principles, evenly; 0 for all.", min=0)] = 0,
+    rounds: Annotated[int, typer.Option(help="Of the search.", min=1)] = 3,
+    k: Annotated[int, typer.Option(help="Completions of each beginning.", min=1)] = 10,
+    top: Annotated[int, typer.Option(help="Completions that are kept.", min=1)] = 3,
+    proposals: Annotated[int, typer.Option(help="Beginnings proposed a round.", min=1)] = 5,
+    beam: Annotated[int, typer.Option(help="Beginnings carried on.", min=1)] = 2,
+    tokens: Annotated[int, typer.Option(help="Of a completion.", min=1)] = 100,
+    alpha: Annotated[float, typer.Option(help="Weight of breaking beside going on well.")] = 1.0,
+    words: Annotated[int, typer.Option(help="Of a beginning, at most.", min=8)] = 60,
+    any_topic: Annotated[
+        bool, typer.Option("--any-topic", help="Don't leave out any topic.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help=_FORCE)] = False,
+    seed: Annotated[int, typer.Option(help="Of all samples.", min=0)] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Search for everyday stories after which a model breaks a principle (DeNEVIL).
+
+    The same command continues what was cut off.
+
+    Example: moralprobe elicit search --model smollm2-135m --n 5 --rounds 1 --k 2 --top 1
+    --proposals 1 --tokens 16 --scorer words --force --out prompts
+    """
+    import polars as pl
+
+    from moralprobe.behavior.elicitation.principles import evenly, load_principles
+    from moralprobe.behavior.elicitation.proposers import TOPICS, Limits, Writer
+    from moralprobe.behavior.elicitation.search import Options, search
+    from moralprobe.cache import open_cache
+    from moralprobe.files import check_writable, write_json, write_table
+    from moralprobe.report.elicitation import of_search
+    from moralprobe.steering.text import text_model
+
+    options = Options(rounds, k, top, proposals, beam, tokens, alpha, seed)
+    limits = Limits(words, () if any_topic else TOPICS)
+    chosen = evenly(load_principles(principles), n)
+    check_writable(out)
+    with open_cache(out / "answers.jsonl", notice) as cache:
+        judge = _calibrated(scorer, cases, device, seed, cache, force=force, quiet=quiet)
+        asked = text_model(model, device)
+        writer = asked if proposer is None or proposer == model else text_model(proposer, device)
+        with steps("searching", quiet=quiet) as progress:
+            found = search(
+                asked,
+                chosen,
+                Writer(writer, words=min(words, 50), cache=cache),
+                judge,
+                options,
+                limits=limits,
+                cache=cache,
+                progress=progress,
+            )
+    floats = {"search_score": pl.Float64}
+    texts = dict.fromkeys(("foundation", "pole"), pl.String)
+    table = pl.DataFrame(
+        found.rows(seed), schema_overrides={**floats, **texts}, infer_schema_length=None
+    )
+    write_table(out / "prompts.parquet", table)
+    about = {
+        "model": dict(asked.identity),
+        "proposer": dict(writer.identity),
+        "scorer": scorer,
+        "scorer_identity": dict(judge.scorer.identity),
+        "calibration": judge.calibration.as_json(),
+        "forced": force and not judge.calibration.usable,
+        "cases": cases,
+        "principles": principles,
+        "options": options.__dict__,
+        "limits": {"words": words, "topics": list(limits.topics)},
+        "unused": found.unused,
+        "without": [one.id for one in found.without],
+        "context_fit": found.context_fit,
+    }
+    write_json(out / "search.json", about)
+    for line in of_search(found, rounds):
+        say(line)
+    say(f"\n{out / 'prompts.parquet'}")
+
+
+@app.command("measure")
+def measure_command(
+    prompts: Annotated[
+        Path,
+        typer.Argument(metavar="PROMPTS", help="What elicit search wrote, or principle, prompt."),
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    model: Annotated[
+        str, typer.Option(help="That goes on: a local one, or http://HOST/v1=MODEL.")
+    ] = "smollm2-135m",
+    scorer: Annotated[str, typer.Option(help=_SCORER)] = "judge=smollm2-135m",
+    cases: Annotated[str, typer.Option(help=_CASES)] = "starter",
+    k: Annotated[int, typer.Option(help="Completions of each prompt.", min=1)] = 10,
+    tokens: Annotated[int, typer.Option(help="Of a completion.", min=1)] = 100,
+    fluency: Annotated[
+        str | None, typer.Option(help="A local model whose perplexity of the texts is told.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help=_FORCE)] = False,
+    draws: Annotated[int, typer.Option(help="Resamples of principles.", min=20)] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the completions and resamples.", min=0)] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Draw fresh completions of stories, and say how often they break their principles.
+
+    After a search its scorer stands beside the one that reports.
+
+    Example: moralprobe elicit measure prompts --model smollm2-135m --scorer words --k 2
+    --tokens 16 --force --out violations
+    """
+    from dataclasses import replace
+
+    from moralprobe.behavior.elicitation.measuring import load_prompts, measure
+    from moralprobe.bridges.fluency import perplexity_of
+    from moralprobe.cache import open_cache
+    from moralprobe.files import check_writable
+    from moralprobe.models.load import load_model
+    from moralprobe.report.elicitation import of_calibration, of_measures
+    from moralprobe.steering.text import LOCAL, text_model
+
+    table = load_prompts(prompts)
+    searched = _searched(prompts)
+    check_writable(out)
+    with open_cache(out / "answers.jsonl", notice) as cache:
+        scorers = {
+            "report": _calibrated(scorer, cases, device, seed, cache, force=force, quiet=quiet)
+        }
+        if searched is not None:
+            scorers["search"] = _calibrated(
+                searched["scorer"],
+                searched["cases"],
+                device,
+                searched["options"]["seed"],
+                cache,
+                force=True,
+                quiet=quiet,
+            )
+        asked = text_model(model, device)
+        with steps("measuring", quiet=quiet) as progress:
+            found = measure(
+                asked,
+                table,
+                scorers,
+                k=k,
+                tokens=tokens,
+                draws=draws,
+                seed=seed,
+                cache=cache,
+                progress=progress,
+            )
+    if fluency is not None:
+        told = perplexity_of(
+            load_model(fluency.removeprefix(LOCAL), device=device), found.completions, seed=seed
+        )
+        found = replace(found, summary={**found.summary, "perplexity": told})
+    found.save(out)
+    for name, one in scorers.items():
+        for line in of_calibration(f"{name} by {one.scorer.name}", one.calibration):
+            say(line)
+    say("")
+    for line in of_measures(found):
+        say(line)
+    say(f"\n{out / 'measures.parquet'}; texts of the model: {out / 'READ-FIRST.md'}")
+
+
+def _calibrated(
+    spec: str, source: str, device: str, seed: int, cache: Cache, *, force: bool, quiet: bool
+) -> Calibrated:
+    """Load a scorer, and calibrate it on cases."""
+    from moralprobe.behavior.elicitation.calibration import Calibrated, calibrate
+    from moralprobe.behavior.elicitation.principles import load_cases
+    from moralprobe.bridges.scorer import scorer_of
+
+    cases = load_cases(source)
+    scorer = scorer_of(spec, cases, device=device, seed=seed, cache=cache)
+    done = 0
+    with steps(f"calibrating {scorer.name}", quiet=quiet) as progress:
+
+        def step(n: int) -> None:
+            nonlocal done
+            done += n
+            progress(done, max(done, 2 * len(cases)), "answers")
+
+        found = calibrate(scorer, cases, seed=seed, step=step)
+    return Calibrated(scorer, found, forced=force)
+
+
+def _searched(prompts: Path) -> dict[str, Any] | None:
+    """Return what a search says of itself, None of a table."""
+    import json
+
+    from moralprobe.errors import DataError
+
+    path = prompts / "search.json"
+    if not path.is_file():
+        return None
+    try:
+        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        found["scorer"], found["cases"], found["options"]["seed"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"can't read {path}", repr(error), "search anew") from error
+    return found
