@@ -7,6 +7,7 @@ narrow, chance agreement too rare, and what is held out known.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -53,25 +54,41 @@ def _common(texts: list[list[str]]) -> int:
     )
 
 
-def members(groups: Ints) -> list[Ints]:
-    """Return the places of each group's items."""
-    order = np.argsort(groups, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+@dataclass(frozen=True)
+class Together:
+    """Groups of items that are drawn and shuffled together: `places` [n], group by group."""
 
+    places: Ints
+    starts: Ints
+    sizes: Ints
 
-def drawn(groups: Sequence[Ints], rng: np.random.Generator) -> Ints:
-    """Return the places of as many groups as there are, drawn with replacement."""
-    return np.concatenate([groups[g] for g in rng.integers(len(groups), size=len(groups))])
+    @classmethod
+    def of(cls, groups: Ints, among: NDArray[np.bool_] | None = None) -> Together:
+        """Return the groups of items by a number each, [n]; of some of the items, if given."""
+        places = np.argsort(groups, kind="stable")
+        places = places if among is None else places[among[places]]
+        _, starts, sizes = np.unique(groups[places], return_index=True, return_counts=True)
+        return cls(places, starts, sizes)
 
+    def __len__(self) -> int:
+        return len(self.sizes)
 
-def shuffled(groups: Sequence[Ints], rng: np.random.Generator) -> tuple[Ints, Ints]:
-    """Return where each group's items are put: places, and the places that they come from.
+    def drawn(self, rng: np.random.Generator) -> Ints:
+        """Return the places of as many groups as there are, drawn with replacement."""
+        g = rng.integers(len(self), size=len(self))
+        return self._at(g, self.sizes[g], np.zeros_like(g))
 
-    A group's places are filled from one other group, over again where that is smaller: siblings
-    stay siblings.
-    """
-    other = rng.permutation(len(groups))
-    came = [
-        np.resize(rng.permutation(groups[other[g]]), len(places)) for g, places in enumerate(groups)
-    ]
-    return np.concatenate(list(groups)), np.concatenate(came)
+    def shuffled(self, rng: np.random.Generator) -> Ints:
+        """Return where what is put at `places` comes from.
+
+        A group's places are filled from one other group, over again where that is smaller:
+        siblings stay siblings.
+        """
+        g = rng.permutation(len(self))
+        return self._at(g, self.sizes, rng.integers(self.sizes[g]))
+
+    def _at(self, g: Ints, sizes: Ints, first: Ints) -> Ints:
+        """Return so many places of each group in a row, from its n-th on and then around."""
+        row = np.repeat(np.arange(len(g)), sizes)
+        within = np.arange(len(row)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return self.places[self.starts[g[row]] + (first[row] + within) % self.sizes[g[row]]]

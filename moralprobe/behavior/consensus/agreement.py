@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import entr
 from scipy.stats import rankdata
 
-from moralprobe.behavior.siblings import drawn, members
+from moralprobe.behavior.siblings import Together
 
 Floats = NDArray[np.float64]
 _CUT: Final = 0.5
@@ -103,8 +103,8 @@ def beside(
         95 % interval (`_low`, `_high`; null where most resamples have no value).
     """
     rng, n = np.random.default_rng(seed), len(target)
-    together = members(np.arange(n) if groups is None else groups)
-    resamples = [np.arange(n), *(drawn(together, rng) for _ in range(draws))]
+    together = Together.of(np.arange(n) if groups is None else groups)
+    resamples = [np.arange(n), *(together.drawn(rng) for _ in range(draws))]
     rows = []
     for measure, function in MEASURES.items():
         values = {

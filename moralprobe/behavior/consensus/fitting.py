@@ -16,7 +16,7 @@ from moralprobe.behavior.consensus.agreement import MEASURES
 from moralprobe.behavior.consensus.judge import information
 from moralprobe.behavior.consensus.latent import Latent, Variant, family_weights, fit, separations
 from moralprobe.behavior.consensus.scores import Scores
-from moralprobe.behavior.siblings import Ints, drawn, members, shuffled
+from moralprobe.behavior.siblings import Ints, Together
 from moralprobe.errors import UsageError
 from moralprobe.files import write_json, write_table
 from moralprobe.provenance import environment
@@ -93,7 +93,8 @@ def fit_consensus(
         raise UsageError(
             "too few draws", f"{draws} resamples, {shuffles} shuffles", "take 20 and 19 at least"
         )
-    rng, together = np.random.default_rng(seed), members(scores.siblings())
+    rng, stems = np.random.default_rng(seed), scores.siblings()
+    together = Together.of(stems)
     slow: Counter[str] = Counter()
     n_models, _, n_items = scores.values.shape
     total, done = n_models + shuffles + draws, 0
@@ -114,7 +115,7 @@ def fit_consensus(
     whole = fitted("whole", scores.values, every)
     null = []
     for _ in range(shuffles):
-        null.append(fitted("shuffled", _shuffled(scores, together, rng), every).bic)
+        null.append(fitted("shuffled", _shuffled(scores, stems, rng), every).bic)
         step_on("shuffled")
     p = (1 + sum(bic <= whole.bic for bic in null)) / (1 + shuffles)
     why = _why_not(scores, whole, p, len(together))
@@ -128,7 +129,7 @@ def fit_consensus(
         step_on(f"without {scores.models[m]}")
     params, cells = [_of_models(whole)], [_of_cells(scores.values, others)]
     for _ in range(draws if why is None else 0):
-        at = drawn(together, rng)
+        at = together.drawn(rng)
         values = scores.values[:, :, at]
         kept = [m for m in every if np.isfinite(values[m]).any()]
         row = np.full((n_models, len(_OF_MODELS)), np.nan)
@@ -210,7 +211,7 @@ def _why_not(scores: Scores, whole: Latent, p: float, n_stems: int) -> str | Non
     return None
 
 
-def _shuffled(scores: Scores, together: Sequence[Ints], rng: np.random.Generator) -> Floats:
+def _shuffled(scores: Scores, stems: Ints, rng: np.random.Generator) -> Floats:
     """Shuffle each family's scores over the items that it scored, theory by theory.
 
     What siblings share they share afterwards: it is there by chance as often as it can be.
@@ -219,13 +220,11 @@ def _shuffled(scores: Scores, together: Sequence[Ints], rng: np.random.Generator
     for family in dict.fromkeys(scores.families):
         kin = [m for m, name in enumerate(scores.families) if name == family]
         for j in range(values.shape[1]):
-            scored = np.flatnonzero(np.isfinite(values[kin, j]).any(axis=0))
-            there = [some for some in (np.intersect1d(s, scored) for s in together) if len(some)]
-            if not there:
-                continue
-            to, came = shuffled(there, rng)
+            scored = np.asarray(np.isfinite(values[kin, j]).any(axis=0))
+            there = Together.of(stems, scored)
+            came = there.shuffled(rng)
             for m in kin:
-                values[m, j, to] = values[m, j, came]
+                values[m, j, there.places] = values[m, j, came]
     return values
 
 

@@ -18,7 +18,7 @@ from moralprobe.behavior.consensus.dilemmas import Dilemmas
 from moralprobe.behavior.consensus.panel import Rater
 from moralprobe.behavior.consensus.scores import ABOUT, SCORES
 from moralprobe.behavior.options import Readout, choose, lettered, orders_of, rate
-from moralprobe.behavior.siblings import drawn, members, siblings
+from moralprobe.behavior.siblings import Together, siblings
 from moralprobe.behavior.text_model import Question, Scripted
 from moralprobe.cache import Cache
 from moralprobe.errors import UsageError
@@ -306,9 +306,9 @@ def _rank_correlation(x: Any, y: Any, group: Any, seed: int) -> dict[str, float 
         apart = float(np.abs(x - y).mean()) if len(x) else None
         return {"spearman": None, "ci_low": None, "ci_high": None, "apart": apart}
     rng = np.random.default_rng(seed)
-    together, found = members(group), []
+    together, found = Together.of(group), []
     for _ in range(_DRAWS):
-        at = drawn(together, rng)
+        at = together.drawn(rng)
         if np.ptp(x[at]) and np.ptp(y[at]):
             found.append(spearmanr(x[at], y[at]).statistic)
     low, high = np.quantile(found, (0.025, 0.975)) if len(found) > _DRAWS // 2 else (None, None)

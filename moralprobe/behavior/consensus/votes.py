@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from moralprobe.behavior.consensus.agreement import auroc, brier
 from moralprobe.behavior.consensus.fitting import Consensus
 from moralprobe.behavior.consensus.scores import Scores
-from moralprobe.behavior.siblings import drawn, members
+from moralprobe.behavior.siblings import Together
 from moralprobe.behavior.tables import read_table
 from moralprobe.errors import DataError
 
@@ -104,8 +104,8 @@ def against_votes(
     if consensus.summary["supported"]:
         sources = {"consensus": ours, **sources}
     rng = np.random.default_rng(seed)
-    together = members(scores.siblings()[at])
-    resamples = [np.arange(len(at)), *(drawn(together, rng) for _ in range(draws))]
+    together = Together.of(scores.siblings()[at])
+    resamples = [np.arange(len(at)), *(together.drawn(rng) for _ in range(draws))]
     rows = []
     for j, theory in enumerate(scores.theories):
         for name, values in sources.items():

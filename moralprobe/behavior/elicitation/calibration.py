@@ -20,7 +20,7 @@ from moralprobe.behavior.consensus.agreement import auroc
 from moralprobe.behavior.elicitation.measures import CUT, interval
 from moralprobe.behavior.elicitation.principles import Cases
 from moralprobe.behavior.elicitation.scorers import Pair, Scorer, Step, fit_words
-from moralprobe.behavior.siblings import drawn, members
+from moralprobe.behavior.siblings import Together
 from moralprobe.errors import DataError, UsageError
 
 Floats = NDArray[np.float64]
@@ -179,8 +179,8 @@ def calibrate(
 def _resamples(
     groups: NDArray[np.int64], draws: int, rng: np.random.Generator
 ) -> list[NDArray[np.int64]]:
-    together = members(groups)
-    return [np.arange(len(groups)), *(drawn(together, rng) for _ in range(draws))]
+    together = Together.of(groups)
+    return [np.arange(len(groups)), *(together.drawn(rng) for _ in range(draws))]
 
 
 def _measured(

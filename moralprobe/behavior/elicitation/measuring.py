@@ -26,7 +26,7 @@ from moralprobe.behavior.elicitation.measures import (
     self_bleu,
 )
 from moralprobe.behavior.elicitation.scorers import Judge
-from moralprobe.behavior.siblings import drawn, members
+from moralprobe.behavior.siblings import Together
 from moralprobe.behavior.tables import read_table
 from moralprobe.behavior.text_model import NoLogprobsError, TextModel
 from moralprobe.cache import Cache
@@ -271,11 +271,11 @@ def _endorsed(
     p = np.full(long.height, np.nan)
     p[told] = 1 / (1 + np.exp(-odds))
     called = long[scorer].cast(pl.Float64).fill_null(np.nan).to_numpy()
-    together, rng = members(_kin(long["id"], long["prompt"])), np.random.default_rng(seed)
-    drawn_ = [np.arange(len(p)), *(drawn(together, rng) for _ in range(resamples))]
+    together, rng = Together.of(_kin(long["id"], long["prompt"])), np.random.default_rng(seed)
+    resampled = [np.arange(len(p)), *(together.drawn(rng) for _ in range(resamples))]
     says = np.where(np.isfinite(p), p > CUT, np.nan)
     found = {
-        name: _row(means(np.where(kind, says, np.nan), drawn_))
+        name: _row(means(np.where(kind, says, np.nan), resampled))
         for name, kind in (("of broken", called > CUT), ("of kept", called <= CUT))
     }
     return long.with_columns(pl.Series("own_judgement", p).fill_nan(None)), found
@@ -306,10 +306,10 @@ def _tables(
         if some["id"].n_unique() < FEWEST and (foundation or pole):
             continue
         group = _kin(some["id"].gather_every(k), some["prompt"].gather_every(k))
-        together, rng = members(group), np.random.default_rng(seed)
+        together, rng = Together.of(group), np.random.default_rng(seed)
         # Of fewer there is no interval: their resamples are nearly all alike.
         times = draws if len(together) >= FEWEST else 0
-        resamples = [np.arange(len(group)), *(drawn(together, rng) for _ in range(times))]
+        resamples = [np.arange(len(group)), *(together.drawn(rng) for _ in range(times))]
         at = some["iter"].to_numpy()[::k]
         found = {r: _of_round(some, name, k, at == r, resamples, scorer) for r in rounds}
         rows += [

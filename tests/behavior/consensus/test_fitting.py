@@ -23,7 +23,7 @@ from moralprobe.behavior.consensus.fitting import Consensus, _shuffled, fit_cons
 from moralprobe.behavior.consensus.latent import fit
 from moralprobe.behavior.consensus.scores import Scores
 from moralprobe.behavior.consensus.votes import against_votes
-from moralprobe.behavior.siblings import members, siblings
+from moralprobe.behavior.siblings import Together, siblings
 from moralprobe.errors import DataError, UsageError
 from moralprobe.report.consensus import beside_votes, sentences
 from tests.behavior.consensus.panel import PUBLISHED, draw
@@ -319,12 +319,15 @@ def test_a_shuffle_keeps_siblings_and_kin_and_who_is_missing(scores: Scores) -> 
     values[:2, 0, :50] = np.nan
     some = scores_of(values, families=("kin", "kin", "c"))
     texts = tuple(f"a{i % 100} b c d e f {i}" for i in range(N))
-    rng, together = np.random.default_rng(0), members(replace(some, texts=texts).siblings())
-    assert [len(one) for one in together] == [3] * 100
-    found = _shuffled(some, together, rng)
+    rng, stems = np.random.default_rng(0), replace(some, texts=texts).siblings()
+    together = Together.of(stems)
+    assert together.sizes.tolist() == [3] * 100
+    found = _shuffled(some, stems, rng)
     np.testing.assert_array_equal(np.isnan(found), np.isnan(values))
     where = {pair: i % 100 for i, pair in enumerate(map(tuple, values[:2, 1].T))}
-    came = np.array([[where[tuple(found[:2, 1, i])] for i in one] for one in together])
+    came = np.array(
+        [[where[tuple(found[:2, 1, i])] for i in one] for one in together.places.reshape(100, 3)]
+    )
     assert (came == came[:, :1]).all(), "siblings came from siblings, and kin together"
     assert sorted(came[:, 0]) == list(range(100)) and (came[:, 0] != np.arange(100)).mean() > 0.9
     for m in range(3):
@@ -395,3 +398,30 @@ def test_fits_that_have_not_converged_are_counted(
     counts = {"whole": 1, "shuffled": 19, "left out": 5, "resampled": 20}
     assert found.summary["not_converged"] == counts
     assert "hadn't converged: whole 1, shuffled 19" in "\n".join(sentences(found))
+
+
+def test_groups_are_drawn_and_shuffled_whole() -> None:
+    groups = np.array([3, 1, 3, 0, 1, 3, 2])
+    one = Together.of(groups)
+    assert sorted(one.places.tolist()) == list(range(7)) and one.sizes.tolist() == [1, 2, 1, 3]
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        some = groups[one.drawn(rng)]
+        sizes = {0: 1, 1: 2, 2: 1, 3: 3}
+        counts = {g: int((some == g).sum()) for g in sizes}
+        assert all(counts[g] % n == 0 for g, n in sizes.items())
+        assert sum(counts[g] // n for g, n in sizes.items()) == 4
+        came = one.shuffled(rng)
+        for g in range(4):
+            source = came[groups[one.places] == g]
+            assert len(set(groups[source].tolist())) == 1
+            assert len(set(source.tolist())) == min(sizes[g], sizes[int(groups[source[0]])])
+        assert set(groups[came].tolist()) == {0, 1, 2, 3}
+    few = Together.of(groups, groups != 3)
+    assert sorted(few.places.tolist()) == [1, 3, 4, 6] and len(few) == 3
+    single = Together.of(np.arange(30))
+    np.testing.assert_array_equal(
+        single.drawn(np.random.default_rng(1)), np.random.default_rng(1).integers(30, size=30)
+    )
+    nobody = Together.of(groups, np.zeros(7, bool))
+    assert len(nobody.shuffled(rng)) == len(nobody) == 0
