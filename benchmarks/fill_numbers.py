@@ -398,11 +398,11 @@ def consensus_people() -> str:
         f"{js['before']['value']:.4f} ({gains})."
     )
     r2 = about["head"]["r2"]
-    if r2 is None or r2 <= 0:
+    if r2 is None or r2 < 0.1:
         lines[-1] += (
             f" But the head gives the model's own scores with an r2 of "
-            f"{'none' if r2 is None else f'{r2:.2f}'}, no better than their mean: what it reads "
-            "isn't the model's judgement, and none of this says anything of the model."
+            f"{'none' if r2 is None else f'{r2:.2f}'}, hardly better than their mean: what it "
+            "reads isn't the model's judgement, and none of this says anything of the model."
         )
     else:
         lines[-1] += f" The head gives the model's own scores with an r2 of {r2:.2f}."

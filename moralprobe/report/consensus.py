@@ -10,6 +10,9 @@ import polars as pl
 if TYPE_CHECKING:
     from moralprobe.behavior.consensus.fitting import Consensus
 
+LEAST_R2 = 0.1
+"""Of a head: one below gives so little of the model's scores that nothing is said of the model."""
+
 
 def of_scores(scores: pl.DataFrame) -> list[str]:
     """Return what came of asking a panel, a line each.
@@ -117,8 +120,8 @@ def of_alignment(arms: pl.DataFrame, elsewhere: pl.DataFrame, summary: dict[str,
     """
     items, head = summary["items"], summary["head"]
     r2 = "no variance" if head["r2"] is None else f"r2 {head['r2']:.2f}"
-    if head["r2"] is not None and head["r2"] <= 0:
-        r2 += " (no better than their mean: what it reads isn't the model's judgement)"
+    if head["r2"] is not None and head["r2"] < LEAST_R2:
+        r2 += " (hardly better than their mean: what it reads isn't the model's judgement)"
     lines = [
         f"rows of {', '.join(map(repr, summary['tokens']))}; {items['train']:,} items trained on, "
         f"{items['validation']:,} choose, {items['test']:,} held out; lambda {summary['lambda']:g}",
@@ -164,7 +167,7 @@ def of_alignment(arms: pl.DataFrame, elsewhere: pl.DataFrame, summary: dict[str,
 
 
 def _alignment_in_words(arms: pl.DataFrame, r2: float | None) -> str:
-    if r2 is None or r2 <= 0:
+    if r2 is None or r2 < LEAST_R2:
         return "The head doesn't give the model's own scores: nothing is said of the model."
     gains = {r["arm"]: r for r in arms.filter(pl.col("measure") == "js").to_dicts()}
     rows = gains["rows"]
