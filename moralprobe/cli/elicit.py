@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from moralprobe.cli import repair
 from moralprobe.cli.console import notice, say, steps
-
-if TYPE_CHECKING:
-    from moralprobe.behavior.elicitation.calibration import Calibrated
-    from moralprobe.cache import Cache
+from moralprobe.cli.scorers import CASES, FORCE, SCORER, calibrated, searched_of
 
 app = typer.Typer(
     help="Value violations drawn out of a model by everyday stories, and measured.",
     no_args_is_help=True,
 )
-_SCORER = "judge=MODEL, linear=MODEL, nli=FOLDER, or words."
-_CASES = "Texts that keep and break principles: starter, a table, or Moral Stories."
-_FORCE = "Use a scorer that can't tell breaking from keeping; its numbers are marked."
+app.add_typer(repair.app, name="repair")
 
 
 @app.command("calibrate")
 def calibrate_command(
-    scorer: Annotated[str, typer.Option(help=_SCORER)],
+    scorer: Annotated[str, typer.Option(help=SCORER)],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
-    cases: Annotated[str, typer.Option(help=_CASES)] = "starter",
+    cases: Annotated[str, typer.Option(help=CASES)] = "starter",
     seed: Annotated[int, typer.Option(help="Of the parts and resamples.", min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
@@ -41,7 +37,7 @@ def calibrate_command(
 
     check_writable(out)
     with open_cache(out / "answers.jsonl", notice) as cache:
-        found = _calibrated(scorer, cases, device, seed, cache, force=True, quiet=quiet)
+        found = calibrated(scorer, cases, device, seed, cache, force=True, quiet=quiet)
     about = {
         "scorer": scorer,
         "identity": dict(found.scorer.identity),
@@ -67,8 +63,8 @@ def search_command(
     proposer: Annotated[
         str | None, typer.Option(help="Who writes beginnings; the model, if not given.")
     ] = None,
-    scorer: Annotated[str, typer.Option(help=_SCORER)] = "linear=smollm2-135m",
-    cases: Annotated[str, typer.Option(help=_CASES)] = "starter",
+    scorer: Annotated[str, typer.Option(help=SCORER)] = "linear=smollm2-135m",
+    cases: Annotated[str, typer.Option(help=CASES)] = "starter",
     n: Annotated[int, typer.Option(help="So many principles, evenly; 0 for all.", min=0)] = 0,
     rounds: Annotated[int, typer.Option(help="Of the search.", min=1)] = 3,
     k: Annotated[int, typer.Option(help="Completions of each beginning.", min=1)] = 10,
@@ -81,7 +77,7 @@ def search_command(
     any_topic: Annotated[
         bool, typer.Option("--any-topic", help="Don't leave out any topic.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help=_FORCE)] = False,
+    force: Annotated[bool, typer.Option("--force", help=FORCE)] = False,
     seed: Annotated[int, typer.Option(help="Of all samples.", min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
@@ -108,7 +104,7 @@ def search_command(
     chosen = evenly(load_principles(principles), n)
     check_writable(out)
     with open_cache(out / "answers.jsonl", notice) as cache:
-        judge = _calibrated(scorer, cases, device, seed, cache, force=force, quiet=quiet)
+        judge = calibrated(scorer, cases, device, seed, cache, force=force, quiet=quiet)
         asked = text_model(model, device)
         writer = asked if proposer is None or proposer == model else text_model(proposer, device)
         with steps("searching", quiet=quiet) as progress:
@@ -159,14 +155,14 @@ def measure_command(
     model: Annotated[
         str, typer.Option(help="That goes on: a local one, or http://HOST/v1=MODEL.")
     ] = "smollm2-135m",
-    scorer: Annotated[str, typer.Option(help=_SCORER)] = "judge=smollm2-135m",
-    cases: Annotated[str, typer.Option(help=_CASES)] = "starter",
+    scorer: Annotated[str, typer.Option(help=SCORER)] = "judge=smollm2-135m",
+    cases: Annotated[str, typer.Option(help=CASES)] = "starter",
     k: Annotated[int, typer.Option(help="Completions of each prompt.", min=1)] = 10,
     tokens: Annotated[int, typer.Option(help="Of a completion.", min=1)] = 100,
     fluency: Annotated[
         str | None, typer.Option(help="A local model whose perplexity of the texts is told.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help=_FORCE)] = False,
+    force: Annotated[bool, typer.Option("--force", help=FORCE)] = False,
     draws: Annotated[int, typer.Option(help="Resamples of principles.", min=20)] = 1000,
     seed: Annotated[int, typer.Option(help="Of the completions and resamples.", min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
@@ -190,14 +186,14 @@ def measure_command(
     from moralprobe.steering.text import LOCAL, text_model
 
     table = load_prompts(prompts)
-    searched = _searched(prompts)
+    searched = searched_of(prompts)
     check_writable(out)
     with open_cache(out / "answers.jsonl", notice) as cache:
         scorers = {
-            "report": _calibrated(scorer, cases, device, seed, cache, force=force, quiet=quiet)
+            "report": calibrated(scorer, cases, device, seed, cache, force=force, quiet=quiet)
         }
         if searched is not None:
-            scorers["search"] = _calibrated(
+            scorers["search"] = calibrated(
                 searched["scorer"],
                 searched["cases"],
                 device,
@@ -232,42 +228,3 @@ def measure_command(
     for line in of_measures(found):
         say(line)
     say(f"\n{out / 'measures.parquet'}; texts of the model: {out / 'READ-FIRST.md'}")
-
-
-def _calibrated(
-    spec: str, source: str, device: str, seed: int, cache: Cache, *, force: bool, quiet: bool
-) -> Calibrated:
-    """Load a scorer, and calibrate it on cases."""
-    from moralprobe.behavior.elicitation.calibration import Calibrated, calibrate
-    from moralprobe.behavior.elicitation.principles import load_cases
-    from moralprobe.bridges.scorer import scorer_of
-
-    cases = load_cases(source)
-    scorer = scorer_of(spec, cases, device=device, seed=seed, cache=cache)
-    done = 0
-    with steps(f"calibrating {scorer.name}", quiet=quiet) as progress:
-
-        def step(n: int) -> None:
-            nonlocal done
-            done += n
-            progress(done, max(done, 2 * len(cases)), "answers")
-
-        found = calibrate(scorer, cases, seed=seed, step=step)
-    return Calibrated(scorer, found, forced=force)
-
-
-def _searched(prompts: Path) -> dict[str, Any] | None:
-    """Return what a search says of itself, None of a table."""
-    import json
-
-    from moralprobe.errors import DataError
-
-    path = prompts / "search.json"
-    if not path.is_file():
-        return None
-    try:
-        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        found["scorer"], found["cases"], found["options"]["seed"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"can't read {path}", repr(error), "search anew") from error
-    return found

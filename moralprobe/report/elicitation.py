@@ -12,6 +12,7 @@ from moralprobe.report.consensus import with_interval
 if TYPE_CHECKING:
     from moralprobe.behavior.elicitation.calibration import Calibration
     from moralprobe.behavior.elicitation.measuring import Measured
+    from moralprobe.behavior.elicitation.repair import Repair
     from moralprobe.behavior.elicitation.search import Found
 
 _NAMES = {
@@ -119,6 +120,42 @@ def of_measures(found: Measured) -> list[str]:
             + "; ".join(f"{what} {_said(row, '.1f')}" for what, row in fluency["of"].items())
         )
     lines.append("A story in which a rule is broken doesn't say that the model approves of it.")
+    return lines
+
+
+def of_repair(found: Repair) -> list[str]:
+    """Return what was learnt, a line each."""
+    lines = [f"{len(found.lessons)} prompts of {len(found.ids)} principles have an instruction"]
+    if found.lessons:
+        before, after = (
+            sum(getattr(one, name) for one in found.lessons) / len(found.lessons)
+            for name in ("before", "reward")
+        )
+        lines.append(
+            f"completions keep their principles by {before:.3f} without one, and {after:.3f} with "
+            "the best that was tried, which is also the luckiest"
+        )
+    lines.append(f"for all prompts: {found.for_all or 'none that can be used was written'}")
+    if found.unused:
+        counts = ", ".join(f"{why} {n}" for why, n in sorted(found.unused.items()))
+        lines.append(f"instructions that weren't used: {counts}")
+    return lines
+
+
+def of_arms(table: pl.DataFrame, scorer: str) -> list[str]:
+    """Return what each way of repair does to fresh completions of other principles, a line each.
+
+    Args:
+        table: from `rates.against`.
+        scorer: who measured.
+    """
+    n = table["n"][0]
+    lines = [f"{n} prompts of principles that nothing was learnt from; scored by {scorer}"]
+    for measure in ("apv", "evr", "mvp"):
+        lines += ["", f"  {measure.upper():<14} {'':<24} less that of none"]
+        for row in table.filter(measure=measure).to_dicts():
+            gain = {"value": row["gain"], "low": row["gain_low"], "high": row["gain_high"]}
+            lines.append(f"  {row['arm']:<14} {_said(row):<24} {_said(gain, '+.3f')}")
     return lines
 
 

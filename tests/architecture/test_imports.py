@@ -173,6 +173,7 @@ ONLY_IN: dict[str, set[str]] = {
         "geometry",
         "behavior.elicitation.scorers",
         "behavior.elicitation.calibration",
+        "behavior.elicitation.repair",
         "bridges.scorer",
     },
     "nltk": {"behavior.elicitation.measures"},

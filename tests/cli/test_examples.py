@@ -51,6 +51,8 @@ ORDER = (
     "elicit calibrate",
     "elicit search",
     "elicit measure",
+    "elicit repair train",
+    "elicit repair apply",
     "run",
     "compare",
     "data download",
@@ -71,6 +73,8 @@ SMALLER: dict[str, list[str]] = {
     "elicit calibrate": ["--quiet"],
     "elicit search": ["--quiet"],
     "elicit measure": ["--draws", "20", "--quiet"],
+    "elicit repair train": ["--quiet"],
+    "elicit repair apply": ["--draws", "20", "--quiet"],
     "sae train": [
         *("--layer", "1", "--expansion", "4", "--k", "4", "--lr", "0.002"),
         *("--steps", "200", "--batch", "512", "--quiet"),
@@ -130,6 +134,7 @@ def test_every_example_runs_after_the_ones_before_it(made: Path) -> None:
     assert Path("care/intervention.json").is_file()
     assert Path("evaluation/report/index.html").is_file()
     assert Path("scores/scores.parquet").is_file() and Path("aligned/arms.parquet").is_file()
+    assert Path("repaired/arms.parquet").is_file()
     assert (
         Path("prompts/prompts.parquet").is_file() and Path("violations/measures.parquet").is_file()
     )

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from moralprobe.behavior.elicitation.calibration import Calibrated
 from moralprobe.behavior.elicitation.completions import SAID, ask, completions, status
 from moralprobe.behavior.elicitation.measures import (
     CUT,
-    OF_PROMPTS,
-    apv,
-    corrected,
-    interval,
     means,
     self_bleu,
 )
-from moralprobe.behavior.elicitation.scorers import Judge
+from moralprobe.behavior.elicitation.rates import kin, row, tables
+from moralprobe.behavior.elicitation.scorers import Judge, Pair
 from moralprobe.behavior.siblings import Together
 from moralprobe.behavior.tables import read_table
 from moralprobe.behavior.text_model import NoLogprobsError, TextModel
@@ -34,10 +28,8 @@ from moralprobe.errors import DataError, UsageError
 from moralprobe.files import write_bytes, write_json, write_table
 
 Floats = NDArray[np.float64]
+Rewrite = Callable[[Sequence[Pair]], list[str]]
 SCHEMA: Final = ("id", "foundation", "pole", "principle", "prompt", "iter")
-FEWEST: Final = 5
-"""Principles of a foundation or pole, for numbers of its own; and of all, for an interval."""
-ALL: Final = "all"
 FRESH: Final = 1 << 20
 """Added to seeds: no completion here is one that was drawn in a search."""
 WARNING: Final = (
@@ -117,6 +109,7 @@ def measure(
     draws: int = 1000,
     seed: int = 0,
     instructions: Sequence[str | None] | None = None,
+    rewrite: Rewrite | None = None,
     endorse: bool = True,
     cache: Cache | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, detail: None,
@@ -133,6 +126,7 @@ def measure(
         seed: of the completions and resamples.
         instructions: what stands before each prompt of the rounds that are measured; nothing, if
             not given.
+        rewrite: makes other texts of principles and completions, before they are scored.
         endorse: ask the model itself whether what it wrote breaks the principle.
         cache: from `open_cache`.
         progress: called with the steps that are done, their number, and what is done.
@@ -155,6 +149,9 @@ def measure(
         for one in seeds
     ]
     said = completions(model, questions, tokens, cache=cache)
+    if rewrite is not None:
+        of = [principle for principle in asked["principle"] for _ in range(k)]
+        said = rewrite(list(zip(of, said, strict=True)))
     long = _repeated(asked, k).with_columns(
         text=pl.Series(said, dtype=pl.String),
         status=pl.Series([status(text) for text in said]),
@@ -174,7 +171,7 @@ def measure(
         progress(steps - 1, steps, "the model's own judgement")
         long, endorsed = _endorsed(model, long, next(iter(scorers)), draws, seed, cache)
     progress(steps, steps, "")
-    measures, changes = _tables(long, scorers, rounds, k, draws, seed)
+    measures, changes = tables(long, scorers, rounds, k, draws, seed)
     return Measured(
         measures,
         changes,
@@ -271,100 +268,11 @@ def _endorsed(
     p = np.full(long.height, np.nan)
     p[told] = 1 / (1 + np.exp(-odds))
     called = long[scorer].cast(pl.Float64).fill_null(np.nan).to_numpy()
-    together, rng = Together.of(_kin(long["id"], long["prompt"])), np.random.default_rng(seed)
+    together, rng = Together.of(kin(long["id"], long["prompt"])), np.random.default_rng(seed)
     resampled = [np.arange(len(p)), *(together.drawn(rng) for _ in range(resamples))]
     says = np.where(np.isfinite(p), p > CUT, np.nan)
     found = {
-        name: _row(means(np.where(kind, says, np.nan), resampled))
+        name: row(means(np.where(kind, says, np.nan), resampled))
         for name, kind in (("of broken", called > CUT), ("of kept", called <= CUT))
     }
     return long.with_columns(pl.Series("own_judgement", p).fill_nan(None)), found
-
-
-def _tables(
-    long: pl.DataFrame,
-    scorers: Mapping[str, Calibrated],
-    rounds: Sequence[int],
-    k: int,
-    draws: int,
-    seed: int,
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return measures by scorer, round, foundation and pole; and their changes over the rounds."""
-    rows: list[dict[str, Any]] = []
-    changes: list[dict[str, Any]] = []
-    kinds = product(
-        *(
-            [None, *long[column].drop_nulls().unique(maintain_order=True)]
-            for column in ("foundation", "pole")
-        )
-    )
-    for (foundation, pole), (name, scorer) in product(kinds, scorers.items()):
-        some = long
-        for column, value in (("foundation", foundation), ("pole", pole)):
-            some = some if value is None else some.filter(pl.col(column) == value)
-        of = {"scorer": name, "foundation": foundation or ALL, "pole": pole or ALL, "k": k}
-        if some["id"].n_unique() < FEWEST and (foundation or pole):
-            continue
-        group = _kin(some["id"].gather_every(k), some["prompt"].gather_every(k))
-        together, rng = Together.of(group), np.random.default_rng(seed)
-        # Of fewer there is no interval: their resamples are nearly all alike.
-        times = draws if len(together) >= FEWEST else 0
-        resamples = [np.arange(len(group)), *(together.drawn(rng) for _ in range(times))]
-        at = some["iter"].to_numpy()[::k]
-        found = {r: _of_round(some, name, k, at == r, resamples, scorer) for r in rounds}
-        rows += [
-            {**of, "iter": r, "measure": m, **_row(values), "n": int((at == r).sum())}
-            for r, one in found.items()
-            for m, values in one.items()
-        ]
-        if len(rounds) == 2:
-            first, last = found.values()
-            changes += [{**of, "measure": m, **_row(last[m] - first[m])} for m in first]
-    texts = dict.fromkeys(("scorer", "foundation", "pole", "measure"), pl.String)
-    schema = {**texts, "k": pl.Int64, **dict.fromkeys(("value", "low", "high"), pl.Float64)}
-    counts = {"iter": pl.Int64, "n": pl.Int64}
-    return pl.DataFrame(rows, schema={**schema, **counts}), pl.DataFrame(changes, schema=schema)
-
-
-def _of_round(
-    some: pl.DataFrame,
-    name: str,
-    k: int,
-    here: NDArray[np.bool_],
-    resamples: Sequence[NDArray[np.int64]],
-    scorer: Calibrated,
-) -> dict[str, Floats]:
-    """Return each measure in every resample, of the prompts of a round."""
-    p, other = (
-        np.where(here[:, None], _numbers(some[column]).reshape(-1, k), np.nan)
-        for column in (name, f"{name}_other")
-    )
-    found = {measure: means(f(p), resamples) for measure, f in OF_PROMPTS.items()}
-    # A scorer's own rates are drawn as well: they are known from as many texts as there were.
-    rates = scorer.calibration.rates
-    rates = rates[np.minimum(np.arange(len(resamples)), len(rates) - 1)]
-    return {
-        **found,
-        "apv corrected": corrected(found["apv"], rates[:, 0], rates[:, 1]),
-        "apv of another principle": means(apv(other), resamples),
-    }
-
-
-def _kin(ids: pl.Series, prompts: pl.Series) -> NDArray[np.int64]:
-    """Return a number for each row, the same for those of one principle or of one prompt.
-
-    Of one prompt the completions are the same ones, whatever principle they are held against.
-    """
-    a, b = (np.unique(one.to_numpy(), return_inverse=True)[1] for one in (ids, prompts))
-    n, m = int(a.max()) + 1, int(b.max()) + 1
-    graph = coo_array((np.ones(len(a)), (a, n + b)), shape=(n + m, n + m))
-    _, label = connected_components(graph, directed=False)
-    return np.asarray(label[a], np.int64)
-
-
-def _numbers(column: pl.Series) -> Floats:
-    return column.cast(pl.Float64).fill_null(np.nan).to_numpy()
-
-
-def _row(values: Floats) -> dict[str, float | None]:
-    return interval(values[0], values[1:])

@@ -1,0 +1,163 @@
+"""An instruction that works is found, kept and retrieved; where none works nothing is claimed."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from moralprobe.behavior.elicitation.measuring import measure
+from moralprobe.behavior.elicitation.rates import against
+from moralprobe.behavior.elicitation.repair import (
+    FIXED,
+    Lesson,
+    Options,
+    Repair,
+    halves,
+    instructions,
+    learn,
+    retrieved,
+    rewriter,
+)
+from moralprobe.behavior.text_model import Question, Scripted
+from moralprobe.errors import DataError, UsageError
+from moralprobe.report.elicitation import of_arms, of_repair
+from tests.behavior.elicitation.scripts import BAD, GOOD, at_rate, perfect, scorer
+from tests.behavior.elicitation.test_measuring import prompts
+
+QUICK = Options(n=4, k=6, tokens=16)
+SPELLS = ("Be gentle.", "Remember your mother.", "Think of the end.", "Write well.")
+
+
+def heeds(spell: str, high: float = 0.8, low: float = 0.1) -> Scripted:
+    """A model that breaks principles unless it is told one thing."""
+
+    def says(question: Question) -> str:
+        rng = np.random.default_rng([question.seed, *question.text.encode()])
+        rate = low if spell in question.text else high
+        return f"{BAD if rng.random() < rate else GOOD} {rng.integers(1 << 30)}"
+
+    return Scripted(f"heeds {spell}", says)
+
+
+def writes() -> Scripted:
+    return Scripted("writer", lambda question: SPELLS[question.seed % 4])
+
+
+def test_an_instruction_that_works_is_found_and_helps_other_principles() -> None:
+    model = heeds(SPELLS[1])
+    first, others = halves(prompts(40), 0)
+    assert first["id"].n_unique() == others["id"].n_unique() == 20
+    assert not set(first["id"]) & set(others["id"])
+    found = learn(model, first, writes(), scorer(), Options(n=12, k=6, tokens=16))
+    assert found.for_all == SPELLS[1]
+    assert np.mean([one.instruction == SPELLS[1] for one in found.lessons]) > 0.9
+    assert all(one.reward > one.before for one in found.lessons if one.instruction == SPELLS[1])
+    assert found.unused["there already"] > 0 and len(found.ids) == 20
+    told = instructions(found, others)
+    assert list(told) == ["none", "warning", "ape", "critique", "retrieved"]
+    assert told["warning"][0] == FIXED.format(principle=others["principle"][0])
+    arms = {
+        arm: measure(
+            model,
+            others,
+            {"report": perfect()},
+            k=8,
+            draws=100,
+            instructions=said,
+            rewrite=rewriter(model, 16) if arm == "critique" else None,
+            endorse=False,
+        ).completions
+        for arm, said in told.items()
+    }
+    table = against(arms, "none", "report", draws=200, seed=0)
+    gain = {row["arm"]: row for row in table.filter(measure="apv").to_dicts()}
+    for arm in ("ape", "retrieved"):
+        assert (
+            gain[arm]["gain_low"] < -0.7 < gain[arm]["gain_high"] or gain[arm]["gain_high"] < -0.5
+        )
+    assert gain["warning"]["gain_low"] < 0 < gain["warning"]["gain_high"]
+    assert gain["none"]["gain"] == gain["none"]["gain_low"] == 0
+    assert gain["none"]["value"] == pytest.approx((arms["none"]["report"].to_numpy() > 0.5).mean())
+    lines = "\n".join([*of_repair(found), *of_arms(table, "perfect")])
+    assert SPELLS[1] in lines and "less that of none" in lines
+
+
+def test_where_no_instruction_works_none_helps() -> None:
+    model = at_rate(0.5)
+    first, others = halves(prompts(40), 0)
+    found = learn(model, first, writes(), scorer(), QUICK)
+    told = instructions(found, others)
+    arms = {
+        arm: measure(
+            model, others, {"report": perfect()}, k=8, draws=50, instructions=said, endorse=False
+        ).completions
+        for arm, said in told.items()
+    }
+    table = against(arms, "none", "report", draws=200, seed=0).filter(measure="apv")
+    for row in table.to_dicts():
+        assert row["gain_low"] <= 0 <= row["gain_high"], row
+
+
+def test_rewards_are_the_mean_probability_that_a_principle_is_kept() -> None:
+    first, _ = halves(prompts(8), 0)
+    found = learn(heeds("Be gentle.", high=1.0, low=0.0), first, writes(), perfect(), QUICK)
+    for one in found.lessons:
+        assert one.before == pytest.approx(0, abs=1e-6)
+        assert one.reward == pytest.approx(float(one.instruction == "Be gentle."), abs=1e-6)
+
+
+def test_what_did_best_for_the_prompts_most_alike_is_retrieved() -> None:
+    lessons = (
+        Lesson("Do not lie.", "At the market she saw", "A", 0.5, 0.1),
+        Lesson("Do not lie.", "At the market he saw", "B", 0.9, 0.1),
+        Lesson("Feed the dog.", "In the kennel it barked", "C", 1.0, 0.1),
+    )
+    table = prompts(2).with_columns(
+        principle=pl.Series(["Do not lie.", "Feed the dog."]),
+        prompt=pl.Series(["At the market they saw", "In the kennel they sat"]),
+    )
+    one = Repair(None, lessons, ("x",), {}, near=2)
+    assert retrieved(one, table)[0] == "B"
+    assert retrieved(Repair(None, lessons, ("x",), {}, near=1), table) == ["B", "C"] or retrieved(
+        Repair(None, lessons, ("x",), {}, near=1), table
+    ) == ["A", "C"]
+    assert list(instructions(Repair(None, (), ("x",), {}, 1), table)) == [
+        "none",
+        "warning",
+        "critique",
+    ]
+
+
+def test_second_thoughts_are_asked_for_and_what_is_none_leaves_the_first() -> None:
+    def says(question: Question) -> str:
+        assert "If that breaks the rule" in question.text
+        return "" if "third" in question.text else GOOD + " now"
+
+    again = rewriter(Scripted("m", says), 16)
+    pairs = [("r", f"{BAD} first"), ("r", "I'm sorry, I can't."), ("r", f"{BAD} third"), ("r", "")]
+    assert again(pairs) == [GOOD + " now", "I'm sorry, I can't.", f"{BAD} third", ""]
+
+
+def test_refusals_are_counted_and_no_instruction_is_said() -> None:
+    first, others = halves(prompts(8), 0)
+    found = learn(at_rate(0.5), first, Scripted("w", lambda q: "I'm sorry, no."), perfect(), QUICK)
+    assert found.for_all is None and found.lessons == ()
+    assert found.unused == {"refused": 4 * 4 + 4}
+    assert "none that can be used" in "\n".join(of_repair(found))
+    assert list(instructions(found, others)) == ["none", "warning", "critique"]
+
+
+def test_a_repair_is_read_as_it_was_written() -> None:
+    first, _ = halves(prompts(8), 0)
+    found = learn(at_rate(0.5), first, writes(), perfect(), QUICK)
+    assert Repair.from_json(json.loads(json.dumps(found.as_json()))) == found
+    with pytest.raises(DataError, match="this is no repair"):
+        Repair.from_json({"lessons": [{"a": 1}]})
+    with pytest.raises(DataError, match="too few principles to repair"):
+        halves(prompts(3), 0)
+    with pytest.raises(UsageError, match="find no instruction"):
+        Options(n=0)
+    assert set(halves(prompts(8, rounds=2), 0)[0]["iter"]) == {1}
