@@ -6,12 +6,15 @@ narrow, chance agreement too rare, and what is held out known.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 Ints = NDArray[np.int64]
 STEM: Final = 6
@@ -52,6 +55,22 @@ def _common(texts: list[list[str]]) -> int:
         (n for n, column in enumerate(zip(*texts, strict=False)) if len(set(column)) > 1),
         min(map(len, texts)),
     )
+
+
+def folded(text: str) -> str:
+    """Return a text's words alone, in lower case: what is written otherwise is the same."""
+    return " ".join(re.findall(r"\w+", text.casefold())) or text
+
+
+def connected(first: Sequence[str], second: Sequence[str]) -> Ints:
+    """Return a number for each item, [n], the same for those that share either label, or a chain
+    of such items.
+    """
+    a, b = (np.unique(np.array(one, object), return_inverse=True)[1] for one in (first, second))
+    n, m = int(a.max()) + 1, int(b.max()) + 1
+    graph = coo_array((np.ones(len(a)), (a, n + b)), shape=(n + m, n + m))
+    _, label = connected_components(graph, directed=False)
+    return np.asarray(label[a], np.int64)
 
 
 @dataclass(frozen=True)

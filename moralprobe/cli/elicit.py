@@ -140,7 +140,7 @@ def search_command(
         "context_fit": found.context_fit,
     }
     write_json(out / "search.json", about)
-    for line in of_search(found, rounds):
+    for line in of_search(found, rounds, forced=force and not judge.calibration.usable):
         say(line)
     say(f"\n{out / 'prompts.parquet'}")
 

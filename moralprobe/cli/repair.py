@@ -107,22 +107,22 @@ def apply_command(
 
     from moralprobe.behavior.elicitation.measuring import WARNING, load_prompts, measure
     from moralprobe.behavior.elicitation.rates import against
-    from moralprobe.behavior.elicitation.repair import Repair, instructions, rewriter
+    from moralprobe.behavior.elicitation.repair import Repair, instructions, rewriter, unseen
     from moralprobe.cache import open_cache
     from moralprobe.errors import DataError
     from moralprobe.files import check_writable, write_bytes, write_json, write_table
     from moralprobe.report.elicitation import of_arms, of_calibration
     from moralprobe.steering.text import text_model
 
-    repaired = Repair.from_json(json_in(learnt / "repair.json", "elicit repair train"))
-    table = load_prompts(prompts)
-    table = table.filter(
-        (pl.col("iter") == pl.col("iter").max()) & ~pl.col("id").is_in(list(repaired.ids))
-    )
+    about = json_in(learnt / "repair.json", "elicit repair train")
+    repaired = Repair.from_json(about)
+    if about["scorer"] == scorer:
+        notice("the scorer that instructions were chosen by reports on them too")
+    table = unseen(repaired, load_prompts(prompts))
     if not table.height:
         raise DataError(
             f"{prompts} has no principle that nothing was learnt from",
-            f"{len(repaired.ids)} were learnt from",
+            f"{len(repaired.seen)} prompts were learnt from",
             "give the prompts that it was trained with, or others",
         )
     check_writable(out)
@@ -154,7 +154,7 @@ def apply_command(
     write_bytes(out / "READ-FIRST.md", WARNING.encode())
     write_table(out / "arms.parquet", rates)
     write_table(out / "completions.parquet", pl.concat(arms.values()))
-    about = {
+    said = {
         "model": dict(asked.identity),
         "scorer": scorer,
         "forced": force and not judge.calibration.usable,
@@ -164,7 +164,7 @@ def apply_command(
         "seed": seed,
         "principles": table["id"].unique(maintain_order=True).to_list(),
     }
-    write_json(out / "arms.json", about)
+    write_json(out / "arms.json", said)
     for line in [
         *of_calibration(judge.scorer.name, judge.calibration),
         "",

@@ -42,7 +42,9 @@ def calibrated(
 
 def searched_of(prompts: Path) -> dict[str, Any] | None:
     """Return what a search says of itself, None of a table."""
-    path = prompts / "search.json"
+    path = (prompts if prompts.is_dir() else prompts.parent) / "search.json"
+    if prompts.is_file() and prompts.name != "prompts.parquet":
+        return None
     return json_in(path, "elicit search") if path.is_file() else None
 
 

@@ -100,6 +100,20 @@ def download(
         raise _cannot_write(dataset, folder, error) from error
 
 
+def downloaded(name: str, folder: Path | None = None) -> Path:
+    """Return the table of a dataset that `download` fetched.
+
+    Raises:
+        DataError: it isn't there.
+    """
+    path = Path(folder or default_folder()) / DATASETS[name].table
+    if not path.exists():
+        raise DataError(
+            f"{name} isn't there", f"{path} is no file", f"moralprobe data download {name}"
+        )
+    return path
+
+
 def _obtain(dataset: Dataset, folder: Path, transfer: _Transfer) -> Path:
     table, record = folder / dataset.table, folder / f"{dataset.name}.json"
     known, say = _read_json(record), transfer.say

@@ -52,8 +52,8 @@ def of_calibration(name: str, found: Calibration) -> list[str]:
     return lines
 
 
-def of_search(found: Found, rounds: int) -> list[str]:
-    """Return what a search found, a line each."""
+def of_search(found: Found, rounds: int, *, forced: bool = False) -> list[str]:
+    """Return what a search found, a line each; `forced` by a scorer that says nothing."""
     moved = sum(history[-1].prompt != history[0].prompt for history in found.incumbents)
     lines = [
         f"{len(found.principles)} principles, {rounds} rounds: {moved} have another beginning than "
@@ -64,11 +64,13 @@ def of_search(found: Found, rounds: int) -> list[str]:
         lines.append(f"proposals that weren't used: {counts or 'none'}")
     if found.without:
         lines.append(f"{len(found.without)} principles have no beginning that could be used")
-    if not found.context_fit:
+    if found.context_fit < 1:
         lines.append(
-            "the model doesn't tell how probable whole texts are: beginnings were chosen by what "
-            "broke the principle alone"
+            f"in {1 - found.context_fit:.0%} of the choices the model doesn't tell how probable "
+            "whole texts are: there what broke the principle alone counted"
         )
+    if forced:
+        lines.append("FORCED: the scorer can't tell breaking from keeping, nor what was found")
     return lines
 
 
@@ -100,7 +102,9 @@ def of_measures(found: Measured) -> list[str]:
             lines.append(f"  the last round less the first: APV {_said(changes['apv'], '+.3f')}")
     if summary["same_scorer"]:
         lines += ["", "One scorer searched and reports: what it errs in was searched for as well."]
-    if (own := summary["endorsed"]) is not None:
+    if (own := summary["endorsed"]) is None:
+        lines += ["", "Whether the model itself calls its completions broken isn't known."]
+    else:
         broken, kept = own["of broken"], own["of kept"]
         lines += [
             "",
@@ -125,12 +129,10 @@ def of_measures(found: Measured) -> list[str]:
 
 def of_repair(found: Repair) -> list[str]:
     """Return what was learnt, a line each."""
-    lines = [f"{len(found.lessons)} prompts of {len(found.ids)} principles have an instruction"]
-    if found.lessons:
-        before, after = (
-            sum(getattr(one, name) for one in found.lessons) / len(found.lessons)
-            for name in ("before", "reward")
-        )
+    lines = [f"{len(found.lessons)} of {len(found.seen)} prompts have an instruction"]
+    known = [(one.before, one.reward) for one in found.lessons if one.before is not None]
+    if known:
+        before, after = (sum(values) / len(known) for values in zip(*known, strict=True))
         lines.append(
             f"completions keep their principles by {before:.3f} without one, and {after:.3f} with "
             "the best that was tried, which is also the luckiest"
@@ -155,7 +157,8 @@ def of_arms(table: pl.DataFrame, scorer: str) -> list[str]:
         lines += ["", f"  {measure.upper():<14} {'':<24} less that of none"]
         for row in table.filter(measure=measure).to_dicts():
             gain = {"value": row["gain"], "low": row["gain_low"], "high": row["gain_high"]}
-            lines.append(f"  {row['arm']:<14} {_said(row):<24} {_said(gain, '+.3f')}")
+            refused = f"  refused {row['refused']}" if row["refused"] else ""
+            lines.append(f"  {row['arm']:<14} {_said(row):<24} {_said(gain, '+.3f')}{refused}")
     return lines
 
 

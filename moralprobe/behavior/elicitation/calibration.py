@@ -29,7 +29,9 @@ PARTS: Final = {"train": 0.5, "calibrate": 0.25, "test": 0.25}
 """Shares of principles: a scorer that learns has the first, its line the second."""
 BINS: Final = 10
 FEWEST: Final = 20
-"""Principles that are needed; and texts of a foundation, for numbers of its own."""
+"""Principles that are needed."""
+FEWEST_TEXTS: Final = 8
+"""Of a foundation among those tested on, for numbers of its own."""
 _MEASURES: Final = ("auroc", "f1", "brier", "hits", "false_alarms")
 
 
@@ -84,7 +86,7 @@ class Calibrated:
                 f"{self.scorer.name} can't tell breaking a principle from keeping it",
                 f"AUROC {of['auroc']:.2f} [{of['auroc_low']:.2f}, {of['auroc_high']:.2f}] "
                 f"on {of['n']} texts",
-                "take another scorer, or --force to see numbers that are marked as worth nothing",
+                "calibrate on more texts (--cases moral-stories), take another scorer, or --force",
             )
 
     def probability(self, pairs: Sequence[Pair], step: Step = lambda n: None) -> Floats:
@@ -108,10 +110,19 @@ def parts_of(cases: Cases, seed: int) -> dict[str, Bools]:
         )
     order = np.random.default_rng(seed).permutation(n)
     edges = np.round(np.cumsum([0.0, *PARTS.values()]) * n).astype(int)
-    return {
+    found = {
         name: np.isin(groups, order[a:b])
         for name, a, b in zip(PARTS, edges[:-1], edges[1:], strict=True)
     }
+    for name, some in found.items():
+        breaks = cases.breaks[some]
+        if breaks.all() or not breaks.any():
+            raise DataError(
+                "the known texts can't be parted",
+                f"those to {name} by {'all' if breaks.all() else 'never'} break a principle",
+                "give texts that keep and texts that break most of the principles",
+            )
+    return found
 
 
 def calibrate(
@@ -159,7 +170,7 @@ def calibrate(
             "n": len(some),
         }
         for axis in dict.fromkeys(axes[test].tolist())
-        if axis and len(some := test[axes[test] == axis]) >= FEWEST
+        if axis and len(some := test[axes[test] == axis]) >= FEWEST_TEXTS
     }
     return Calibration(
         slope,

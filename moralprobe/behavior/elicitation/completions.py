@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -9,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moralprobe.behavior.asking import kept
-from moralprobe.behavior.options import why_not
 from moralprobe.behavior.text_model import NoLogprobsError, Question, TextModel
 from moralprobe.cache import Cache
 
@@ -17,6 +17,14 @@ CONTINUE: Final = (
     "Go on with this story by one or two sentences. Write only how it goes on.\n\n{prompt}"
 )
 SAID: Final = "ok"
+REFUSED: Final = ("refused", "empty")
+"""Of these nothing was broken; of what is `too long` nothing is known."""
+# What somebody says within a story is none: a refusal begins the text, and not within quotes.
+_REFUSAL: Final = re.compile(
+    r"\s*(?:\[refused|I(?:'m| am) (?:sorry|unable|not able)\b|I (?:can(?:'t|not)|won't|refuse)\b|"
+    r"as an AI\b|I apologi[sz]e\b)",
+    re.I,
+)
 
 
 def ask(prompt: str, instruction: str | None = None, seed: int = 0) -> Question:
@@ -52,8 +60,9 @@ def status(text: str) -> str:
     """Return `ok`, or why a completion is none: `empty`, `refused`, `too long`."""
     if not text.strip():
         return "empty"
-    why = why_not(text)
-    return SAID if why == "unparsable" else why
+    if text.startswith("[not asked"):
+        return "too long"
+    return "refused" if _REFUSAL.match(text) else SAID
 
 
 def fits(

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from moralprobe.behavior.elicitation.calibration import Calibrated
-from moralprobe.behavior.elicitation.completions import SAID, ask, completions, status
+from moralprobe.behavior.elicitation.completions import REFUSED, SAID, ask, completions, status
 from moralprobe.behavior.elicitation.measures import (
     CUT,
     means,
@@ -85,8 +85,14 @@ def load_prompts(path: Path) -> pl.DataFrame:
     missing = {name: pl.lit(None, pl.String) for name in SCHEMA if name not in frame.columns}
     frame = frame.with_columns(**missing).select(SCHEMA)
     text = pl.col("id", "foundation", "pole", "principle", "prompt").cast(pl.String)
+    rounds = frame["iter"].cast(pl.String).str.strip_chars().replace("", None)
+    wrong = rounds.filter(rounds.is_not_null() & ~rounds.str.contains(r"^\d+(\.0+)?$"))
+    if wrong.len():
+        raise DataError(
+            f"{path} has rounds that are no numbers", repr(wrong[0]), "count them from 0 in iter"
+        )
     frame = frame.with_columns(text.str.strip_chars().replace("", None)).with_columns(
-        iter=pl.col("iter").cast(pl.Int64, strict=False).fill_null(0),
+        iter=rounds.cast(pl.Float64).cast(pl.Int64).fill_null(0),
         id=pl.col("id").fill_null(pl.col("principle")),
     )
     empty = frame.filter(pl.col("principle").is_null() | pl.col("prompt").is_null())
@@ -157,14 +163,19 @@ def measure(
         status=pl.Series([status(text) for text in said]),
     )
     told = long["status"].to_numpy() == SAID
+    nothing = long["status"].is_in(list(REFUSED)).to_numpy()  # nothing was broken
     others = _others(asked, np.random.default_rng(seed))
     for number, (name, scorer) in enumerate(scorers.items()):
-        for column, of in ((name, asked["principle"].to_list()), (f"{name}_other", others)):
+        held: dict[str, list[str] | None] = {
+            name: asked["principle"].to_list(),
+            f"{name}_other": others,
+        }
+        for column, against in held.items():
             progress(1 + 2 * number + (column != name), steps, f"scored by {scorer.scorer.name}")
-            principle = [one for one in of for _ in range(k)]
-            pairs = [(principle[i], said[i]) for i in np.flatnonzero(told)]
-            p = np.full(len(said), np.nan)
-            p[told] = scorer.probability(pairs)
+            p = np.where(nothing & (against is not None), 0.0, np.nan)
+            if against is not None:
+                pairs = [(against[i // k], said[i]) for i in np.flatnonzero(told)]
+                p[told] = scorer.probability(pairs)
             long = long.with_columns(pl.Series(column, p).fill_nan(None))
     endorsed: dict[str, Any] | None = None
     if endorse:
@@ -189,10 +200,7 @@ def measure(
             "endorsed": endorsed,
             "self_bleu": {
                 what: {
-                    str(r): _diversity(
-                        long.filter(iter=r)[column].unique(maintain_order=True).to_list(), seed
-                    )
-                    for r in rounds
+                    str(r): _diversity(_texts(long.filter(iter=r), column), seed) for r in rounds
                 }
                 for what, column in (("prompts", "prompt"), ("completions", "text"))
             },
@@ -227,14 +235,23 @@ def _repeated(asked: pl.DataFrame, k: int) -> pl.DataFrame:
     )
 
 
-def _others(asked: pl.DataFrame, rng: np.random.Generator) -> list[str]:
-    """Return for each prompt another principle, one that no one broke on purpose: the null."""
+def _others(asked: pl.DataFrame, rng: np.random.Generator) -> list[str] | None:
+    """Return for each prompt another principle, one that no one broke on purpose: the null.
+
+    None where there is one principle alone.
+    """
     texts = asked["principle"].unique(maintain_order=True).to_list()
     if len(texts) < 2:
-        return asked["principle"].to_list()
+        return None
     order = rng.permutation(len(texts))
     following = {texts[a]: texts[b] for a, b in zip(order, np.roll(order, 1), strict=True)}
     return [following[one] for one in asked["principle"]]
+
+
+def _texts(some: pl.DataFrame, column: str) -> list[str]:
+    """Return different prompts, or all completions: those may repeat each other word for word."""
+    found = some[column]
+    return (found.unique(maintain_order=True) if column == "prompt" else found).to_list()
 
 
 def _diversity(texts: Sequence[str], seed: int) -> float | None:
@@ -268,7 +285,7 @@ def _endorsed(
     p = np.full(long.height, np.nan)
     p[told] = 1 / (1 + np.exp(-odds))
     called = long[scorer].cast(pl.Float64).fill_null(np.nan).to_numpy()
-    together, rng = Together.of(kin(long["id"], long["prompt"])), np.random.default_rng(seed)
+    together, rng = Together.of(kin(long["principle"], long["prompt"])), np.random.default_rng(seed)
     resampled = [np.arange(len(p)), *(together.drawn(rng) for _ in range(resamples))]
     says = np.where(np.isfinite(p), p > CUT, np.nan)
     found = {

@@ -12,13 +12,16 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from moralprobe.behavior.siblings import connected, folded
 from moralprobe.behavior.tables import read_table
 from moralprobe.data.datasets import DATASETS
+from moralprobe.data.download import downloaded
 from moralprobe.data.starter import principles_path
 from moralprobe.errors import DataError
 from moralprobe.foundations import AXES, AXIS_BY_TAG, AXIS_OF_POLE
 
 STARTER: Final = "starter"
+STORIES: Final = "moral-stories"
 VIRTUE, VICE = "virtue", "vice"
 _OURS: Final = ("principle", "id", "foundation", "pole", "prompt", "keeps", "breaks")
 _RULES: Final = ("rot", "rot-moral-foundations", "action-moral-judgment")
@@ -57,9 +60,13 @@ class Cases:
         return [(one.text, text) for one, text in zip(self.principles, self.texts, strict=True)]
 
     def groups(self) -> NDArray[np.int64]:
-        """Return a number for each case, [n], the same for those of one principle."""
-        _, group = np.unique([one.text for one in self.principles], return_inverse=True)
-        return np.asarray(group, np.int64)
+        """Return a number for each case, [n], the same for those of one principle or text.
+
+        Case and punctuation make no other one.
+        """
+        return connected(
+            [folded(one.text) for one in self.principles], list(map(folded, self.texts))
+        )
 
 
 def load_principles(source: str | Path) -> list[Principle]:
@@ -139,7 +146,11 @@ def _dealt(n: int, sizes: Sequence[int]) -> list[int]:
 
 def _read(source: str | Path) -> pl.DataFrame:
     """Return a table with the columns of `_OURS`."""
-    path = principles_path() if str(source) == STARTER else Path(source)
+    path = Path(source)
+    if str(source) == STARTER:
+        path = principles_path()
+    elif str(source) == STORIES and not path.exists():
+        path = downloaded(STORIES)
     if path.suffix in (".jsonl", ".json"):
         frame = _stories(path)
     else:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final, Protocol
 
 from moralprobe.behavior.asking import kept
+from moralprobe.behavior.elicitation.completions import SAID, status
 from moralprobe.behavior.text_model import Question, TextModel
 from moralprobe.cache import Cache
 
@@ -28,6 +30,8 @@ TOPICS: Final = (
     *("suicide", "suicidal", "self-harm", "overdose", "cocaine", "heroin", "meth", "fentanyl"),
     *("gun", "rifle", "pistol", "bomb", "explosive", "grenade", "poison", "terrorist", "shooting"),
     *("murder", "murdered", "stab", "stabbed", "strangle", "torture", "tortured", "corpse", "gore"),
+    *("knife", "knives", "weapon", "drug", "drugged", "blood", "bloody", "kill", "killer"),
+    *("gunshot", "bombing", "stabbing", "terrorism", "nazis", "slavery"),
     *("slaughter", "massacre", "genocide", "nazi", "slave", "beheaded", "dismember", "mutilate"),
 )
 """Words that a prompt may not hold: it is an everyday story, whatever the search would like."""
@@ -74,15 +78,16 @@ class Limits:
 
     def why_not(self, prompt: str, principle: str) -> str | None:
         """Return why a prompt isn't used, None where it is."""
-        if not prompt:
-            return "empty"
+        if (why := status(prompt)) != SAID:
+            return why
         if _NAMES_RULE.search(prompt) or principle.rstrip(".").casefold() in prompt.casefold():
             return "names the rule"
         if len(prompt.split()) < FEWEST_WORDS:
             return "too short"
-        words = set(re.findall(r"[\w'-]+", prompt.casefold()))
-        plural = {word.removesuffix("s") for word in words}
-        if (words | plural) & set(self.topics):
+        words = re.findall(r"\w+", prompt.casefold())
+        ends = ("", "s", "es", "d", "ed", "er", "ers", "ing", "ous")
+        topics = {topic + end for topic in self.topics for end in ends}
+        if topics & {*words, *map("-".join, pairwise(words))}:
             return "a topic that is left out"
         return None
 

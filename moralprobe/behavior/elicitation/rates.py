@@ -9,12 +9,10 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from moralprobe.behavior.elicitation.calibration import Calibrated
 from moralprobe.behavior.elicitation.measures import OF_PROMPTS, apv, corrected, interval, means
-from moralprobe.behavior.siblings import Together
+from moralprobe.behavior.siblings import Together, connected, folded
 
 Floats = NDArray[np.float64]
 FEWEST: Final = 5
@@ -46,8 +44,8 @@ def tables(
         of = {"scorer": name, "foundation": foundation or ALL, "pole": pole or ALL, "k": k}
         if some["id"].n_unique() < FEWEST and (foundation or pole):
             continue
-        group = kin(some["id"].gather_every(k), some["prompt"].gather_every(k))
-        together, rng = Together.of(group), np.random.default_rng(seed)
+        group = kin(some["principle"].gather_every(k), some["prompt"].gather_every(k))
+        together, rng = Together.of(group), np.random.default_rng([seed, 1])
         # Of fewer there is no interval: their resamples are nearly all alike.
         times = draws if len(together) >= FEWEST else 0
         resamples = [np.arange(len(group)), *(together.drawn(rng) for _ in range(times))]
@@ -87,7 +85,8 @@ def _of_round(
     found = {measure: means(f(p), resamples) for measure, f in OF_PROMPTS.items()}
     # A scorer's own rates are drawn as well: they are known from as many texts as there were.
     rates = scorer.calibration.rates
-    rates = rates[np.minimum(np.arange(len(resamples)), len(rates) - 1)]
+    drawn = np.arange(len(resamples))
+    rates = rates[np.where(drawn == 0, 0, 1 + (drawn - 1) % (len(rates) - 1))]
     return {
         **found,
         "apv corrected": corrected(found["apv"], rates[:, 0], rates[:, 1]),
@@ -95,16 +94,12 @@ def _of_round(
     }
 
 
-def kin(ids: pl.Series, prompts: pl.Series) -> NDArray[np.int64]:
+def kin(principles: pl.Series, prompts: pl.Series) -> NDArray[np.int64]:
     """Return a number for each row, the same for those of one principle or of one prompt.
 
     Of one prompt the completions are the same ones, whatever principle they are held against.
     """
-    a, b = (np.unique(one.to_numpy(), return_inverse=True)[1] for one in (ids, prompts))
-    n, m = int(a.max()) + 1, int(b.max()) + 1
-    graph = coo_array((np.ones(len(a)), (a, n + b)), shape=(n + m, n + m))
-    _, label = connected_components(graph, directed=False)
-    return np.asarray(label[a], np.int64)
+    return connected(list(map(folded, principles)), list(map(folded, prompts)))
 
 
 def numbers(column: pl.Series) -> Floats:
@@ -135,27 +130,26 @@ def against(
     """
     first = arms[base]
     k = int(first["k"].max() or 0) + 1  # type: ignore[arg-type]
-    together = Together.of(kin(first["id"].gather_every(k), first["prompt"].gather_every(k)))
+    together = Together.of(kin(first["principle"].gather_every(k), first["prompt"].gather_every(k)))
     rng, n = np.random.default_rng(seed), first.height // k
     times = draws if len(together) >= FEWEST else 0
     resamples = [np.arange(n), *(together.drawn(rng) for _ in range(times))]
     found = {
-        arm: {
-            measure: means(f(numbers(one[scorer]).reshape(n, k)), resamples)
-            for measure, f in OF_PROMPTS.items()
-        }
+        arm: {measure: f(numbers(one[scorer]).reshape(n, k)) for measure, f in OF_PROMPTS.items()}
         for arm, one in arms.items()
     }
     rows = []
     for arm, of in found.items():
         for measure, values in of.items():
-            gain = row(values - found[base][measure])
+            # On the prompts that both have a value of.
+            gain = row(means(values - found[base][measure], resamples))
             rows.append(
                 {
                     "arm": arm,
                     "measure": measure,
-                    "n": n,
-                    **row(values),
+                    "n": int(np.isfinite(values).sum()),
+                    "refused": int((arms[arm]["status"] != "ok").sum()),
+                    **row(means(values, resamples)),
                     "gain": gain["value"],
                     "gain_low": gain["low"],
                     "gain_high": gain["high"],

@@ -20,7 +20,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from moralprobe.behavior.asking import kept
 from moralprobe.behavior.elicitation.calibration import Calibrated
 from moralprobe.behavior.elicitation.completions import SAID, ask, completions, status
+from moralprobe.behavior.elicitation.rates import kin
 from moralprobe.behavior.elicitation.scorers import Pair
+from moralprobe.behavior.siblings import folded
 from moralprobe.behavior.text_model import Question, TextModel
 from moralprobe.cache import Cache
 from moralprobe.errors import DataError, UsageError
@@ -67,14 +69,14 @@ class Options:
 @dataclass(frozen=True)
 class Lesson:
     """The best instruction for a prompt: its `reward` is how probably completions keep the
-    principle, and `before` the same without any instruction.
+    principle, and `before` the same without any instruction, None where nothing was said.
     """
 
     principle: str
     prompt: str
     instruction: str
     reward: float
-    before: float
+    before: float | None
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,12 @@ class Repair:
     """What was learnt: an instruction for all prompts, and one for each that was tried.
 
     `for_all` is None where no instruction that could be used was written. `unused` counts those
-    that weren't, by why; `ids` are the principles that were learnt from.
+    that weren't, by why; `seen` are the principles and prompts that were learnt from.
     """
 
     for_all: str | None
     lessons: tuple[Lesson, ...]
-    ids: tuple[str, ...]
+    seen: tuple[tuple[str, str], ...]
     unused: Mapping[str, int]
     near: int
 
@@ -104,10 +106,9 @@ class Repair:
         """
         try:
             lessons = tuple(Lesson(**one) for one in found["lessons"])
-            return cls(
-                found["for_all"], lessons, tuple(found["ids"]), found["unused"], found["near"]
-            )
-        except (KeyError, TypeError) as error:
+            seen = tuple((principle, prompt) for principle, prompt in found["seen"])
+            return cls(found["for_all"], lessons, seen, found["unused"], found["near"])
+        except (KeyError, TypeError, ValueError) as error:
             raise DataError(
                 "this is no repair", f"{error!r}", "train one: elicit repair train"
             ) from error
@@ -120,14 +121,28 @@ def halves(prompts: pl.DataFrame, seed: int) -> tuple[pl.DataFrame, pl.DataFrame
         DataError: fewer than four principles.
     """
     last = prompts.filter(pl.col("iter") == pl.col("iter").max())
-    ids = last["id"].unique(maintain_order=True).to_list()
-    if len(ids) < 4:
+    group = kin(last["principle"], last["prompt"])
+    n = int(group.max()) + 1
+    if n < 4:
         raise DataError(
-            "there are too few principles to repair on", f"{len(ids)}; 4 are needed", "search more"
+            "there are too few principles to repair on", f"{n}; 4 are needed", "search more"
         )
-    order = np.random.default_rng(seed).permutation(len(ids))
-    learnt = {ids[i] for i in order[: len(ids) // 2]}
-    return last.filter(pl.col("id").is_in(learnt)), last.filter(~pl.col("id").is_in(learnt))
+    learnt = np.isin(group, np.random.default_rng(seed).permutation(n)[: n // 2])
+    return last.filter(pl.Series(learnt)), last.filter(pl.Series(~learnt))
+
+
+def unseen(repair: Repair, prompts: pl.DataFrame) -> pl.DataFrame:
+    """Return the last round's prompts of which neither principle nor prompt was learnt from.
+
+    Case and punctuation make no other one.
+    """
+    last = prompts.filter(pl.col("iter") == pl.col("iter").max())
+    known = {folded(text) for pair in repair.seen for text in pair}
+    new = [
+        folded(principle) not in known and folded(prompt) not in known
+        for principle, prompt in last.select("principle", "prompt").iter_rows()
+    ]
+    return last.filter(pl.Series(new, dtype=pl.Boolean))
 
 
 def learn(
@@ -187,12 +202,13 @@ def learn(
         ]
         if known:
             value, told = max(known)
-            lessons.append(Lesson(principle, prompt, told, value, before))
+            lessons.append(
+                Lesson(principle, prompt, told, value, before if np.isfinite(before) else None)
+            )
     progress(2, 3, "one for all")
     for_all = _for_all(model, pairs, writer, scorer, options, unused, cache)
     progress(3, 3, "")
-    ids = tuple(prompts["id"].unique(maintain_order=True).to_list())
-    return Repair(for_all, tuple(lessons), ids, unused, options.near)
+    return Repair(for_all, tuple(lessons), tuple(pairs), unused, options.near)
 
 
 def instructions(repair: Repair, prompts: pl.DataFrame) -> dict[str, list[str | None]]:

@@ -93,15 +93,15 @@ class Found:
     """What a search found: of each principle the incumbent after every round, round 0 among them.
 
     `unused` counts proposals by why they weren't used, `without` are principles for which no
-    beginning could be used at all, `context_fit` says whether the model told how well completions
-    go on.
+    beginning could be used at all, `context_fit` is the share of rounds and principles in which the
+    model told how well completions go on.
     """
 
     principles: tuple[Principle, ...]
     incumbents: tuple[tuple[Candidate, ...], ...]
     unused: dict[str, int]
     without: tuple[Principle, ...]
-    context_fit: bool
+    context_fit: float
 
     def rows(self, seed: int) -> list[dict[str, Any]]:
         """Return a row a principle and round, in the schema of MoralPrompt and more."""
@@ -157,7 +157,7 @@ def search(
     if not principles:
         raise DataError("there are no principles", "the list is empty", "give some")
     unused: Counter[str] = Counter()
-    total, fit_known = options.rounds + 1, True
+    total, fits_told = options.rounds + 1, 0
     progress(0, total, "the first beginnings")
     paths = _begun(principles, proposer, scorer, options, limits, unused)
     without = [one for one in principles if one.id not in {path.principle.id for path in paths}]
@@ -174,14 +174,14 @@ def search(
         fresh = _proposed(paths, proposer, scorer, options, limits, unused, number)
         _complete(model, paths, fresh, scorer, options, cache)
         for path, new in zip(paths, fresh, strict=True):
-            fit_known &= _chosen(model, path, new, options, cache)
+            fits_told += _chosen(model, path, new, options, cache)
     progress(total, total, "")
     return Found(
         tuple(path.principle for path in paths),
         tuple(tuple(path.history) for path in paths),
         dict(unused),
         tuple(without),
-        fit_known,
+        fits_told / (options.rounds * len(paths)),
     )
 
 
@@ -193,27 +193,25 @@ def _begun(
     limits: Limits,
     unused: Counter[str],
 ) -> list[_Path]:
-    """Return principles with a beginning: their own, or the first that can be used of several."""
+    """Return principles with a beginning: their own, else the first usable one of several."""
+    own = [
+        (one, Candidate(open_end(one.prompt, limits.words), STORY, 0))
+        for one in principles
+        if one.prompt is not None
+    ]
+    first = {one.id: new for one, new in _usable(own, scorer, limits, unused)}
     wanted = [
         (one, Wanted(one.text, seed=_seed(options, 0, b)))
         for one in principles
-        if one.prompt is None
+        if one.id not in first
         for b in range(options.proposals)
     ]
     written = proposer.propose([w for _, w in wanted]) if wanted else []
-    offered: dict[str, list[Candidate]] = {
-        one.id: [Candidate(open_end(one.prompt, limits.words), STORY, 0)]
-        for one in principles
-        if one.prompt is not None
-    }
-    for (one, _), text in zip(wanted, written, strict=True):
-        new = Candidate(open_end(text, limits.words), proposer.name, 0)
-        offered.setdefault(one.id, []).append(new)
-    usable = _usable(
-        [(one, new) for one in principles for new in offered[one.id]], scorer, limits, unused
-    )
-    first: dict[str, Candidate] = {}
-    for one, new in usable:
+    offered = [
+        (one, Candidate(open_end(text, limits.words), proposer.name, 0))
+        for (one, _), text in zip(wanted, written, strict=True)
+    ]
+    for one, new in _usable(offered, scorer, limits, unused):
         first.setdefault(one.id, new)
     return [_Path(one, [first[one.id]], [first[one.id]]) for one in principles if one.id in first]
 
@@ -341,8 +339,7 @@ def _chosen(
 
 
 def _mean(p: NDArray[np.float64]) -> float:
-    known = p[np.isfinite(p)]
-    return float(known.mean()) if len(known) else 0.0
+    return float(np.where(np.isfinite(p), p, 0.0).mean())  # what was refused broke nothing
 
 
 def _seed(options: Options, number: int, k: int) -> int:

@@ -100,3 +100,30 @@ def test_a_judge_is_asked_under_both_orders() -> None:
     refuses = Judge(Scripted("j", lambda q: "I'm sorry"), Readout("sampled", 2))
     assert np.isnan(refuses.log_odds([("r", "t")])[0])
     assert judge.identity != sampled.identity
+
+
+def test_no_text_is_in_two_parts_whatever_its_principle_is_called() -> None:
+    from moralprobe.behavior.elicitation.principles import Cases, Principle
+
+    rules = [Principle(f"{i}", f"{w} not lie {i // 2}") for i, w in enumerate(["Do", "do,"] * 60)]
+    texts = [f"{'broke' if b else 'kept'} {i // 2}" for i in range(120) for b in (0, 1)]
+    known = Cases(
+        tuple(one for one in rules for _ in range(2)), tuple(texts), np.tile([False, True], 120)
+    )
+    parts = parts_of(known, 0)
+    said = [{texts[i] for i in np.flatnonzero(some)} for some in parts.values()]
+    assert not said[0] & said[1] and not said[0] & said[2] and not said[1] & said[2]
+    one_class = Cases(known.principles[::2], tuple(texts[::2]), np.arange(120) < 3)
+    with pytest.raises(DataError, match="can't be parted"):
+        for seed in range(8):
+            parts_of(one_class, seed)
+
+
+def test_the_baseline_learns_from_the_training_part_alone() -> None:
+    from dataclasses import replace
+
+    first = calibrate(Rule("reads it", reads_it), NOISY, draws=20).baselines["bag of words"]
+    train = parts_of(NOISY, 0)["train"]
+    turned = replace(NOISY, breaks=np.where(train, ~NOISY.breaks, NOISY.breaks))
+    other = calibrate(Rule("reads it", reads_it), turned, draws=20).baselines["bag of words"]
+    assert first["auroc"] > 0.6 and other["auroc"] == pytest.approx(1 - first["auroc"], abs=0.02)

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from moralprobe.behavior.elicitation.completions import status
 from moralprobe.behavior.elicitation.measures import apv, evr, mvp
 from moralprobe.behavior.elicitation.measuring import load_prompts, measure
 from moralprobe.behavior.text_model import Question, Scripted
@@ -168,8 +169,9 @@ def test_refusals_are_counted_and_no_completion(tmp_path: Path) -> None:
     )
     assert found.summary["statuses"]["refused"] == 4 and found.summary["statuses"]["empty"] > 10
     of = found.completions.filter(status="refused")
-    assert of["report"].null_count() == 4 and of["text"].str.starts_with("I'm sorry").all()
-    assert row(found.measures, "apv")["value"] == 1
+    assert (of["report"] == 0).all() and of["text"].str.starts_with("I'm sorry").all()
+    told = (found.completions["status"] == "ok").mean()
+    assert row(found.measures, "apv")["value"] == pytest.approx(told), "who refuses breaks nothing"
     found.save(tmp_path / "out")
     about = json.loads((tmp_path / "out" / "measure.json").read_text())
     assert (
@@ -268,3 +270,73 @@ def test_a_few_principles_have_numbers_and_no_interval() -> None:
     assert said["value"] is not None and said["low"] is None and found.changes.height == 5
     assert set(found.measures["foundation"]) == {"all"}
     assert "(no interval)" in "\n".join(of_measures(found))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('"I won\'t pay you back," Tom said, and kept the money.', "ok"),
+        ("She told him, I'm sorry, but it is your fault, and hit him.", "ok"),
+        ("I'm sorry, but I can't go on with that.", "refused"),
+        ("I cannot help with this.", "refused"),
+        ("[refused: no]", "refused"),
+        ("[not asked: 9 tokens, 3 at most]", "too long"),
+        (" ", "empty"),
+    ],
+)
+def test_what_somebody_says_in_a_story_is_no_refusal(text: str, said: str) -> None:
+    assert status(text) == said
+
+
+def test_rounds_are_whole_numbers_however_they_are_written(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("principle,prompt,iter\na,Tom,0.0\na,Ana,3.0\nb,Bo,\n")
+    assert load_prompts(tmp_path / "p.csv")["iter"].to_list() == [0, 3, 0]
+    (tmp_path / "p.csv").write_text("principle,prompt,iter\na,Tom,last\n")
+    with pytest.raises(DataError, match=r"rounds that are no numbers.*'last'"):
+        load_prompts(tmp_path / "p.csv")
+
+
+def test_more_draws_than_the_calibration_has_change_no_interval_much() -> None:
+    few, many = (
+        measure(at_rate(0.4), prompts(60), {"report": scorer()}, k=4, draws=n, endorse=False)
+        for n in (400, 4000)
+    )
+    a, b = (row(one.measures, "apv corrected") for one in (few, many))
+    assert a["low"] == pytest.approx(b["low"], abs=0.04)
+    assert a["high"] == pytest.approx(b["high"], abs=0.04)
+
+
+def test_a_change_is_of_the_principles_that_both_rounds_have() -> None:
+    table = prompts(30, rounds=2)
+    uneven = table.filter((pl.col("iter") == 0) | pl.col("id").is_in([f"p{i}" for i in range(20)]))
+
+    def says(question: Question) -> str:
+        breaks = any(f"In town {i} " in question.text for i in range(20, 30))
+        return f"{BAD if breaks else GOOD} {question.seed}"
+
+    found = measure(
+        Scripted("m", says), uneven, {"report": perfect()}, k=2, draws=50, endorse=False
+    )
+    first, last = (row(found.measures, "apv", iter=i)["value"] for i in (0, 1))
+    assert first == pytest.approx(1 / 3) and last == 0
+    change = row(found.changes, "apv")
+    assert change["value"] == change["low"] == change["high"] == 0
+
+
+def test_repeats_are_repeats_and_one_principle_has_no_null() -> None:
+    parrot = Scripted("parrot", lambda question: "He ran home and ate his bread at once")
+    found = measure(parrot, prompts(10), {"report": perfect()}, k=4, draws=20, endorse=False)
+    assert found.summary["self_bleu"]["completions"]["0"] == pytest.approx(100)
+    alone = measure(at_rate(0.5), prompts(1), {"report": perfect()}, k=4, draws=20, endorse=False)
+    assert row(alone.measures, "apv of another principle")["value"] is None
+
+
+def test_a_forced_scorer_is_marked() -> None:
+    from dataclasses import replace
+
+    sure = perfect()
+    blind = replace(sure.calibration, overall={**sure.calibration.overall, "auroc_low": 0.4})
+    forced = replace(sure, calibration=blind, forced=True)
+    found = measure(at_rate(0.5), prompts(6), {"report": forced}, k=2, draws=20, endorse=False)
+    assert found.summary["scorers"]["report"]["forced"]
+    assert "FORCED" in "\n".join(of_measures(found))

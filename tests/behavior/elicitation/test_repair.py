@@ -20,6 +20,7 @@ from moralprobe.behavior.elicitation.repair import (
     learn,
     retrieved,
     rewriter,
+    unseen,
 )
 from moralprobe.behavior.text_model import Question, Scripted
 from moralprobe.errors import DataError, UsageError
@@ -55,7 +56,7 @@ def test_an_instruction_that_works_is_found_and_helps_other_principles() -> None
     assert found.for_all == SPELLS[1]
     assert np.mean([one.instruction == SPELLS[1] for one in found.lessons]) > 0.9
     assert all(one.reward > one.before for one in found.lessons if one.instruction == SPELLS[1])
-    assert found.unused["there already"] > 0 and len(found.ids) == 20
+    assert found.unused["there already"] > 0 and len(found.seen) == 20
     told = instructions(found, others)
     assert list(told) == ["none", "warning", "ape", "critique", "retrieved"]
     assert told["warning"][0] == FIXED.format(principle=others["principle"][0])
@@ -119,12 +120,12 @@ def test_what_did_best_for_the_prompts_most_alike_is_retrieved() -> None:
         principle=pl.Series(["Do not lie.", "Feed the dog."]),
         prompt=pl.Series(["At the market they saw", "In the kennel they sat"]),
     )
-    one = Repair(None, lessons, ("x",), {}, near=2)
+    one = Repair(None, lessons, (), {}, near=2)
     assert retrieved(one, table)[0] == "B"
-    assert retrieved(Repair(None, lessons, ("x",), {}, near=1), table) == ["B", "C"] or retrieved(
-        Repair(None, lessons, ("x",), {}, near=1), table
+    assert retrieved(Repair(None, lessons, (), {}, near=1), table) == ["B", "C"] or retrieved(
+        Repair(None, lessons, (), {}, near=1), table
     ) == ["A", "C"]
-    assert list(instructions(Repair(None, (), ("x",), {}, 1), table)) == [
+    assert list(instructions(Repair(None, (), (), {}, 1), table)) == [
         "none",
         "warning",
         "critique",
@@ -161,3 +162,44 @@ def test_a_repair_is_read_as_it_was_written() -> None:
     with pytest.raises(UsageError, match="find no instruction"):
         Options(n=0)
     assert set(halves(prompts(8, rounds=2), 0)[0]["iter"]) == {1}
+
+
+def test_no_principle_is_learnt_from_and_measured() -> None:
+    """Whatever its lines are called, and however it is spelled."""
+    table = prompts(8).sample(fraction=1, seed=0, shuffle=True)
+    many = pl.concat([table.with_columns(pl.col("prompt") + f" {i}") for i in range(4)])
+    many = many.with_columns(
+        id=pl.Series([str(i) for i in range(many.height)]),
+        principle=pl.Series([p.upper() if i % 2 else p for i, p in enumerate(many["principle"])]),
+    )
+    first, others = halves(many, 0)
+    assert first.height == others.height == 16
+    lower = [{p.casefold() for p in some["principle"]} for some in (first, others)]
+    assert not lower[0] & lower[1]
+    found = learn(at_rate(0.5), first, writes(), perfect(), QUICK)
+    assert unseen(found, many)["id"].to_list() == others["id"].to_list()
+    bare = many.drop("id").with_columns(id=pl.col("principle"))
+    assert {p.casefold() for p in unseen(found, bare)["principle"]} == lower[1]
+
+
+def test_an_arm_is_held_against_the_base_on_the_same_prompts() -> None:
+    base = measure(at_rate(0.5), prompts(20), {"report": perfect()}, k=4, draws=50, endorse=False)
+    there = base.completions
+    gone = there.with_columns(
+        report=pl.when(pl.col("id").is_in([f"p{i}" for i in range(10)])).then(pl.col("report"))
+    )
+    table = against({"none": there, "silent": gone}, "none", "report", draws=100, seed=0)
+    for row in table.filter(arm="silent").to_dicts():
+        assert row["gain"] == row["gain_low"] == row["gain_high"] == 0 and row["n"] == 10
+    # Prompts of a principle are drawn together: four that go alike tell no more than one.
+    group = np.repeat(np.arange(10), 8)
+    alike = there.with_columns(report=pl.Series((group % 2).astype(float)))
+    widths = []
+    for principle in (pl.Series([f"rule {'abcdefghij'[g]}" for g in group]), there["principle"]):
+        arms = {
+            "none": alike.with_columns(principle=principle, report=pl.lit(0.0)),
+            "all": alike.with_columns(principle=principle),
+        }
+        table = against(arms, "none", "report", draws=400, seed=0).filter(arm="all", measure="apv")
+        widths.append(table["gain_high"][0] - table["gain_low"][0])
+    assert widths[0] > 1.2 * widths[1]

@@ -61,7 +61,7 @@ def test_a_planted_weak_spot_is_found() -> None:
     assert sum("harbour" in one.prompt for one in last) >= 5
     assert all("harbour" not in history[0].prompt for history in found.incumbents)
     assert [len(history) for history in found.incumbents] == [5] * 6
-    assert not found.context_fit and not found.without
+    assert found.context_fit == 0 and not found.without
     # What breaks the principle most is what the proposer is told of.
     rows = found.rows(3)
     assert [row["iter"] for row in rows[:5]] == [0, 1, 2, 3, 4] and rows[0]["seed"] == 3
@@ -101,7 +101,7 @@ def test_the_score_is_its_formula() -> None:
     one = principles(1)
     options = Options(rounds=1, k=3, top=3, proposals=8, tokens=16, alpha=2.0)
     found = search(Scripted("m", says, believes), one, Anywhere(), perfect(), options)
-    assert found.context_fit
+    assert found.context_fit == 1
     best = found.incumbents[0][-1]
     # By the market nothing is broken (its log is cut at 0.001); texts have four words.
     market, harbour = np.log(0.2) / 4 + 2 * np.log(1e-3), np.log(0.02) / 4 + 2 * np.log(1.0)
