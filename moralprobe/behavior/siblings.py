@@ -7,7 +7,7 @@ narrow, chance agreement too rare, and what is held out known.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -73,6 +73,25 @@ def connected(first: Sequence[str], second: Sequence[str]) -> Ints:
     return np.asarray(label[a], np.int64)
 
 
+def parted(
+    groups: Ints, shares: Mapping[str, float], rng: np.random.Generator
+) -> dict[str, NDArray[np.bool_]]:
+    """Return which items are in which part, [n] each: all of a group in one.
+
+    Args:
+        groups: [n] a number for each item, from 0.
+        shares: of the groups by the part's name; together 1.
+        rng: draws which.
+    """
+    n = int(groups.max()) + 1
+    order = rng.permutation(n)
+    edges = np.round(np.cumsum([0.0, *shares.values()]) * n).astype(int)
+    return {
+        name: np.isin(groups, order[a:b])
+        for name, a, b in zip(shares, edges[:-1], edges[1:], strict=True)
+    }
+
+
 @dataclass(frozen=True)
 class Together:
     """Groups of items that are drawn and shuffled together: `places` [n], group by group."""
@@ -96,6 +115,10 @@ class Together:
         """Return the places of as many groups as there are, drawn with replacement."""
         g = rng.integers(len(self), size=len(self))
         return self._at(g, self.sizes[g], np.zeros_like(g))
+
+    def resamples(self, draws: int, rng: np.random.Generator) -> list[Ints]:
+        """Return all places as they are, and then those of so many draws."""
+        return [np.sort(self.places), *(self.drawn(rng) for _ in range(draws))]
 
     def shuffled(self, rng: np.random.Generator) -> Ints:
         """Return where what is put at `places` comes from.

@@ -12,12 +12,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from moralprobe.behavior.siblings import STEM
+from moralprobe.behavior.siblings import STEM, parted
 from moralprobe.errors import DataError
 
 FEWEST: Final = 30
 """Items that are needed, and beginnings that differ: fewer can't be split."""
-_TEST, _VALIDATION = 0.25, 0.2
+SHARES: Final = {"test": 0.25, "validation": 0.2, "train": 0.55}
+"""Of the groups of texts: to test on, to choose by, and to train on."""
 
 
 @dataclass(frozen=True)
@@ -127,10 +128,7 @@ def split(groups: NDArray[np.int64], rng: np.random.Generator) -> dict[str, NDAr
             f"they begin in {n} ways, by their first {STEM} words; {FEWEST} are needed",
             "score texts of more kinds",
         )
-    order = rng.permutation(n)
-    test, validation = round(_TEST * n), round((_TEST + _VALIDATION) * n)
-    cuts = {"train": order[validation:], "validation": order[test:validation], "test": order[:test]}
-    return {name: np.flatnonzero(np.isin(groups, some)) for name, some in cuts.items()}
+    return {name: np.flatnonzero(some) for name, some in parted(groups, SHARES, rng).items()}
 
 
 def _about(folder: Path) -> dict[str, Any]:

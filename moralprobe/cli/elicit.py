@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from moralprobe.cli import repair
 from moralprobe.cli.console import notice, say, steps
-from moralprobe.cli.scorers import CASES, FORCE, SCORER, calibrated, searched_of
+from moralprobe.cli.scorers import (
+    Cases,
+    Completions,
+    Device,
+    Draws,
+    Force,
+    Model,
+    Out,
+    Prompts,
+    Quiet,
+    Readout,
+    Seed,
+    Spec,
+    Tokens,
+    calibrated,
+    searched_of,
+)
 
 app = typer.Typer(
     help="Value violations drawn out of a model by everyday stories, and measured.",
@@ -20,12 +35,13 @@ app.add_typer(repair.app, name="repair")
 
 @app.command("calibrate")
 def calibrate_command(
-    scorer: Annotated[str, typer.Option(help=SCORER)],
-    out: Annotated[Path, typer.Option(help="The folder to write.")],
-    cases: Annotated[str, typer.Option(help=CASES)] = "starter",
-    seed: Annotated[int, typer.Option(help="Of the parts and resamples.", min=0)] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    scorer: Spec,
+    out: Out,
+    cases: Cases = "starter",
+    readout: Readout = "logprob",
+    seed: Seed = 0,
+    device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
     """Say what a scorer is worth on texts whose truth is known, beside words and length.
 
@@ -37,11 +53,12 @@ def calibrate_command(
 
     check_writable(out)
     with open_cache(out / "answers.jsonl", notice) as cache:
-        found = calibrated(scorer, cases, device, seed, cache, force=True, quiet=quiet)
+        found = calibrated(scorer, cases, readout, device, seed, cache, force=True, quiet=quiet)
     about = {
         "scorer": scorer,
         "identity": dict(found.scorer.identity),
         "cases": cases,
+        "readout": readout,
         "seed": seed,
         **found.calibration.as_json(),
     }
@@ -53,34 +70,33 @@ def calibrate_command(
 
 @app.command("search")
 def search_command(
-    out: Annotated[Path, typer.Option(help="The folder to write.")],
-    model: Annotated[
-        str, typer.Option(help="Whose completions: a local one, or http://HOST/v1=MODEL.")
-    ] = "smollm2-135m",
+    out: Out,
+    model: Model = "smollm2-135m",
     principles: Annotated[
-        str, typer.Option(help="starter, a table with a column principle, Moral Stories, ....")
+        str, typer.Option(help="starter, moral-stories, a table, or Social-Chemistry-101.")
     ] = "starter",
     proposer: Annotated[
         str | None, typer.Option(help="Who writes beginnings; the model, if not given.")
     ] = None,
-    scorer: Annotated[str, typer.Option(help=SCORER)] = "linear=smollm2-135m",
-    cases: Annotated[str, typer.Option(help=CASES)] = "starter",
+    scorer: Spec = "linear=smollm2-135m",
+    cases: Cases = "starter",
+    readout: Readout = "logprob",
     n: Annotated[int, typer.Option(help="So many principles, evenly; 0 for all.", min=0)] = 0,
     rounds: Annotated[int, typer.Option(help="Of the search.", min=1)] = 3,
-    k: Annotated[int, typer.Option(help="Completions of each beginning.", min=1)] = 10,
+    k: Completions = 10,
     top: Annotated[int, typer.Option(help="Completions that are kept.", min=1)] = 3,
     proposals: Annotated[int, typer.Option(help="Beginnings proposed a round.", min=1)] = 5,
     beam: Annotated[int, typer.Option(help="Beginnings carried on.", min=1)] = 2,
-    tokens: Annotated[int, typer.Option(help="Of a completion.", min=1)] = 100,
+    tokens: Tokens = 100,
     alpha: Annotated[float, typer.Option(help="Weight of breaking beside going on well.")] = 1.0,
     words: Annotated[int, typer.Option(help="Of a beginning, at most.", min=8)] = 60,
     any_topic: Annotated[
         bool, typer.Option("--any-topic", help="Don't leave out any topic.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help=FORCE)] = False,
-    seed: Annotated[int, typer.Option(help="Of all samples.", min=0)] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    force: Force = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
     """Search for everyday stories after which a model breaks a principle (DeNEVIL).
 
@@ -104,7 +120,7 @@ def search_command(
     chosen = evenly(load_principles(principles), n)
     check_writable(out)
     with open_cache(out / "answers.jsonl", notice) as cache:
-        judge = calibrated(scorer, cases, device, seed, cache, force=force, quiet=quiet)
+        judge = calibrated(scorer, cases, readout, device, seed, cache, force=force, quiet=quiet)
         asked = text_model(model, device)
         writer = asked if proposer is None or proposer == model else text_model(proposer, device)
         with steps("searching", quiet=quiet) as progress:
@@ -132,6 +148,7 @@ def search_command(
         "calibration": judge.calibration.as_json(),
         "forced": force and not judge.calibration.usable,
         "cases": cases,
+        "readout": readout,
         "principles": principles,
         "options": options.__dict__,
         "limits": {"words": words, "topics": list(limits.topics)},
@@ -147,26 +164,22 @@ def search_command(
 
 @app.command("measure")
 def measure_command(
-    prompts: Annotated[
-        Path,
-        typer.Argument(metavar="PROMPTS", help="What elicit search wrote, or principle, prompt."),
-    ],
-    out: Annotated[Path, typer.Option(help="The folder to write.")],
-    model: Annotated[
-        str, typer.Option(help="That goes on: a local one, or http://HOST/v1=MODEL.")
-    ] = "smollm2-135m",
-    scorer: Annotated[str, typer.Option(help=SCORER)] = "judge=smollm2-135m",
-    cases: Annotated[str, typer.Option(help=CASES)] = "starter",
-    k: Annotated[int, typer.Option(help="Completions of each prompt.", min=1)] = 10,
-    tokens: Annotated[int, typer.Option(help="Of a completion.", min=1)] = 100,
+    prompts: Prompts,
+    out: Out,
+    model: Model = "smollm2-135m",
+    scorer: Spec = "judge=smollm2-135m",
+    cases: Cases = "starter",
+    readout: Readout = "logprob",
+    k: Completions = 10,
+    tokens: Tokens = 100,
     fluency: Annotated[
         str | None, typer.Option(help="A local model whose perplexity of the texts is told.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help=FORCE)] = False,
-    draws: Annotated[int, typer.Option(help="Resamples of principles.", min=20)] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the completions and resamples.", min=0)] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    force: Force = False,
+    draws: Draws = 1000,
+    seed: Seed = 0,
+    device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
     """Draw fresh completions of stories, and say how often they break their principles.
 
@@ -175,6 +188,7 @@ def measure_command(
     Example: moralprobe elicit measure prompts --model smollm2-135m --scorer words --k 2
     --tokens 16 --force --out violations
     """
+    import json
     from dataclasses import replace
 
     from moralprobe.behavior.elicitation.measuring import load_prompts, measure
@@ -190,18 +204,24 @@ def measure_command(
     check_writable(out)
     with open_cache(out / "answers.jsonl", notice) as cache:
         scorers = {
-            "report": calibrated(scorer, cases, device, seed, cache, force=force, quiet=quiet)
+            "report": calibrated(
+                scorer, cases, readout, device, seed, cache, force=force, quiet=quiet
+            )
         }
         if searched is not None:
             scorers["search"] = calibrated(
                 searched["scorer"],
                 searched["cases"],
+                searched["readout"],
                 device,
                 searched["options"]["seed"],
                 cache,
                 force=True,
                 quiet=quiet,
             )
+            same = json.dumps(dict(scorers["search"].scorer.identity), sort_keys=True)
+            if same != json.dumps(searched["scorer_identity"], sort_keys=True):
+                notice("the search's scorer isn't what it was: its model or its texts have changed")
         asked = text_model(model, device)
         with steps("measuring", quiet=quiet) as progress:
             found = measure(

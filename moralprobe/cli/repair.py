@@ -8,34 +8,46 @@ from typing import Annotated
 import typer
 
 from moralprobe.cli.console import notice, say, steps
-from moralprobe.cli.scorers import CASES, FORCE, SCORER, calibrated, json_in
+from moralprobe.cli.scorers import (
+    Cases,
+    Completions,
+    Device,
+    Draws,
+    Force,
+    Model,
+    Out,
+    Prompts,
+    Quiet,
+    Readout,
+    Seed,
+    Spec,
+    Tokens,
+    calibrated,
+    json_in,
+)
 
 app = typer.Typer(help="Instructions after which a model keeps principles.", no_args_is_help=True)
 
 
 @app.command("train")
 def train_command(
-    prompts: Annotated[
-        Path,
-        typer.Argument(metavar="PROMPTS", help="What elicit search wrote, or principle, prompt."),
-    ],
-    out: Annotated[Path, typer.Option(help="The folder to write.")],
-    model: Annotated[
-        str, typer.Option(help="That is instructed: a local one, or http://HOST/v1=MODEL.")
-    ] = "smollm2-135m",
+    prompts: Prompts,
+    out: Out,
+    model: Model = "smollm2-135m",
     writer: Annotated[
         str | None, typer.Option(help="Who writes instructions; the model, if not given.")
     ] = None,
-    scorer: Annotated[str, typer.Option(help=SCORER)] = "linear=smollm2-135m",
-    cases: Annotated[str, typer.Option(help=CASES)] = "starter",
+    scorer: Spec = "linear=smollm2-135m",
+    cases: Cases = "starter",
+    readout: Readout = "logprob",
     n: Annotated[int, typer.Option(help="Instructions tried for a prompt.", min=1)] = 8,
-    k: Annotated[int, typer.Option(help="Completions of each.", min=1)] = 5,
-    tokens: Annotated[int, typer.Option(help="Of a completion.", min=1)] = 100,
+    k: Completions = 5,
+    tokens: Tokens = 100,
     near: Annotated[int, typer.Option(help="Prompts retrieved for another one.", min=1)] = 3,
-    force: Annotated[bool, typer.Option("--force", help=FORCE)] = False,
-    seed: Annotated[int, typer.Option(help="Of the halves and samples.", min=0)] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    force: Force = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
     """Look for instructions after which a model keeps half of the principles.
 
@@ -55,7 +67,7 @@ def train_command(
     learnt, _ = halves(load_prompts(prompts), seed)
     check_writable(out)
     with open_cache(out / "answers.jsonl", notice) as cache:
-        judge = calibrated(scorer, cases, device, seed, cache, force=force, quiet=quiet)
+        judge = calibrated(scorer, cases, readout, device, seed, cache, force=force, quiet=quiet)
         asked = text_model(model, device)
         told = asked if writer is None or writer == model else text_model(writer, device)
         with steps("learning", quiet=quiet) as progress:
@@ -64,7 +76,9 @@ def train_command(
         "model": dict(asked.identity),
         "writer": dict(told.identity),
         "scorer": scorer,
+        "scorer_identity": dict(judge.scorer.identity),
         "cases": cases,
+        "readout": readout,
         "forced": force and not judge.calibration.usable,
         "options": options.__dict__,
         **found.as_json(),
@@ -77,26 +91,22 @@ def train_command(
 
 @app.command("apply")
 def apply_command(
-    prompts: Annotated[
-        Path,
-        typer.Argument(metavar="PROMPTS", help="What elicit search wrote, or principle, prompt."),
-    ],
+    prompts: Prompts,
     learnt: Annotated[
         Path, typer.Argument(metavar="REPAIR", help="The folder of elicit repair train.")
     ],
-    out: Annotated[Path, typer.Option(help="The folder to write.")],
-    model: Annotated[
-        str, typer.Option(help="That is instructed: a local one, or http://HOST/v1=MODEL.")
-    ] = "smollm2-135m",
-    scorer: Annotated[str, typer.Option(help=SCORER)] = "judge=smollm2-135m",
-    cases: Annotated[str, typer.Option(help=CASES)] = "starter",
-    k: Annotated[int, typer.Option(help="Completions of each prompt.", min=1)] = 10,
-    tokens: Annotated[int, typer.Option(help="Of a completion.", min=1)] = 100,
-    force: Annotated[bool, typer.Option("--force", help=FORCE)] = False,
-    draws: Annotated[int, typer.Option(help="Resamples of principles.", min=20)] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the completions and resamples.", min=0)] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    out: Out,
+    model: Model = "smollm2-135m",
+    scorer: Spec = "judge=smollm2-135m",
+    cases: Cases = "starter",
+    readout: Readout = "logprob",
+    k: Completions = 10,
+    tokens: Tokens = 100,
+    force: Force = False,
+    draws: Draws = 1000,
+    seed: Seed = 0,
+    device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
     """Measure every way of repair on the principles that nothing was learnt from.
 
@@ -128,7 +138,7 @@ def apply_command(
     check_writable(out)
     arms: dict[str, pl.DataFrame] = {}
     with open_cache(out / "answers.jsonl", notice) as cache:
-        judge = calibrated(scorer, cases, device, seed, cache, force=force, quiet=quiet)
+        judge = calibrated(scorer, cases, readout, device, seed, cache, force=force, quiet=quiet)
         asked = text_model(model, device)
         for arm, told in instructions(repaired, table).items():
             with steps(arm, quiet=quiet) as progress:

@@ -104,7 +104,7 @@ def beside(
     """
     rng, n = np.random.default_rng(seed), len(target)
     together = Together.of(np.arange(n) if groups is None else groups)
-    resamples = [np.arange(n), *(together.drawn(rng) for _ in range(draws))]
+    resamples = together.resamples(draws, rng)
     rows = []
     for measure, function in MEASURES.items():
         values = {

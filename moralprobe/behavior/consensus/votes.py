@@ -104,8 +104,7 @@ def against_votes(
     if consensus.summary["supported"]:
         sources = {"consensus": ours, **sources}
     rng = np.random.default_rng(seed)
-    together = Together.of(scores.siblings()[at])
-    resamples = [np.arange(len(at)), *(together.drawn(rng) for _ in range(draws))]
+    resamples = Together.of(scores.siblings()[at]).resamples(draws, rng)
     rows = []
     for j, theory in enumerate(scores.theories):
         for name, values in sources.items():

@@ -20,7 +20,7 @@ from moralprobe.behavior.consensus.agreement import auroc
 from moralprobe.behavior.elicitation.measures import CUT, interval
 from moralprobe.behavior.elicitation.principles import Cases
 from moralprobe.behavior.elicitation.scorers import Pair, Scorer, Step, fit_words
-from moralprobe.behavior.siblings import Together
+from moralprobe.behavior.siblings import Together, parted
 from moralprobe.errors import DataError, UsageError
 
 Floats = NDArray[np.float64]
@@ -108,12 +108,7 @@ def parts_of(cases: Cases, seed: int) -> dict[str, Bools]:
             f"{n} have texts that keep or break them; {FEWEST} are needed",
             "give more, as Moral Stories",
         )
-    order = np.random.default_rng(seed).permutation(n)
-    edges = np.round(np.cumsum([0.0, *PARTS.values()]) * n).astype(int)
-    found = {
-        name: np.isin(groups, order[a:b])
-        for name, a, b in zip(PARTS, edges[:-1], edges[1:], strict=True)
-    }
+    found = parted(groups, PARTS, np.random.default_rng(seed))
     for name, some in found.items():
         breaks = cases.breaks[some]
         if breaks.all() or not breaks.any():
@@ -157,14 +152,17 @@ def calibrate(
     p = np.asarray(expit(offset + slope * said), np.float64)
     groups = cases.groups()
     rng = np.random.default_rng(seed)
-    resamples = _resamples(groups[test], draws, rng)
+    resamples = Together.of(groups[test]).resamples(draws, rng)
     overall = _measured(p[test], cases.breaks[test], said[test], resamples)
     axes = np.array([one.foundation or "" for one in cases.principles])
     foundations = {
         str(axis): {
             **_with_intervals(
                 _measured(
-                    p[some], cases.breaks[some], said[some], _resamples(groups[some], draws, rng)
+                    p[some],
+                    cases.breaks[some],
+                    said[some],
+                    Together.of(groups[some]).resamples(draws, rng),
                 )
             ),
             "n": len(some),
@@ -185,13 +183,6 @@ def calibrate(
         _curve(p[test], cases.breaks[test]),
         overall[:, -2:],
     )
-
-
-def _resamples(
-    groups: NDArray[np.int64], draws: int, rng: np.random.Generator
-) -> list[NDArray[np.int64]]:
-    together = Together.of(groups)
-    return [np.arange(len(groups)), *(together.drawn(rng) for _ in range(draws))]
 
 
 def _measured(

@@ -33,6 +33,11 @@ def ask(prompt: str, instruction: str | None = None, seed: int = 0) -> Question:
     return Question(text if instruction is None else f"{instruction}\n\n{text}", seed=seed)
 
 
+def seed_of(*numbers: int) -> int:
+    """Return a seed that other numbers don't give: what is drawn for one end isn't for another."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
 def completions(
     model: TextModel,
     questions: Sequence[Question],
@@ -41,7 +46,7 @@ def completions(
     cache: Cache | None = None,
     step: Callable[[int], None] = lambda n: None,
 ) -> list[str]:
-    """Return how a model goes on, sampled at a temperature of 1, [n].
+    """Return what a model says to each question, sampled at a temperature of 1, [n].
 
     Raises:
         UnansweredError: the model can't be reached; what it said is in the cache.

@@ -12,7 +12,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from moralprobe.behavior.elicitation.calibration import Calibrated
-from moralprobe.behavior.elicitation.completions import REFUSED, SAID, ask, completions, status
+from moralprobe.behavior.elicitation.completions import (
+    REFUSED,
+    SAID,
+    ask,
+    completions,
+    seed_of,
+    status,
+)
 from moralprobe.behavior.elicitation.measures import (
     CUT,
     means,
@@ -148,7 +155,7 @@ def measure(
     steps = 1 + 2 * len(scorers) + endorse
     progress(0, steps, "completions")
     instructed = [None] * asked.height if instructions is None else list(instructions)
-    seeds = [_seed(seed, i) for i in range(k)]
+    seeds = [seed_of(seed, FRESH, i) for i in range(k)]
     questions = [
         ask(prompt, told, one)
         for prompt, told in zip(asked["prompt"], instructed, strict=True)
@@ -162,20 +169,13 @@ def measure(
         text=pl.Series(said, dtype=pl.String),
         status=pl.Series([status(text) for text in said]),
     )
-    told = long["status"].to_numpy() == SAID
-    nothing = long["status"].is_in(list(REFUSED)).to_numpy()  # nothing was broken
+    done = 1
     others = _others(asked, np.random.default_rng(seed))
-    for number, (name, scorer) in enumerate(scorers.items()):
-        held: dict[str, list[str] | None] = {
-            name: asked["principle"].to_list(),
-            f"{name}_other": others,
-        }
-        for column, against in held.items():
-            progress(1 + 2 * number + (column != name), steps, f"scored by {scorer.scorer.name}")
-            p = np.where(nothing & (against is not None), 0.0, np.nan)
-            if against is not None:
-                pairs = [(against[i // k], said[i]) for i in np.flatnonzero(told)]
-                p[told] = scorer.probability(pairs)
+    for name, scorer in scorers.items():
+        for column, held in ((name, asked["principle"].to_list()), (f"{name}_other", others)):
+            progress(done, steps, f"scored by {scorer.scorer.name}")
+            done += 1
+            p = _scored(long, held, scorer)
             long = long.with_columns(pl.Series(column, p).fill_nan(None))
     endorsed: dict[str, Any] | None = None
     if endorse:
@@ -183,48 +183,70 @@ def measure(
         long, endorsed = _endorsed(model, long, next(iter(scorers)), draws, seed, cache)
     progress(steps, steps, "")
     measures, changes = tables(long, scorers, rounds, k, draws, seed)
-    return Measured(
-        measures,
-        changes,
-        long.drop("row"),
-        {
-            "model": dict(model.identity),
-            "k": k,
-            "tokens": tokens,
-            "seed": seed,
-            "draws": draws,
-            "rounds": rounds,
-            "prompts": asked.height,
-            "principles": asked["id"].n_unique(),
-            "statuses": dict(long["status"].value_counts(sort=True).iter_rows()),
-            "endorsed": endorsed,
-            "self_bleu": {
-                what: {
-                    str(r): _diversity(_texts(long.filter(iter=r), column), seed) for r in rounds
-                }
-                for what, column in (("prompts", "prompt"), ("completions", "text"))
+    about = {"k": k, "tokens": tokens, "seed": seed, "draws": draws, "rounds": rounds}
+    summary = {**_summary(model, long, scorers, rounds, seed), **about, "endorsed": endorsed}
+    return Measured(measures, changes, long.drop("row"), summary)
+
+
+def _scored(long: pl.DataFrame, held: Sequence[str] | None, scorer: Calibrated) -> Floats:
+    """Return the probability that each completion breaks the principle it is held against.
+
+    Args:
+        long: every completion, with the `row` of its prompt.
+        held: a principle for each prompt; none, where there is none to hold against.
+        scorer: who says.
+    """
+    p = np.full(long.height, np.nan)
+    if held is None:
+        return p
+    status_of = long["status"].to_numpy()
+    p[np.isin(status_of, REFUSED)] = 0.0  # nothing was broken
+    told = np.flatnonzero(status_of == SAID)
+    rows, texts = long["row"].to_list(), long["text"].to_list()
+    p[told] = scorer.probability([(held[rows[i]], texts[i]) for i in told])
+    return p
+
+
+def _summary(
+    model: TextModel,
+    long: pl.DataFrame,
+    scorers: Mapping[str, Calibrated],
+    rounds: Sequence[int],
+    seed: int,
+) -> dict[str, Any]:
+    """Return what stands beside the measures: who, how many, how diverse and how long."""
+    by_round = {str(r): long.filter(iter=r) for r in rounds}
+    return {
+        "model": dict(model.identity),
+        "prompts": long["row"].n_unique(),
+        "principles": long["id"].n_unique(),
+        "statuses": dict(long["status"].value_counts(sort=True).iter_rows()),
+        "self_bleu": {
+            # Completions may repeat each other word for word; a prompt has K of them.
+            "prompts": {
+                r: _diversity(some["prompt"].unique(maintain_order=True).to_list(), seed)
+                for r, some in by_round.items()
             },
-            "words": {
-                str(r): float(np.mean([len(t.split()) for t in long.filter(iter=r)["text"]]))
-                for r in rounds
+            "completions": {
+                r: _diversity(some["text"].to_list(), seed) for r, some in by_round.items()
             },
-            "scorers": {
-                name: {
-                    "identity": dict(one.scorer.identity),
-                    "name": one.scorer.name,
-                    "calibration": one.calibration.as_json(),
-                    "forced": one.forced and not one.calibration.usable,
-                }
-                for name, one in scorers.items()
-            },
-            "same_scorer": len({str(dict(s.scorer.identity)) for s in scorers.values()})
-            < len(scorers),
         },
-    )
-
-
-def _seed(seed: int, k: int) -> int:
-    return int(np.random.SeedSequence([seed, FRESH, k]).generate_state(1)[0])
+        "words": {
+            r: float(np.mean([len(text.split()) for text in some["text"]]))
+            for r, some in by_round.items()
+        },
+        "scorers": {
+            name: {
+                "identity": dict(one.scorer.identity),
+                "name": one.scorer.name,
+                "calibration": one.calibration.as_json(),
+                "forced": one.forced and not one.calibration.usable,
+            }
+            for name, one in scorers.items()
+        },
+        "same_scorer": len({str(dict(one.scorer.identity)) for one in scorers.values()})
+        < len(scorers),
+    }
 
 
 def _repeated(asked: pl.DataFrame, k: int) -> pl.DataFrame:
@@ -246,12 +268,6 @@ def _others(asked: pl.DataFrame, rng: np.random.Generator) -> list[str] | None:
     order = rng.permutation(len(texts))
     following = {texts[a]: texts[b] for a, b in zip(order, np.roll(order, 1), strict=True)}
     return [following[one] for one in asked["principle"]]
-
-
-def _texts(some: pl.DataFrame, column: str) -> list[str]:
-    """Return different prompts, or all completions: those may repeat each other word for word."""
-    found = some[column]
-    return (found.unique(maintain_order=True) if column == "prompt" else found).to_list()
 
 
 def _diversity(texts: Sequence[str], seed: int) -> float | None:
@@ -286,7 +302,7 @@ def _endorsed(
     p[told] = 1 / (1 + np.exp(-odds))
     called = long[scorer].cast(pl.Float64).fill_null(np.nan).to_numpy()
     together, rng = Together.of(kin(long["principle"], long["prompt"])), np.random.default_rng(seed)
-    resampled = [np.arange(len(p)), *(together.drawn(rng) for _ in range(resamples))]
+    resampled = together.resamples(resamples, rng)
     says = np.where(np.isfinite(p), p > CUT, np.nan)
     found = {
         name: row(means(np.where(kind, says, np.nan), resampled))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final, Protocol
 
-from moralprobe.behavior.asking import kept
-from moralprobe.behavior.elicitation.completions import SAID, status
+from moralprobe.behavior.elicitation.completions import SAID, completions, status
 from moralprobe.behavior.text_model import Question, TextModel
 from moralprobe.cache import Cache
 
@@ -39,9 +38,7 @@ FEWEST_WORDS: Final = 8
 _ENDS: Final = re.compile(r"[.!?…][\"'”’)\]]*\s*$")
 _SENTENCE: Final = re.compile(r"(?<=[.!?…])\s+|(?<=[.!?…][\"'”’)\]])\s+")
 _LABEL: Final = re.compile(r"^[^\n]{0,80}:\s*\n+")
-_NAMES_RULE: Final = re.compile(
-    r"\bone should(?:n't| not)?\b|\bthe rule\b|\[refused|\[not asked", re.I
-)
+_NAMES_RULE: Final = re.compile(r"\bone should(?:n't| not)?\b|\bthe rule\b", re.I)
 
 
 @dataclass(frozen=True)
@@ -128,17 +125,7 @@ class Writer:
             UnansweredError: the model can't be reached.
         """
         questions = [Question(self._asked(one), seed=one.seed) for one in wanted]
-        return kept(
-            self.model,
-            questions,
-            {"max_tokens": self.max_tokens, "temperature": 1},
-            self._written,
-            self.cache,
-            step,
-        )
-
-    def _written(self, questions: Sequence[Question]) -> Iterator[tuple[int, str]]:
-        return self.model.complete(questions, max_tokens=self.max_tokens, temperature=1.0)
+        return completions(self.model, questions, self.max_tokens, cache=self.cache, step=step)
 
     def _asked(self, one: Wanted) -> str:
         if not one.texts:

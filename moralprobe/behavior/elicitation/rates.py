@@ -48,7 +48,7 @@ def tables(
         together, rng = Together.of(group), np.random.default_rng([seed, 1])
         # Of fewer there is no interval: their resamples are nearly all alike.
         times = draws if len(together) >= FEWEST else 0
-        resamples = [np.arange(len(group)), *(together.drawn(rng) for _ in range(times))]
+        resamples = together.resamples(times, rng)
         at = some["iter"].to_numpy()[::k]
         ids = some["id"].to_numpy()[::k]
         both = np.isin(ids, [i for i in set(ids) if len(set(at[ids == i])) == len(rounds)])
@@ -133,7 +133,7 @@ def against(
     together = Together.of(kin(first["principle"].gather_every(k), first["prompt"].gather_every(k)))
     rng, n = np.random.default_rng(seed), first.height // k
     times = draws if len(together) >= FEWEST else 0
-    resamples = [np.arange(n), *(together.drawn(rng) for _ in range(times))]
+    resamples = together.resamples(times, rng)
     found = {
         arm: {measure: f(numbers(one[scorer]).reshape(n, k)) for measure, f in OF_PROMPTS.items()}
         for arm, one in arms.items()

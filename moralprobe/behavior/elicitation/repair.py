@@ -19,7 +19,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from moralprobe.behavior.asking import kept
 from moralprobe.behavior.elicitation.calibration import Calibrated
-from moralprobe.behavior.elicitation.completions import SAID, ask, completions, status
+from moralprobe.behavior.elicitation.completions import SAID, ask, completions, seed_of, status
 from moralprobe.behavior.elicitation.rates import kin
 from moralprobe.behavior.elicitation.scorers import Pair
 from moralprobe.behavior.siblings import folded
@@ -45,6 +45,7 @@ CRITIQUE: Final = (
     "the same again. Write only how the story goes on."
 )
 _WORDS: Final = 60
+_WRITTEN, _TRIED = 7, 8  # what seeds are for
 _SHOWN: Final = 5  # principles that an instruction for all is written from
 _FOR_ALL: Final = 10  # prompts that it is tried on
 
@@ -309,10 +310,7 @@ def _written(
     cache: Cache | None,
 ) -> list[list[str]]:
     """Return the different instructions that are written to each request and can be used."""
-    seeds = [
-        int(np.random.SeedSequence([options.seed, 7, i]).generate_state(1)[0])
-        for i in range(options.n)
-    ]
+    seeds = [seed_of(options.seed, _WRITTEN, i) for i in range(options.n)]
     said = completions(
         writer, [Question(text, seed=seed) for text in asked for seed in seeds], 60, cache=cache
     )
@@ -340,10 +338,7 @@ def _rewards(
     cache: Cache | None,
 ) -> list[float]:
     """Return how probably completions keep the principle, the mean of k; NaN of none."""
-    seeds = [
-        int(np.random.SeedSequence([options.seed, 8, i]).generate_state(1)[0])
-        for i in range(options.k)
-    ]
+    seeds = [seed_of(options.seed, _TRIED, i) for i in range(options.k)]
     questions = [ask(prompt, told, seed) for _, prompt, told in tried for seed in seeds]
     said = completions(model, questions, options.tokens, cache=cache)
     pairs = [

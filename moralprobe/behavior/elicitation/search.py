@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from moralprobe.behavior.elicitation.calibration import Calibrated
-from moralprobe.behavior.elicitation.completions import SAID, ask, completions, fits, status
+from moralprobe.behavior.elicitation.completions import (
+    SAID,
+    ask,
+    completions,
+    fits,
+    seed_of,
+    status,
+)
 from moralprobe.behavior.elicitation.principles import Principle
 from moralprobe.behavior.elicitation.proposers import Limits, Proposer, Wanted, open_end
 from moralprobe.behavior.text_model import TextModel
@@ -343,4 +350,4 @@ def _mean(p: NDArray[np.float64]) -> float:
 
 
 def _seed(options: Options, number: int, k: int) -> int:
-    return int(np.random.SeedSequence([options.seed, number, k]).generate_state(1)[0])
+    return seed_of(options.seed, number, k)

@@ -127,3 +127,25 @@ def test_the_baseline_learns_from_the_training_part_alone() -> None:
     turned = replace(NOISY, breaks=np.where(train, ~NOISY.breaks, NOISY.breaks))
     other = calibrate(Rule("reads it", reads_it), turned, draws=20).baselines["bag of words"]
     assert first["auroc"] > 0.6 and other["auroc"] == pytest.approx(1 - first["auroc"], abs=0.02)
+
+
+def test_texts_of_a_principle_are_drawn_together() -> None:
+    """Ten texts of a principle on which a scorer errs alike tell no more than one."""
+    from dataclasses import replace
+
+    one = cases(80)
+    ten = replace(
+        one,
+        principles=tuple(p for p in one.principles for _ in range(10)),
+        texts=tuple(f"{text} {i}" for text in one.texts for i in range(10)),
+        breaks=np.repeat(one.breaks, 10),
+    )
+
+    def errs(principle: str, text: str) -> float:
+        wrong = np.random.default_rng(list(principle.encode())).random() < 0.25
+        return (-1 if wrong else 1) * (2.0 if BAD in text else -2.0)
+
+    few, many = (calibrate(Rule("errs", errs), some, draws=300).overall for some in (one, ten))
+    assert many["hits"] == pytest.approx(few["hits"])
+    widths = [found["hits_high"] - found["hits_low"] for found in (few, many)]
+    assert widths[1] == pytest.approx(widths[0], rel=0.15)

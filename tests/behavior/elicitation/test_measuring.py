@@ -12,6 +12,8 @@ import pytest
 from moralprobe.behavior.elicitation.completions import status
 from moralprobe.behavior.elicitation.measures import apv, evr, mvp
 from moralprobe.behavior.elicitation.measuring import load_prompts, measure
+from moralprobe.behavior.elicitation.proposers import Writer
+from moralprobe.behavior.elicitation.search import Options, search
 from moralprobe.behavior.text_model import Question, Scripted
 from moralprobe.errors import DataError, UsageError
 from moralprobe.report.elicitation import of_measures
@@ -135,11 +137,22 @@ def test_the_null_is_another_principle() -> None:
 
 
 def test_no_completion_is_one_that_the_search_drew() -> None:
-    from moralprobe.behavior.elicitation.measuring import _seed as fresh
-    from moralprobe.behavior.elicitation.search import Options, _seed
+    heard: dict[str, set[int]] = {"search": set(), "measure": set()}
 
-    drawn = {_seed(Options(seed=s), r, k) for s in range(3) for r in range(5) for k in range(20)}
-    assert not drawn & {fresh(s, k) for s in range(3) for k in range(20)}
+    def model(where: str) -> Scripted:
+        def says(question: Question) -> str:
+            heard[where].add(question.seed)
+            return at_rate(0.5).says(question)  # type: ignore[operator]
+
+        return Scripted(where, says)
+
+    writer = Writer(Scripted("w", lambda q: f"In a town a woman called Eva ({q.seed}) stood and"))
+    options = Options(rounds=3, k=6, top=2, proposals=3)
+    found = search(model("search"), principles(4), writer, perfect(), options)
+    table = pl.DataFrame(found.rows(0), infer_schema_length=None)
+    measure(model("measure"), table, {"report": perfect()}, k=6, draws=20, endorse=False)
+    assert len(heard["search"]) == len(heard["measure"]) == 6
+    assert not heard["search"] & heard["measure"]
 
 
 def test_the_model_is_asked_about_its_own_completions() -> None:
@@ -340,3 +353,51 @@ def test_a_forced_scorer_is_marked() -> None:
     found = measure(at_rate(0.5), prompts(6), {"report": forced}, k=2, draws=20, endorse=False)
     assert found.summary["scorers"]["report"]["forced"]
     assert "FORCED" in "\n".join(of_measures(found))
+
+
+def test_that_a_scorers_rates_are_known_from_few_texts_widens_what_is_left() -> None:
+    """The same completions and the same rates, known surely or from few texts."""
+    from dataclasses import replace
+
+    sure = perfect()
+    rng = np.random.default_rng(0)
+    hits, alarms = (np.clip(rng.normal(at, 0.08, 401), 0, 1) for at in (0.8, 0.2))
+    hits[0], alarms[0] = 0.8, 0.2
+    vague = replace(sure.calibration, rates=np.stack([hits, alarms], axis=1))
+    known = replace(sure.calibration, rates=np.tile([0.8, 0.2], (401, 1)))
+    found = [
+        row(
+            measure(
+                at_rate(0.5),
+                prompts(60),
+                {"report": replace(sure, calibration=one)},
+                k=8,
+                draws=400,
+                endorse=False,
+            ).measures,
+            "apv corrected",
+        )
+        for one in (known, vague)
+    ]
+    assert found[0]["value"] == found[1]["value"]
+    narrow, wide = (one["high"] - one["low"] for one in found)
+    assert wide > 1.5 * narrow
+
+
+def test_a_models_own_judgement_is_drawn_by_principles() -> None:
+    """It judges all completions of a principle alike: K of them tell no more than one."""
+
+    def believes(question: Question) -> dict[str, float]:
+        yes = any(f"thing {i}." in question.text for i in range(0, 40, 2))
+        first = "A. The rule is broken" in question.text
+        p = 0.9 if first == yes else 0.1
+        return {"A": p, "B": 1 - p}
+
+    model = Scripted("m", at_rate(1.0).says, believes)
+    few, many = (
+        measure(model, prompts(40), {"report": perfect()}, k=k, draws=400).summary["endorsed"]
+        for k in (1, 16)
+    )
+    widths = [one["of broken"]["high"] - one["of broken"]["low"] for one in (few, many)]
+    assert few["of broken"]["value"] == many["of broken"]["value"] == 0.5
+    assert widths[1] == pytest.approx(widths[0], rel=0.2)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
+from moralprobe.behavior.consensus.agreement import auroc
 from moralprobe.behavior.elicitation.principles import (
     Principle,
     evenly,
@@ -16,6 +19,7 @@ from moralprobe.behavior.elicitation.principles import (
     load_principles,
 )
 from moralprobe.behavior.elicitation.proposers import Limits, open_end
+from moralprobe.behavior.elicitation.scorers import fit_words
 from moralprobe.errors import DataError
 from moralprobe.foundations import AXIS_TAGS
 from tests.conftest import shared_file
@@ -39,6 +43,22 @@ def test_the_starter_set_is_what_its_card_says() -> None:
     }
     assert abs(sum(words[True]) - sum(words[False])) / 110 < 0.3
     assert set(Counter(known.groups().tolist()).values()) == {2}
+
+
+def test_the_starters_words_hardly_tell_and_hold_no_negation() -> None:
+    known = load_cases("starter")
+    no = re.compile(r"\b(?:not|never|without|refused|no|nothing|nobody)\b|n't\b", re.I)
+    assert not [text for text in known.texts if no.search(text)]
+    pairs, found = known.pairs(), []
+    for seed in range(5):
+        folds = np.random.default_rng(seed).permutation(110)[known.groups()] % 5
+        said = np.empty(len(known))
+        for fold in range(5):
+            learnt, held = (np.flatnonzero(some) for some in (folds != fold, folds == fold))
+            words = fit_words([pairs[i] for i in learnt], known.breaks[learnt])
+            said[held] = words.log_odds([pairs[i] for i in held])
+        found.append(auroc(said, known.breaks.astype(float)))
+    assert 0.4 < np.mean(found) < 0.65
 
 
 def test_a_table_of_ones_own(tmp_path: Path) -> None:

@@ -115,6 +115,24 @@ def test_the_score_is_its_formula() -> None:
     assert found.incumbents[0][-1].score == pytest.approx(np.log(0.2) / 4)
 
 
+def test_completions_that_break_more_weigh_more_in_the_fit() -> None:
+    """Of two kept completions one breaks the principle surely, and the other doesn't."""
+    fit = {"market": (-1.0, -9.0), "harbour": (-9.0, -1.0)}
+    worst, mild = f"{BAD} now", f"{GOOD} now"
+
+    def believes(question: Question) -> dict[str, float]:
+        at = next((logs for place, logs in fit.items() if place in question.text), (-9.0, -9.0))
+        return {worst: float(np.exp(at[0])), mild: float(np.exp(at[1]))}
+
+    model = Scripted("m", lambda question: worst if question.seed % 2 else mild, believes)
+    options = Options(rounds=1, k=8, top=2, proposals=8, tokens=16, alpha=0.0)
+    found = search(model, principles(1), Anywhere(), perfect(), options)
+    best = found.incumbents[0][-1]
+    weight = np.exp([1.0, 0.0]) / np.exp([1.0, 0.0]).sum()  # by probabilities of 1 and 0
+    assert "market" in best.prompt
+    assert best.score == pytest.approx(weight @ fit["market"] / 4, rel=1e-3)  # of four words
+
+
 def test_a_prompt_that_breaks_the_principle_itself_is_not_used() -> None:
     class Blunt(Anywhere):
         def propose(self, wanted, step=lambda n: None) -> list[str]:  # type: ignore[no-untyped-def]
