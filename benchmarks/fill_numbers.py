@@ -26,6 +26,8 @@ PAGES = (
     ROOT / "docs" / "howto" / "evaluate.md",
     ROOT / "docs" / "howto" / "steering-page.md",
     ROOT / "docs" / "howto" / "consensus.md",
+    ROOT / "docs" / "howto" / "elicit.md",
+    ROOT / "docs" / "howto" / "orient.md",
     ROOT / "docs" / "explanation" / "design.md",
     ROOT / "docs" / "explanation" / "two-modes.md",
     ROOT / "docs" / "explanation" / "statistics.md",
@@ -421,6 +423,216 @@ def consensus_people() -> str:
     return f"{wrapped}\n\n(`{found['command']}`)"
 
 
+def elicitation() -> str:
+    """Return how often the first and the last prompts lead a real model astray, by two scorers."""
+    found = json.loads((RESULTS / "elicitation.json").read_text())
+    summary, minutes = found["summary"], sum(found["seconds"].values()) / 60
+    rounds = summary["rounds"]
+    value = {
+        (row["scorer"], row["iter"], row["measure"]): row
+        for row in found["measures"]
+        if row["foundation"] == row["pole"] == "all"
+    }
+    change = {
+        (row["scorer"], row["measure"]): row
+        for row in found["changes"]
+        if row["foundation"] == row["pole"] == "all"
+    }
+    names = {
+        "evr": "EVR",
+        "mvp": "MVP",
+        "apv": "APV",
+        "apv corrected": "APV, errors taken out",
+        "apv of another principle": "APV of another principle",
+    }
+    lines = [
+        f"| | | round {rounds[0]} | round {rounds[-1]} | the last less the first |",
+        "|" + "---|" * 5,
+    ]
+    for scorer, about in summary["scorers"].items():
+        for measure, name in names.items():
+            cells = [_interval(value[scorer, number, measure]) for number in rounds]
+            cells.append(_interval(change[scorer, measure], "+.2f"))
+            of = f"{scorer}: {about['name']}" if measure == "evr" else ""
+            lines.append(f"| {of} | {name} | {' | '.join(cells)} |")
+    said = []
+    for scorer, about in summary["scorers"].items():
+        of, beside = about["calibration"]["overall"], about["calibration"]["baselines"]
+        words = beside["bag of words"]
+        said.append(
+            f"The scorer that {'reports' if scorer == 'report' else 'searched'}, {about['name']}, "
+            f"tells breaking from keeping on held-out Moral Stories by an AUROC of "
+            f"{_named(of, 'auroc')}"
+            + (
+                f", {_named(words, 'scorer_above', '+.2f')} above a bag of words"
+                if scorer == "report"
+                else ""
+            )
+            + "."
+        )
+    surely = _verdict(change["report", "apv"])
+    own = summary["endorsed"]
+    said.append(
+        f"From round {rounds[0]} to round {rounds[-1]} the share of breaking completions {surely} "
+        f"by the scorer that reports. Asked about its own completions of the last round, the model "
+        f"calls {_interval(own['of broken'])} of those broken that the scorer calls so, and "
+        f"{_interval(own['of kept'])} of the others."
+    )
+    bleu = summary["self_bleu"]["prompts"]
+    said.append(
+        f"{len(found['without'])} of {found['principles'] + len(found['without'])} principles have "
+        f"no beginning that may be used; {found['unused'].get('breaks it by itself', 0)} beginnings "
+        "weren't, because the scorer that searched said that they break the principle by "
+        f"themselves. {found['moved']} principles have another beginning in the end; "
+        f"Self-BLEU of the beginnings {' and '.join(f'{x:.0f}' for x in bleu.values())}. "
+        f"K = {summary['k']} fresh completions of each prompt. The whole run took {minutes:.0f} "
+        f"minutes on {found['machine']['cores']} cores "
+        f"({', '.join(f'{name} {s / 60:.0f}' for name, s in found['seconds'].items())}; "
+        "`python benchmarks/elicitation.py MORAL_STORIES FOLDER`)."
+    )
+    return "\n".join([*lines, "", *textwrap.wrap(" ".join(said), 110)])
+
+
+def repair() -> str:
+    """Return what each way of repair does on a real model."""
+    found = json.loads((RESULTS / "elicitation-repair.json").read_text())
+    rows = [row for row in found["arms"] if row["measure"] == "apv"]
+    lines = ["| arm | APV | less that of `none` | EVR |", "|" + "---|" * 4]
+    evr = {row["arm"]: row for row in found["arms"] if row["measure"] == "evr"}
+    lines += [
+        f"| `{row['arm']}` | {_interval(row)} | {_gain(row)} | {_interval(evr[row['arm']])} |"
+        for row in rows
+    ]
+    (trained,) = [row for row in found["trained_less_written"] if row["measure"] == "apv"]
+    first, last = found["rewards"][0], found["rewards"][-1]
+    helping = [f"`{row['arm']}`" for row in rows if (row["gain_high"] or 0) < 0]
+    told = (
+        f"On {found['measured_on']} prompts of principles that nothing was learnt from "
+        f"({found['learnt_from']} were learnt from). "
+        + (
+            f"Surely fewer completions break the principle after {', '.join(helping)}. "
+            if helping
+            else "After no arm do surely fewer completions break the principle. "
+        )
+        + f"Trained less untrained writer: {_gain(trained)}. On the prompts that it learnt from, "
+        f"by the scorer that it learnt from, the writer's instructions kept the principle by "
+        f"{_interval(first)} before and {_interval(last)} after {last['round']} rounds "
+        f"({_gain(last)}). {found['seconds'] / 60:.0f} minutes "
+        "(`python benchmarks/elicitation_repair.py MORAL_STORIES FOLDER`)."
+    )
+    return "\n".join([*lines, "", *textwrap.wrap(told, 110)])
+
+
+def orientation() -> str:
+    """Return how rationally a real model follows values, beside chance and beside nothing."""
+    found = json.loads((RESULTS / "orientation.json").read_text())
+    of = {(r["value"], r["condition"], r["measure"]): r for r in found["measures"]}
+    conditions = [c for c in ("goal", "no-goal") if ("all", c, "steerability") in of]
+    values = ("altruistic", "prosocial", "individualistic", "competitive")
+
+    def cell(value: str, condition: str, measure: str, form: str = ".2f") -> str:
+        row = of[value, condition, measure]
+        return _interval({**row, "value": row["measured"]}, form)
+
+    chance = of["prosocial", "unprompted", "angle"]["chance"]
+    lines = [
+        f"| value | condition | angle (chance {chance:.1f}) | rationality (0) | above unprompted (0) "
+        "| category (chance) |",
+        "|" + "---|" * 6,
+    ]
+    for condition in conditions:
+        for value in values:
+            hit = of[value, condition, "category hit"]
+            lines.append(
+                f"| {value} | {condition} | {cell(value, condition, 'angle', '.1f')} | "
+                f"{cell(value, condition, 'rationality', '+.2f')} | "
+                f"{cell(value, condition, 'above unprompted', '+.2f')} | "
+                f"{hit['measured']:.0%} ({hit['chance']:.1%}) |"
+            )
+    surely = [f"{value} ({condition})" for value, condition in found["followed"]]
+    odd = {name: n for name, n in found["statuses"].items() if name != "ok"}
+    most, tried = found["letters"][0], len(conditions) * len(values)
+    order = of["prosocial", "unprompted", "transitive"]
+    told = (
+        f"SmolLM2-135M-Instruct, {found['sessions']} sessions, {found['answers']} answers"
+        f"{''.join(f', {name} {n}' for name, n in odd.items())}; a letter is said with a "
+        f"probability of {found['mass']:.2f}. Surely followed better than by chance and than "
+        f"unprompted, of {tried} tried: {', '.join(surely) or 'none'}. Steerability "
+        + ", ".join(f"{cell('all', c, 'steerability')} ({c})" for c in conditions)
+        + f", of which 0.5 is chance. Unprompted its angle is "
+        f"{cell('prosocial', 'unprompted', 'angle', '.1f')} and {order['measured']:.0%} of its "
+        f"sessions are transitive, of random ones {order['chance']:.0%}. Its likeliest letter is "
+        f"{most['letter']}, in {most['count'] / found['answers']:.0%} of the answers: options are "
+        f"shuffled, so that a letter that is liked gives noise. "
+        f"{found['seconds']['run'] / 60:.1f} minutes on {found['machine']['cores']} cores "
+        "(`python benchmarks/orientation.py`)."
+    )
+    return "\n".join([*lines, "", *textwrap.wrap(told, 110)])
+
+
+def ring() -> str:
+    """Return what is read of assigned values in hidden states, in some layers."""
+    found = json.loads((RESULTS / "orientation.json").read_text())
+    of = {(r["layer"], r["personas"], r["measure"]): r for r in found["ring"]}
+    layers = sorted({r["layer"] for r in found["ring"]})
+    lines = [
+        "| layer | values apart | others apart | less others | values in order | others in theirs |",
+        "|" + "---|" * 6,
+    ]
+    both = ("values", "others")
+    for layer in layers[:: max(1, len(layers) // 6)]:
+        null = [
+            f"{r['measured']:.2f} [{r['null_low']:.2f}, {r['null_high']:.2f}]"
+            for r in (of[layer, who, m] for m in ("auroc", "order") for who in both)
+        ]
+        less = of[layer, "values", "auroc less others"]
+        null.insert(2, _interval({**less, "value": less["measured"]}, "+.2f"))
+        lines.append(f"| {layer} | {' | '.join(null)} |")
+    counts = {
+        (who, measure): sum(of[layer, who, measure]["p"] < 0.05 for layer in layers)
+        for who in both
+        for measure in ("auroc", "order")
+    }
+    better = sum(of[layer, "values", "auroc less others"]["low"] > 0 for layer in layers)
+    told = (
+        f"In brackets 95 % of the null, of less others an interval. Beyond the null (p below 0.05, "
+        f"each layer by itself) values are told apart in {counts['values', 'auroc']} of "
+        f"{len(layers)} layers and lie in the ring's order in {counts['values', 'order']}; other "
+        f"personas are told apart in {counts['others', 'auroc']}, and lie in their arbitrary order "
+        f"in {counts['others', 'order']}. In {better} layers values are surely told apart better "
+        "than personas of no meaning here."
+    )
+    return "\n".join([*lines, "", *textwrap.wrap(told, 110)])
+
+
+def _interval(row: dict[str, Any], form: str = ".2f") -> str:
+    if row["value"] is None:
+        return "none"
+    known = row["low"] is not None
+    return f"{row['value']:{form}}" + (
+        f" [{row['low']:{form}}, {row['high']:{form}}]" if known else ""
+    )
+
+
+def _gain(row: dict[str, Any]) -> str:
+    of = {
+        name: row[f"gain{end}"]
+        for name, end in {"value": "", "low": "_low", "high": "_high"}.items()
+    }
+    return _interval(of, "+.2f")
+
+
+def _named(row: dict[str, Any], name: str, form: str = ".2f") -> str:
+    of = {"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]}
+    return _interval(of, form)
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    if row["low"] is None or row["low"] <= 0 <= row["high"]:
+        return "neither surely rises nor falls"
+    return "surely rises" if row["low"] > 0 else "surely falls"
+
+
 def _auroc(row: dict[str, Any]) -> str:
     return f"{row['auroc']:.2f} [{row['auroc_low']:.2f}, {row['auroc_high']:.2f}]"
 
@@ -638,6 +850,10 @@ def filled(page: str) -> str:
         "page": steering_page,
         "consensus": consensus,
         "consensus_people": consensus_people,
+        "elicitation": elicitation,
+        "repair": repair,
+        "orientation": orientation,
+        "ring": ring,
         "topology": topology,
         "wide": wide,
     }

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from moralprobe.behavior.text_model import Question, TextModel, UnansweredError
 from moralprobe.cache import Cache, ask_once, key_of
+
+SAID: Final = "ok"
+# What somebody says within a story is none: a refusal begins the text, and not within quotes.
+_REFUSAL: Final = re.compile(
+    r"\s*(?:\[refused|I(?:'m| am) (?:sorry|unable|not able)\b|I (?:can(?:'t|not)|won't|refuse)\b|"
+    r"as an AI\b|I apologi[sz]e\b)",
+    re.I,
+)
+
+
+def status(text: str) -> str:
+    """Return `ok`, or why what was said is nothing: `empty`, `refused`, `too long`."""
+    if not text.strip():
+        return "empty"
+    if text.startswith("[not asked"):
+        return "too long"
+    return "refused" if _REFUSAL.match(text) else SAID
 
 
 def kept(
@@ -31,7 +49,18 @@ def kept(
     if not getattr(model, "keeps", True):
         cache = None
     of = {"model": dict(model.identity), **about}
-    keys = [key_of({**of, "text": q.text, "system": q.system, "seed": q.seed}) for q in questions]
+    keys = [
+        key_of(
+            {
+                **of,
+                "text": q.text,
+                "system": q.system,
+                "seed": q.seed,
+                **({"turns": list(map(list, q.turns))} if q.turns else {}),
+            }
+        )
+        for q in questions
+    ]
     times = Counter(keys)
     known = ask_once(
         keys,

@@ -155,21 +155,9 @@ def _told(
 ) -> list[Choice]:
     """Return what the letters' probabilities say; each order's shares weigh alike."""
     n = len(orders[0])
-    written = [variant.format(letter) for letter in LETTERS[:n] for variant in VARIANTS]
-    rows = kept(
-        model,
-        questions,
-        {"options": written},
-        lambda some: model.score_options(some, written),
-        cache,
-        step,
-    )
-    nothing = [math.nan] * len(written)
-    told = np.array([nothing if isinstance(row, str) else row for row in rows], np.float64)
-    # [questions, orders, letters, variants]: an answer begins in one of these ways or in another.
-    p = np.exp(told).reshape(-1, len(orders), n, len(VARIANTS))
-    known = np.asarray(~np.isnan(p).all(axis=-1))
-    by_letter = np.nansum(p, axis=-1)
+    rows, by_letter, known = letters_told(model, questions, n, cache, step)
+    # [questions, orders, letters]
+    by_letter, known = by_letter.reshape(-1, len(orders), n), known.reshape(-1, len(orders), n)
     place = np.argsort(np.array(orders), axis=1)  # [orders, options]: where an option stands
     found = []
     for at, (some, there) in enumerate(zip(by_letter, known, strict=True)):
@@ -184,6 +172,39 @@ def _told(
         mean = np.exp(np.log(np.maximum(shares, _LEAST)).mean(0))
         found.append(_choice(mean / mean.sum(), shares, mass))
     return found
+
+
+def letters_told(
+    model: TextModel,
+    questions: Sequence[Question],
+    n: int,
+    cache: Cache | None,
+    step: Callable[[int], None],
+) -> tuple[list[list[float] | str], NDArray[np.float64], NDArray[np.bool_]]:
+    """Return how probable each of n letters is as what the answer begins with.
+
+    Returns:
+        What the model told, words where it didn't answer; the probabilities, [questions, n], 0
+        where none is told; and where one is.
+
+    Raises:
+        NoLogprobsError: a model that tells none.
+        UnansweredError: the model can't be reached; what it said is in the cache.
+    """
+    written = [variant.format(letter) for letter in LETTERS[:n] for variant in VARIANTS]
+    rows = kept(
+        model,
+        questions,
+        {"options": written},
+        lambda some: model.score_options(some, written),
+        cache,
+        step,
+    )
+    nothing = [math.nan] * len(written)
+    told = np.array([nothing if isinstance(row, str) else row for row in rows], np.float64)
+    # [questions, letters, variants]: an answer begins in one of these ways or in another.
+    p = np.exp(told).reshape(-1, n, len(VARIANTS))
+    return rows, np.nansum(p, axis=-1), np.asarray(~np.isnan(p).all(axis=-1))
 
 
 def _choice(

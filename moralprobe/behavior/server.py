@@ -203,11 +203,17 @@ class Server:
         read: Callable[[Mapping[str, Any]], _T],
         unanswered: Callable[[str], _T],
     ) -> _T:
-        system = [] if question.system is None else [{"role": "system", "content": question.system}]
+        said_before = [] if question.system is None else [("system", question.system)]
+        for asked, answer in question.turns:
+            said_before += [("user", asked), ("assistant", answer)]
+        messages = [
+            {"role": role, "content": text}
+            for role, text in (*said_before, ("user", question.text))
+        ]
         try:
             answered = client.chat.completions.with_raw_response.create(
                 model=self.model,
-                messages=[*system, {"role": "user", "content": question.text}],
+                messages=messages,
                 extra_body=body,
             )
             return read(json.loads(answered.http_response.text)["choices"][0])

@@ -29,19 +29,22 @@ class NoLogprobsError(ModelError):
 class Question:
     """What a model is asked: a user's message, and a system message before it where there is one.
 
-    `seed` tells samples of one question apart; at a temperature of 0 it changes nothing.
+    `seed` tells samples of one question apart; at a temperature of 0 it changes nothing. `turns`
+    are what was said before in a dialogue: a user's message and the answer, each.
     """
 
     text: str
     system: str | None = None
     seed: int = 0
+    turns: tuple[tuple[str, str], ...] = ()
 
     def draw(self, model: str) -> int:
         """Return the seed of a model's own draws, 0 to 2 ** 31 - 1.
 
         Models that draw by the same numbers err alike, which looks as if they agreed.
         """
-        own = xxhash.xxh3_64_intdigest(repr((model, self.system, self.seed)).encode())
+        of = (model, self.system, self.seed, *self.turns)
+        own = xxhash.xxh3_64_intdigest(repr(of).encode())
         return own & 0x7FFFFFFF
 
 

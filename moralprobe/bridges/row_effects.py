@@ -113,7 +113,7 @@ def asked_again(
     changed = {name: js["with rows"][name] for name in ("gain", "gain_low", "gain_high")}
     asked = score_questions(judged, through)
     holds = sum(
-        bool(set(ids) & set(rows.ids.tolist())) for ids in LocalText(model).encode(asked)
+        bool(set(one.ids) & set(rows.ids.tolist())) for one in LocalText(model).encode(asked)
     ) / len(asked)
     moved = float(np.abs(after - before)[there].mean())
     return {

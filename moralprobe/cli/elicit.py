@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,6 +25,12 @@ from moralprobe.cli.scorers import (
     calibrated,
     searched_of,
 )
+from moralprobe.errors import UsageError
+
+if TYPE_CHECKING:
+    from moralprobe.behavior.elicitation.proposers import Limits, Proposer
+    from moralprobe.behavior.text_model import TextModel
+    from moralprobe.cache import Cache
 
 app = typer.Typer(
     help="Value violations drawn out of a model by everyday stories, and measured.",
@@ -37,7 +43,7 @@ app.add_typer(repair.app, name="repair")
 def calibrate_command(
     scorer: Spec,
     out: Out,
-    cases: Cases = "starter",
+    cases: Cases = "moral-stories",
     readout: Readout = "logprob",
     seed: Seed = 0,
     device: Device = "auto",
@@ -45,7 +51,8 @@ def calibrate_command(
 ) -> None:
     """Say what a scorer is worth on texts whose truth is known, beside words and length.
 
-    Example: moralprobe elicit calibrate --scorer linear=smollm2-135m --out scorer
+    Example: moralprobe elicit calibrate --scorer linear=smollm2-135m --cases starter
+    --out scorer
     """
     from moralprobe.cache import open_cache
     from moralprobe.files import check_writable, write_json
@@ -76,10 +83,14 @@ def search_command(
         str, typer.Option(help="starter, moral-stories, a table, or Social-Chemistry-101.")
     ] = "starter",
     proposer: Annotated[
-        str | None, typer.Option(help="Who writes beginnings; the model, if not given.")
+        str | None,
+        typer.Option(
+            help="Who writes beginnings: a model, the one measured if not given; decode or "
+            "decode=MODEL: a local one that need not follow instructions."
+        ),
     ] = None,
     scorer: Spec = "linear=smollm2-135m",
-    cases: Cases = "starter",
+    cases: Cases = "moral-stories",
     readout: Readout = "logprob",
     n: Annotated[int, typer.Option(help="So many principles, evenly; 0 for all.", min=0)] = 0,
     rounds: Annotated[int, typer.Option(help="Of the search.", min=1)] = 3,
@@ -103,12 +114,12 @@ def search_command(
     The same command continues what was cut off.
 
     Example: moralprobe elicit search --model smollm2-135m --n 5 --rounds 1 --k 2 --top 1
-    --proposals 1 --tokens 16 --scorer words --force --out prompts
+    --proposals 1 --tokens 16 --scorer words --cases starter --force --out prompts
     """
     import polars as pl
 
     from moralprobe.behavior.elicitation.principles import evenly, load_principles
-    from moralprobe.behavior.elicitation.proposers import TOPICS, Limits, Writer
+    from moralprobe.behavior.elicitation.proposers import TOPICS, Limits
     from moralprobe.behavior.elicitation.search import Options, search
     from moralprobe.cache import open_cache
     from moralprobe.files import check_writable, write_json, write_table
@@ -122,12 +133,12 @@ def search_command(
     with open_cache(out / "answers.jsonl", notice) as cache:
         judge = calibrated(scorer, cases, readout, device, seed, cache, force=force, quiet=quiet)
         asked = text_model(model, device)
-        writer = asked if proposer is None or proposer == model else text_model(proposer, device)
+        writer = _proposer(proposer or model, model, asked, limits, device, cache)
         with steps("searching", quiet=quiet) as progress:
             found = search(
                 asked,
                 chosen,
-                Writer(writer, words=min(words, 50), cache=cache),
+                writer,
                 judge,
                 options,
                 limits=limits,
@@ -142,7 +153,7 @@ def search_command(
     write_table(out / "prompts.parquet", table)
     about = {
         "model": dict(asked.identity),
-        "proposer": dict(writer.identity),
+        "proposer": {"name": writer.name, **writer.identity},
         "scorer": scorer,
         "scorer_identity": dict(judge.scorer.identity),
         "calibration": judge.calibration.as_json(),
@@ -162,13 +173,36 @@ def search_command(
     say(f"\n{out / 'prompts.parquet'}")
 
 
+def _proposer(
+    spec: str, model: str, asked: TextModel, limits: Limits, device: str, cache: Cache
+) -> Proposer:
+    """Return who writes beginnings, by what was told on the command line."""
+    from moralprobe.behavior.elicitation.proposers import Writer
+    from moralprobe.bridges.inverse_decoding import InverseDecoding
+    from moralprobe.steering.text import LocalText, text_model
+
+    words = min(limits.words, 50)
+    kind, _, other = spec.partition("=")
+    name = (other or model) if kind == "decode" else spec
+    writer = asked if name == model else text_model(name, device)
+    if kind != "decode":
+        return Writer(writer, words=words, cache=cache)
+    if not isinstance(writer, LocalText):
+        raise UsageError(
+            f"{writer.name} can't be decoded from",
+            "its tokens' probabilities are on a server",
+            "give decode=MODEL with a model on this machine",
+        )
+    return InverseDecoding(writer.model, words=words, limits=limits, cache=cache)
+
+
 @app.command("measure")
 def measure_command(
     prompts: Prompts,
     out: Out,
     model: Model = "smollm2-135m",
     scorer: Spec = "judge=smollm2-135m",
-    cases: Cases = "starter",
+    cases: Cases = "moral-stories",
     readout: Readout = "logprob",
     k: Completions = 10,
     tokens: Tokens = 100,
@@ -185,8 +219,8 @@ def measure_command(
 
     After a search its scorer stands beside the one that reports.
 
-    Example: moralprobe elicit measure prompts --model smollm2-135m --scorer words --k 2
-    --tokens 16 --force --out violations
+    Example: moralprobe elicit measure prompts --model smollm2-135m --scorer words
+    --cases starter --k 2 --tokens 16 --force --out violations
     """
     import json
     from dataclasses import replace

@@ -22,7 +22,9 @@ from moralprobe.cli import (
     evaluate,
     extract,
     models,
+    orient,
     plan,
+    pluralism,
     probe,
     sae,
     serve,
@@ -54,6 +56,8 @@ app.command("steer")(steering.steer_command)
 app.command("evaluate")(evaluate.evaluate_command)
 app.add_typer(consensus.app, name="consensus")
 app.add_typer(elicit.app, name="elicit")
+app.add_typer(orient.app, name="orient")
+app.add_typer(pluralism.app, name="pluralism")
 app.command("plan")(plan.plan_command)
 app.command("bench")(bench.bench_command)
 app.command("extract")(extract.extract_command)

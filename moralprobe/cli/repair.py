@@ -38,53 +38,114 @@ def train_command(
         str | None, typer.Option(help="Who writes instructions; the model, if not given.")
     ] = None,
     scorer: Spec = "linear=smollm2-135m",
-    cases: Cases = "starter",
+    cases: Cases = "moral-stories",
     readout: Readout = "logprob",
     n: Annotated[int, typer.Option(help="Instructions tried for a prompt.", min=1)] = 8,
     k: Completions = 5,
     tokens: Tokens = 100,
     near: Annotated[int, typer.Option(help="Prompts retrieved for another one.", min=1)] = 3,
+    rounds: Annotated[
+        int, typer.Option(help="Of training the writer with LoRA; 0: it isn't trained.", min=0)
+    ] = 3,
+    beta: Annotated[
+        float,
+        typer.Option(
+            help="Price of a round on leaving what the writer was, in units of the reward."
+        ),
+    ] = 0.1,
     force: Force = False,
     seed: Seed = 0,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Look for instructions after which a model keeps half of the principles.
+    """Look for instructions after which a model keeps half of the principles, and train a writer.
 
-    Nothing of the model is trained. The same command continues what was cut off.
+    The model's weights stay as they are. The same command continues what was cut off; the training
+    itself begins again, from answers that are kept.
 
-    Example: moralprobe elicit repair train prompts --model smollm2-135m --scorer words --n 2 --k 2
-    --tokens 16 --force --out repair
+    Example: moralprobe elicit repair train prompts --model smollm2-135m --scorer words
+    --cases starter --n 2 --k 2 --tokens 16 --rounds 1 --force --out repair
     """
+    from dataclasses import asdict
+
+    import polars as pl
+
+    from moralprobe.behavior.elicitation.instructions import Options, rewards_by_round
     from moralprobe.behavior.elicitation.measuring import load_prompts
-    from moralprobe.behavior.elicitation.repair import Options, halves, learn
+    from moralprobe.behavior.elicitation.repair import halves, learn
+    from moralprobe.bridges.instruction_generator import (
+        GENERATOR,
+        Training,
+        check_peft,
+        new_generator,
+        own_copy,
+        train,
+    )
     from moralprobe.cache import open_cache
-    from moralprobe.files import check_writable, write_json
-    from moralprobe.report.elicitation import of_repair
+    from moralprobe.files import check_writable, write_json, write_table
+    from moralprobe.report.elicitation import of_repair, of_training
     from moralprobe.steering.text import text_model
 
-    options = Options(n, k, tokens, near, seed)
+    options, training = Options(n, k, tokens, near, seed), Training(max(rounds, 1), beta)
     learnt, _ = halves(load_prompts(prompts), seed)
     check_writable(out)
+    name = writer or model
+    if rounds:
+        check_peft()
+    # A writer that is trained changes in place: it can't be the model that is instructed.
+    own = own_copy(name, device) if rounds else None
     with open_cache(out / "answers.jsonl", notice) as cache:
         judge = calibrated(scorer, cases, readout, device, seed, cache, force=force, quiet=quiet)
         asked = text_model(model, device)
-        told = asked if writer is None or writer == model else text_model(writer, device)
+        told = own or (asked if name == model else text_model(name, device))
+        about_writer = dict(told.identity)
         with steps("learning", quiet=quiet) as progress:
-            found = learn(asked, learnt, told, judge, options, cache=cache, progress=progress)
+            found, tried = learn(
+                asked, learnt, told, judge, options, cache=cache, progress=progress
+            )
+        unused: dict[str, int] = {}
+        trained: str | None = None
+        if own is not None and not any(one.reward is not None for one in tried):
+            notice("no instruction was written that can be used: the writer isn't trained")
+        elif own is not None:
+            generator = new_generator(own.model, rank=training.rank, seed=seed)
+            with steps("training the writer", quiet=quiet) as progress:
+                tried, unused = train(
+                    generator,
+                    asked,
+                    tried,
+                    judge,
+                    options,
+                    training,
+                    cache=cache,
+                    progress=progress,
+                )
+            generator.save(out / GENERATOR)
+            trained = generator.identity
+    by_round = rewards_by_round(tried, seed=seed)
     about = {
         "model": dict(asked.identity),
-        "writer": dict(told.identity),
+        "writer": about_writer,
+        "writer_name": name,
         "scorer": scorer,
         "scorer_identity": dict(judge.scorer.identity),
         "cases": cases,
         "readout": readout,
         "forced": force and not judge.calibration.usable,
         "options": options.__dict__,
+        "training": training.__dict__ if trained is not None else None,
+        "trained": trained,
+        "rewards": by_round,
+        "unused_in_training": unused,
         **found.as_json(),
     }
+    schema = {**dict.fromkeys(("principle", "prompt", "instruction"), pl.String)}
+    every = pl.DataFrame(
+        list(map(asdict, tried)), schema={**schema, "reward": pl.Float64, "round": pl.Int64}
+    )
+    write_table(out / "instructions.parquet", every)
     write_json(out / "repair.json", about)
-    for line in of_repair(found):
+    for line in [*of_repair(found), *of_training(by_round)]:
         say(line)
     say(f"\n{out / 'repair.json'}")
 
@@ -98,7 +159,7 @@ def apply_command(
     out: Out,
     model: Model = "smollm2-135m",
     scorer: Spec = "judge=smollm2-135m",
-    cases: Cases = "starter",
+    cases: Cases = "moral-stories",
     readout: Readout = "logprob",
     k: Completions = 10,
     tokens: Tokens = 100,
@@ -111,13 +172,17 @@ def apply_command(
     """Measure every way of repair on the principles that nothing was learnt from.
 
     Example: moralprobe elicit repair apply prompts repair --model smollm2-135m --scorer words
-    --k 2 --tokens 16 --force --out repaired
+    --cases starter --k 2 --tokens 16 --force --out repaired
     """
+    import json
+
     import polars as pl
 
+    from moralprobe.behavior.elicitation.instructions import likeliest
     from moralprobe.behavior.elicitation.measuring import WARNING, load_prompts, measure
     from moralprobe.behavior.elicitation.rates import against
     from moralprobe.behavior.elicitation.repair import Repair, instructions, rewriter, unseen
+    from moralprobe.bridges.instruction_generator import GENERATOR, load_generator, own_copy
     from moralprobe.cache import open_cache
     from moralprobe.errors import DataError
     from moralprobe.files import check_writable, write_bytes, write_json, write_table
@@ -126,8 +191,6 @@ def apply_command(
 
     about = json_in(learnt / "repair.json", "elicit repair train")
     repaired = Repair.from_json(about)
-    if about["scorer"] == scorer:
-        notice("the scorer that instructions were chosen by reports on them too")
     table = unseen(repaired, load_prompts(prompts))
     if not table.height:
         raise DataError(
@@ -139,8 +202,25 @@ def apply_command(
     arms: dict[str, pl.DataFrame] = {}
     with open_cache(out / "answers.jsonl", notice) as cache:
         judge = calibrated(scorer, cases, readout, device, seed, cache, force=force, quiet=quiet)
+        same = json.dumps(dict(judge.scorer.identity), sort_keys=True)
+        if same == json.dumps(about["scorer_identity"], sort_keys=True):
+            notice("the scorer that instructions were chosen by reports on them too")
         asked = text_model(model, device)
-        for arm, told in instructions(repaired, table).items():
+        name, pairs = about["writer_name"], list(table.select("principle", "prompt").iter_rows())
+        writer = asked if name == model else text_model(name, device)
+        if dict(writer.identity) != about["writer"]:
+            notice("the writer of instructions isn't what it was: its weights or its machine")
+        told_by = {"written": likeliest(writer, pairs, cache=cache)}
+        if about["training"] is not None:
+            generator = load_generator(learnt / GENERATOR, own_copy(name, device).model)
+            if generator.identity != about["trained"]:
+                raise DataError(
+                    f"{learnt / GENERATOR} isn't the writer that {learnt / 'repair.json'} tells of",
+                    "it was trained in another run, perhaps on these prompts",
+                    "train it again: elicit repair train",
+                )
+            told_by["trained"] = likeliest(generator.text, pairs, cache=cache)
+        for arm, told in instructions(repaired, table, **told_by).items():
             with steps(arm, quiet=quiet) as progress:
                 found = measure(
                     asked,
@@ -161,6 +241,17 @@ def apply_command(
                 arm=pl.lit(arm), instruction=pl.Series(before, dtype=pl.String)
             )
     rates = against(arms, "none", "report", draws=draws, seed=seed)
+    by_training = (
+        against(
+            {arm: arms[arm] for arm in ("written", "trained")},
+            "written",
+            "report",
+            draws=draws,
+            seed=seed,
+        ).filter(pl.col("arm") == "trained")
+        if "trained" in arms
+        else None
+    )
     write_bytes(out / "READ-FIRST.md", WARNING.encode())
     write_table(out / "arms.parquet", rates)
     write_table(out / "completions.parquet", pl.concat(arms.values()))
@@ -172,13 +263,15 @@ def apply_command(
         "k": k,
         "tokens": tokens,
         "seed": seed,
+        "trained_less_written": None if by_training is None else by_training.to_dicts(),
+        "without_instruction": {arm: told.count(None) for arm, told in told_by.items()},
         "principles": table["id"].unique(maintain_order=True).to_list(),
     }
     write_json(out / "arms.json", said)
     for line in [
         *of_calibration(judge.scorer.name, judge.calibration),
         "",
-        *of_arms(rates, judge.scorer.name),
+        *of_arms(rates, judge.scorer.name, by_training),
     ]:
         say(line)
     say(f"\n{out / 'arms.parquet'}; texts of the model: {out / 'READ-FIRST.md'}")

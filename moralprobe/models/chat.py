@@ -24,6 +24,7 @@ def encode_prompts(
     *,
     chat: bool,
     system: str | None = None,
+    turns: Sequence[tuple[str, str]] = (),
     thinking: bool | None = None,
     spans: Sequence[tuple[int, int]] | None = None,
     context: int | None = None,
@@ -38,6 +39,7 @@ def encode_prompts(
         prompts: what a user says, or with no chat the text that is continued.
         chat: put each into the tokenizer's chat template.
         system: a system message before it.
+        turns: what was said before it, a user's message and the answer each.
         thinking: what the template is told of `enable_thinking`, if it knows that.
         spans: first and last-but-one character in each prompt that are marked as its action; all
             of it, if not given.
@@ -54,12 +56,12 @@ def encode_prompts(
             )
     before, after = "", ""
     if chat:
-        before, after = chat_frame(tokenizer, system=system, thinking=thinking)
-    elif system is not None:
+        before, after = chat_frame(tokenizer, system=system, turns=turns, thinking=thinking)
+    elif system is not None or turns:
         raise DataError(
-            "a system message needs a chat template",
+            f"a {'system message' if system is not None else 'dialogue'} needs a chat template",
             "the prompts are continued as plain text",
-            "leave out the system message, or use a model that was tuned to chat",
+            "leave it out, or use a model that was tuned to chat",
         )
     marks = spans if spans is not None else [(0, len(prompt)) for prompt in prompts]
     # Not only those that have a name: roles and thoughts are marked by others.

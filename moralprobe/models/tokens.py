@@ -122,7 +122,11 @@ def _moved(value: Any, device: torch.device) -> Any:
 
 
 def chat_frame(
-    tokenizer: Any, *, system: str | None = None, thinking: bool | None = None
+    tokenizer: Any,
+    *,
+    system: str | None = None,
+    turns: Sequence[tuple[str, str]] = (),
+    thinking: bool | None = None,
 ) -> tuple[str, str]:
     """Return what the tokenizer's chat template puts before and after one message of a user.
 
@@ -131,13 +135,14 @@ def chat_frame(
     Args:
         tokenizer: of transformers.
         system: a system message before the user's.
+        turns: what was said before, a user's message and the answer each.
         thinking: what the template is told of `enable_thinking`; nothing, if not given.
 
     Raises:
         ModelError: no chat template, or one that doesn't hold the message once and unchanged, or
-            that leaves the system message out.
-        DataError: a system message that spells a token of the template's own: it would be read as
-            one, and forge a role.
+            that leaves the system message or a turn out.
+        DataError: a system message or a turn that spells a token of the template's own: it would
+            be read as one, and forge a role.
     """
     from jinja2 import TemplateError
 
@@ -153,13 +158,17 @@ def chat_frame(
         for token in tokenizer.added_tokens_decoder.values()
         if str(token).strip() and (token.special or str(token) in tokenizer.get_chat_template())
     ]
-    if system is not None and (forged := [token for token in control if token in system]):
+    before_it = [*([system] if system is not None else []), *(t for turn in turns for t in turn)]
+    if forged := [token for token in control for text in before_it if token in text]:
         raise DataError(
-            "the system message spells one of the model's own control tokens",
+            f"{'a turn' if turns else 'the system message'} spells one of the model's own control "
+            "tokens",
             f"it holds {forged[0]!r}",
             "write it otherwise",
         )
     asked = [{"role": "system", "content": system}] if system is not None else []
+    for said, answer in turns:
+        asked += [{"role": "user", "content": said}, {"role": "assistant", "content": answer}]
     told = {} if thinking is None else {"enable_thinking": thinking}
     try:
         rendered: str = tokenizer.apply_chat_template(
@@ -187,6 +196,12 @@ def chat_frame(
             "this model's chat template has no place for a system message",
             "what it gives doesn't hold it",
             "leave the system message out",
+        )
+    if left_out := [text for turn in turns for text in turn if text.strip() not in before]:
+        raise ModelError(
+            "this model's chat template leaves out what was said before",
+            f"what it gives doesn't hold {left_out[0][:40]!r}",
+            "ask without a dialogue",
         )
     return before, rest[0]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -22,6 +22,7 @@ _NAMES = {
     "apv corrected": "APV, the scorer's errors taken out",
     "apv of another principle": "APV of another principle",
 }
+_GAIN = {"value": "", "low": "_low", "high": "_high"}
 
 
 def of_calibration(name: str, found: Calibration) -> list[str]:
@@ -144,22 +145,44 @@ def of_repair(found: Repair) -> list[str]:
     return lines
 
 
-def of_arms(table: pl.DataFrame, scorer: str) -> list[str]:
+def of_training(rewards: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what instructions of each round of training are worth, a line each.
+
+    Args:
+        rewards: from `instructions.rewards_by_round`.
+    """
+    if len(rewards) < 2:
+        return []
+    lines = ["the writer's instructions keep principles by, on the prompts that it learns from:"]
+    for one in rewards:
+        more = f"  ({_gain(one)})" if one["round"] else ""
+        lines.append(f"  round {one['round']}  {_said(one)}{more}")
+    return lines
+
+
+def of_arms(table: pl.DataFrame, scorer: str, trained: pl.DataFrame | None = None) -> list[str]:
     """Return what each way of repair does to fresh completions of other principles, a line each.
 
     Args:
         table: from `rates.against`.
         scorer: who measured.
+        trained: the same of the trained writer against the writer as it was.
     """
     n = table["n"][0]
     lines = [f"{n} prompts of principles that nothing was learnt from; scored by {scorer}"]
     for measure in ("apv", "evr", "mvp"):
         lines += ["", f"  {measure.upper():<14} {'':<24} less that of none"]
         for row in table.filter(measure=measure).to_dicts():
-            gain = {"value": row["gain"], "low": row["gain_low"], "high": row["gain_high"]}
             refused = f"  refused {row['refused']}" if row["refused"] else ""
-            lines.append(f"  {row['arm']:<14} {_said(row):<24} {_said(gain, '+.3f')}{refused}")
+            lines.append(f"  {row['arm']:<14} {_said(row):<24} {_gain(row)}{refused}")
+        if trained is not None:
+            (row,) = trained.filter(measure=measure).to_dicts()
+            lines.append(f"  {'trained less written':<39} {_gain(row)}")
     return lines
+
+
+def _gain(row: Mapping[str, Any]) -> str:
+    return _said({name: row[f"gain{end}"] for name, end in _GAIN.items()}, "+.3f")
 
 
 def _said(row: Mapping[str, Any], form: str = ".3f") -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,7 +13,8 @@ from moralprobe.errors import DataError, UsageError
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.chat import encode_prompts, has_chat
 from moralprobe.models.few_rows import few_rows
-from moralprobe.models.tokens import Encoded
+from moralprobe.models.read_once import read_alike
+from moralprobe.models.tokens import Batch, Encoded
 from moralprobe.steering.apply import steering
 from moralprobe.steering.intervention import Intervention
 from moralprobe.steering.positions import check_positions
@@ -50,6 +51,8 @@ def generate(
     positions: str = "all",
     spans: Sequence[tuple[int, int]] | None = None,
     steered: Sequence[bool] | None = None,
+    seeds: Sequence[int] | None = None,
+    encoded: Sequence[Encoded] | None = None,
     chat: bool | None = None,
     system: str | None = None,
     thinking: bool | None = None,
@@ -70,6 +73,9 @@ def generate(
         positions: which tokens are edited: `all`, `prompt`, `generated`, `spans`.
         spans: of each prompt the first and the last-but-one character of what is edited.
         steered: which prompts' texts are edited at all; every one, if not given.
+        seeds: of each prompt's draws; that of `sampling`, if not given.
+        encoded: the prompts as tokens, as whatever they were put into; `chat`, `system`, `thinking`
+            and `spans` do it, if not given.
         chat: put prompts into the model's chat template; where it has one, if not given.
         system: a system message.
         thinking: what the template is told of `enable_thinking`.
@@ -90,12 +96,13 @@ def generate(
     check_positions(positions)
     if not prompts:
         raise UsageError("there is no prompt", "the list is empty", "give one")
-    if steered is not None and len(steered) != len(prompts):
-        raise UsageError(
-            "every prompt is steered or not",
-            f"{len(steered)} choices for {len(prompts)} prompts",
-            "give one of each, or none",
-        )
+    for what, each in (("steered or not", steered), ("drawn by a seed", seeds)):
+        if each is not None and len(each) != len(prompts):
+            raise UsageError(
+                f"every prompt is {what}",
+                f"{len(each)} choices for {len(prompts)} prompts",
+                "give one of each, or none",
+            )
     if (positions == "spans") != (spans is not None) or (spans and len(spans) != len(prompts)):
         raise UsageError(
             "spans are steered where each prompt has one",
@@ -103,7 +110,9 @@ def generate(
             f"{len(prompts)} prompts",
             "give positions='spans' and a span for every prompt, or neither",
         )
-    encoded = encoded_for(model, prompts, chat=chat, system=system, thinking=thinking, spans=spans)
+    encoded = encoded or encoded_for(
+        model, prompts, chat=chat, system=system, thinking=thinking, spans=spans
+    )
     context, longest = context_of(model), max(len(text) for text in encoded)
     if context is not None and longest + sampling.max_new_tokens > context:
         raise DataError(
@@ -125,6 +134,7 @@ def generate(
             sampling,
             positions,
             [True if steered is None else bool(steered[i]) for i in rows],
+            [sampling.seed if seeds is None else seeds[i] for i in rows],
             None if on_text is None else _renumbered(on_text, rows),
             stop,
         )
@@ -205,38 +215,25 @@ def _generate(
     sampling: Sampling,
     positions: str,
     edited: Sequence[bool],
+    seeds: Sequence[int],
     on_text: OnText | None,
     stop: Callable[[], bool],
 ) -> list[Generation]:
-    from transformers import GenerationConfig
-
     batch = model.collate(encoded, side="left")
     ends = end_ids(model)
-    config = GenerationConfig(
-        max_new_tokens=sampling.max_new_tokens,
-        do_sample=False,  # `Draw` has drawn: of what it leaves the likeliest is the only one
-        num_beams=1,
-        pad_token_id=model.pad_id,
-        eos_token_id=sorted(ends),
-        use_cache=True,
-    )
     stream = on_text and _Stream(model.tokenizer, len(prompts), ends, on_text)
-    with (
-        _no_defaults(model),
-        few_rows(model.model),
-        steering(model, intervention, batch, positions, edited) as steered,
-    ):
-        out = model.model.generate(
-            input_ids=batch.ids,
-            attention_mask=batch.mask.long(),
-            generation_config=config,
-            logits_processor=[Draw(sampling, prompts, encoded)],
-            stopping_criteria=[
-                lambda ids, scores: torch.full((len(ids),), stop(), device=ids.device)
-            ],
-            streamer=stream,
+    with steering(model, intervention, batch, positions, edited) as steered:
+        out = continued(
+            model,
+            batch,
+            sampling.max_new_tokens,
+            Draw(sampling, prompts, encoded, seeds),
+            ends,
+            stop=stop,
+            stream=stream,
+            plain=intervention is None,
         )
-    new = [_until(row, ends) for row in out[:, batch.ids.shape[1] :].tolist()]
+    new = [_until(row, ends) for row in out.tolist()]
     # The last token of a text is never read again.
     edits, change = steered.edits([len(ids) - 1 for ids in new])
     return [
@@ -250,6 +247,57 @@ def _generate(
         )
         for prompt, ids, n, size in zip(prompts, new, edits, change, strict=True)
     ]
+
+
+@torch.inference_mode()
+def continued(
+    model: CausalModel,
+    batch: Batch,
+    n: int,
+    drawn: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    ends: Collection[int],
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    stream: Any = None,
+    plain: bool = True,
+) -> torch.Tensor:
+    """Return up to n more tokens of each text, [texts, new tokens].
+
+    Texts that are the same are read once.
+
+    Args:
+        model: from `load_model`.
+        batch: texts that are padded on the left.
+        n: how many tokens at most.
+        drawn: makes of tokens and logits scores whose largest is the next token.
+        ends: tokens at which a text ends; none where all go on to the last.
+        stop: asked before every token.
+        stream: what transformers calls a streamer.
+        plain: the model is as it is; one that is edited reads every text itself.
+    """
+    from transformers import GenerationConfig
+
+    config = GenerationConfig(
+        max_new_tokens=n,
+        do_sample=False,  # `drawn` has drawn: of what it leaves the likeliest is the only one
+        num_beams=1,
+        pad_token_id=model.pad_id,
+        eos_token_id=sorted(ends) or None,
+        use_cache=True,
+    )
+    with _no_defaults(model), few_rows(model.model):
+        out: torch.Tensor = model.model.generate(
+            input_ids=batch.ids,
+            attention_mask=batch.mask.long(),
+            past_key_values=read_alike(model.model, batch.ids, batch.mask) if plain else None,
+            generation_config=config,
+            logits_processor=[drawn],
+            stopping_criteria=[
+                lambda ids, scores: torch.full((len(ids),), stop(), device=ids.device)
+            ],
+            streamer=stream,
+        )
+    return out[:, batch.ids.shape[1] :]
 
 
 def _renumbered(on_text: OnText, rows: Sequence[int]) -> OnText:

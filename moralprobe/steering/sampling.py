@@ -61,7 +61,11 @@ class Draw:
     """Draws every text's next token, and leaves no other one."""
 
     def __init__(
-        self, sampling: Sampling, prompts: Sequence[str], encoded: Sequence[Encoded]
+        self,
+        sampling: Sampling,
+        prompts: Sequence[str],
+        encoded: Sequence[Encoded],
+        seeds: Sequence[int] | None = None,
     ) -> None:
         self._sampling = sampling
         self._step = 0
@@ -70,10 +74,12 @@ class Draw:
         # One number a text and token, known before the model runs.
         self._numbers = np.stack(
             [
-                np.random.default_rng(
-                    [sampling.seed, xxhash.xxh64_intdigest(prompt.encode())]
-                ).random(sampling.max_new_tokens)
-                for prompt in prompts
+                np.random.default_rng([seed, xxhash.xxh64_intdigest(prompt.encode())]).random(
+                    sampling.max_new_tokens
+                )
+                for prompt, seed in zip(
+                    prompts, seeds or [sampling.seed] * len(prompts), strict=True
+                )
             ]
         )
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from moralprobe.behavior.server import AT_ONCE, Server, parse_server
 from moralprobe.behavior.text_model import Question, TextModel
 from moralprobe.errors import DataError, ModelError
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.chat import encode_prompts, has_chat
+from moralprobe.models.read_once import can_go_on, handed
 from moralprobe.models.tokens import Encoded, chat_frame
 from moralprobe.steering.apply import steering
 from moralprobe.steering.generate import context_of, generate
@@ -26,7 +28,8 @@ LOCAL: Final = "local:"
 PLAIN: Final = "\n\nAnswer:"
 """Follows a question where a model has no chat template."""
 _TOKENS: Final = 1 << 14  # of questions that are read at a time
-_BATCH: Final = 16  # questions that are answered at a time
+_SCORED: Final = 1 << 11  # tokens of options that are scored at a time
+_BATCH: Final = 64  # questions that are answered at a time
 
 
 @dataclass(frozen=True)
@@ -79,28 +82,29 @@ class LocalText:
             DataError: an empty question.
             ModelError: a system message, and no chat template that takes one.
         """
-        lengths = [len(ids) for ids in self.encode(questions)]
-        limit = self.limit - max_tokens
-        alike: dict[tuple[str | None, int], list[int]] = {}
-        for n in sorted(range(len(questions)), key=lambda n: (-lengths[n], n)):
-            if lengths[n] > limit:
-                yield n, not_asked(lengths[n], limit)
+        encoded = self.encode(questions)
+        limit, left = self.limit - max_tokens, []
+        # The same question stands beside itself, so that its samples are drawn together.
+        for n in sorted(
+            range(len(questions)), key=lambda n: (-len(encoded[n]), questions[n].text, n)
+        ):
+            if len(encoded[n]) > limit:
+                yield n, not_asked(len(encoded[n]), limit)
             else:
-                alike.setdefault((questions[n].system, questions[n].seed), []).append(n)
-        for (system, seed), rows in alike.items():
-            own = Question("", system, seed).draw(self.family)
-            sampling = Sampling(max_tokens, temperature, top_p=1.0, seed=own)
-            for at in range(0, len(rows), _BATCH):
-                some = rows[at : at + _BATCH]
-                written = generate(
-                    self.model,
-                    [self._framed(questions[n].text) for n in some],
-                    self.intervention,
-                    sampling=sampling,
-                    system=system,
-                    thinking=self._thinking,
-                )
-                yield from zip(some, (one.text for one in written), strict=True)
+                left.append(n)
+        while left:
+            step = max(1, min(_BATCH, _TOKENS // (len(encoded[left[0]]) + max_tokens)))
+            some, left = left[:step], left[step:]
+            written = generate(
+                self.model,
+                [self._framed(questions[n].text) for n in some],
+                self.intervention,
+                sampling=Sampling(max_tokens, temperature, top_p=1.0),
+                seeds=[replace(questions[n], text="").draw(self.family) for n in some],
+                encoded=[encoded[n] for n in some],
+                batch=_BATCH,
+            )
+            yield from zip(some, (one.text for one in written), strict=True)
 
     def score_options(
         self, questions: Sequence[Question], options: Sequence[str]
@@ -115,8 +119,8 @@ class LocalText:
             DataError: an empty question or option.
             ModelError: a system message, and no chat template that takes one; or no head.
         """
-        ids = [self._ids(option) for option in options]
-        read = self.encode(questions)
+        ids = [self.option_ids(option) for option in options]
+        read = [one.ids for one in self.encode(questions)]
         limit = self.limit - max((len(option) - 1 for option in ids if option), default=0)
         order = sorted(range(len(read)), key=lambda n: (len(read[n]), n))
         # What stands before an option's last token is all that must be read.
@@ -129,8 +133,13 @@ class LocalText:
             if length > limit:
                 yield from ((n, not_asked(length, limit)) for n in numbers)
                 continue
+            if once := self.intervention is None and len(contexts) > 1:
+                step = max(1, min(step, _SCORED // sum(map(len, ids))))
             for at in range(0, len(numbers), step):
                 some = numbers[at : at + step]
+                if once and (rows := self._read_once([read[n] for n in some], ids)) is not None:
+                    yield from zip(some, rows.tolist(), strict=True)
+                    continue
                 found = np.full((len(some), len(ids)), np.nan)
                 for before, which in contexts.items():
                     logprobs = self._logprobs([[*read[n], *before] for n in some], len(before) + 1)
@@ -143,28 +152,29 @@ class LocalText:
 
     def can_begin(self, options: Sequence[str]) -> bool:
         """Return whether each option can be what an answer begins with."""
-        return all(map(self._ids, options))
+        return all(map(self.option_ids, options))
 
-    def encode(self, questions: Sequence[Question]) -> list[list[int]]:
+    def encode(self, questions: Sequence[Question]) -> list[Encoded]:
         """Return questions as tokens, each up to where the answer begins.
 
         Raises:
-            DataError: an empty question.
-            ModelError: a system message, and no chat template that takes one.
+            DataError: an empty question; or a system message or a dialogue, and no chat template.
+            ModelError: a chat template that doesn't take them.
         """
-        found: dict[int, list[int]] = {}
-        by_system: dict[str | None, list[int]] = {}
+        found: dict[int, Encoded] = {}
+        alike: dict[tuple[str | None, tuple[tuple[str, str], ...]], list[int]] = {}
         for n, question in enumerate(questions):
-            by_system.setdefault(question.system, []).append(n)
-        for system, rows in by_system.items():
+            alike.setdefault((question.system, question.turns), []).append(n)
+        for (system, turns), rows in alike.items():
             encoded = encode_prompts(
                 self.model.tokenizer,
                 [self._framed(questions[n].text) for n in rows],
                 chat=has_chat(self.model.tokenizer),
                 system=system,
+                turns=turns,
                 thinking=self._thinking,
             )
-            found |= {n: text.ids for n, text in zip(rows, encoded, strict=True)}
+            found |= dict(zip(rows, encoded, strict=True))
         return [found[n] for n in range(len(questions))]
 
     @property
@@ -179,7 +189,7 @@ class LocalText:
     def _framed(self, text: str) -> str:
         return text if has_chat(self.model.tokenizer) or not text.strip() else f"{text}{PLAIN}"
 
-    def _ids(self, option: str) -> list[int]:
+    def option_ids(self, option: str) -> list[int]:
         """Return an option's tokens where the answer begins, none where it can't stand there."""
         if not option:
             raise DataError("an option is empty", "it has no token", "leave it out")
@@ -193,11 +203,48 @@ class LocalText:
         return longer[len(bare) :] if longer[: len(bare)] == bare else []
 
     @torch.inference_mode()
+    def _read_once(
+        self, questions: Sequence[list[int]], options: Sequence[list[int]]
+    ) -> NDArray[np.float64] | None:
+        """Return log-probabilities of options, [questions, options], each question read once.
+
+        None of a model whose cache takes one token at a time. Questions have equally many tokens.
+        """
+        there = [k for k, option in enumerate(options) if option]
+        longer = [k for k in there if len(options[k]) > 1]
+        ids = torch.tensor(questions, device=self.model.device)
+        out = self.model.model(input_ids=ids, use_cache=True, logits_to_keep=1)
+        if not can_go_on(getattr(out, "past_key_values", None)):
+            return None
+        found = np.full((len(questions), len(options)), np.nan)
+        first = [options[k][0] for k in there]
+        begins = self._head_of(out)[:, -1].float().log_softmax(-1)
+        found[:, there] = begins[:, first].double().cpu().numpy()
+        if not longer:
+            return found
+        most = max(len(options[k]) for k in longer)
+        # What is padded stands at the end, where nothing reads it.
+        rows = [[*options[k], *[0] * (most - len(options[k]))] for k in longer]
+        target = torch.tensor(rows, device=ids.device).repeat(len(questions), 1)
+        cache = handed(out.past_key_values, [i for i in range(len(questions)) for _ in longer])
+        out = self.model.model(input_ids=target[:, :-1], past_key_values=cache, use_cache=True)
+        logits = self._head_of(out).float()
+        own = logits.gather(-1, target[:, 1:, None])[..., 0] - logits.logsumexp(-1)
+        length = torch.tensor([len(options[k]) - 1 for k in longer], device=own.device)
+        said = torch.arange(most - 1, device=own.device) < length.repeat(len(questions))[:, None]
+        rest = torch.where(said, own, 0.0).double().sum(-1).reshape(len(questions), -1)
+        found[:, longer] += rest.cpu().numpy()
+        return found
+
+    @torch.inference_mode()
     def _logprobs(self, ids: list[list[int]], last: int) -> torch.Tensor:
         """Return log-probabilities after the last tokens, [texts, last, vocabulary] fp32."""
         batch = self.model.collate([Encoded(row, [False] * len(row), False, False) for row in ids])
         with steering(self.model, self.intervention, batch):
             out = self.model.model(input_ids=batch.ids, use_cache=False, logits_to_keep=last)
+        return self._head_of(out).float().log_softmax(dim=-1)
+
+    def _head_of(self, out: Any) -> torch.Tensor:
         logits = getattr(out, "logits", None)
         if not isinstance(logits, torch.Tensor):
             raise ModelError(
@@ -205,7 +252,7 @@ class LocalText:
                 "it has no language-model head",
                 "load the model with its head",
             )
-        return logits.float().log_softmax(dim=-1)
+        return logits
 
 
 def not_asked(tokens: int, limit: int) -> str:

@@ -66,7 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": GROUND | {"behavior", "data", "geometry", "models", "steering"},
     "evaluating": {"cache", "errors", "files", "models", "steering", "evaluation"},
     "behavior": GROUND | {"data"},
-    "bridges": GROUND | {"behavior", "models", "steering", "evaluation"},
+    "bridges": GROUND | {"behavior", "geometry", "models", "steering", "evaluation"},
     "report": GROUND
     | {
         "behavior",
@@ -162,7 +162,14 @@ ONLY_IN: dict[str, set[str]] = {
     "starlette": {"web"},
     "uvicorn": {"web"},
     "pydantic": {"web"},
-    "transformers": {"models", "steering.generate", "bridges.word_rows", "bridges.scorer"},
+    "transformers": {
+        "models",
+        "steering.generate",
+        "bridges.word_rows",
+        "bridges.scorer",
+        "bridges.instruction_generator",
+    },
+    "peft": {"bridges.instruction_generator"},
     "yaml": {"recipes"},
     "openai": {"behavior.server"},
     "transformer_lens": {"models.lens"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import os
 import signal
@@ -19,9 +21,12 @@ import pytest
 
 from moralprobe.behavior import server as servers
 from moralprobe.behavior.options import VARIANTS, Readout, choose, rate
+from moralprobe.behavior.orientation.asking import Settings
+from moralprobe.behavior.orientation.run import orient
 from moralprobe.behavior.server import Server, parse_server
 from moralprobe.behavior.text_model import NoLogprobsError, Question, UnansweredError
-from moralprobe.errors import UsageError
+from moralprobe.cache import open_cache
+from moralprobe.errors import DataError, UsageError
 from moralprobe.models.load import load_model
 from moralprobe.models.packaged import packaged_folder
 from moralprobe.steering.text import LocalText
@@ -45,8 +50,12 @@ def behind(local: LocalText, chat: Chat, *, told: int = 400) -> Server:
     tokens = [token for token in dict.fromkeys(tokens) if token.strip("\ufffd")]
 
     def answer(body: dict[str, Any]) -> dict[str, Any]:
-        messages = {message["role"]: message["content"] for message in body["messages"]}
-        question = Question(messages["user"], messages.get("system"), body.get("seed", 0))
+        system, said = None, [(one["role"], one["content"]) for one in body["messages"]]
+        if said[0][0] == "system":
+            (_, system), *said = said
+        *before, (_, text) = said
+        turns = tuple((before[i][1], before[i + 1][1]) for i in range(0, len(before), 2))
+        question = Question(text, system, body.get("seed", 0), turns)
         if body.get("logprobs"):
             ((_, row),) = local.score_options([question], tokens)
             order = sorted(range(len(row)), key=lambda k: -row[k])[
@@ -153,17 +162,19 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
 def test_words_and_samples_are_those_at_home(chat: Chat) -> None:
     local = at_home()
     remote = behind(local, chat)
-    asked = [Question("q"), Question("q", "Be a nurse."), Question("q", seed=3)]
+    dialogue = Question("q", turns=(("a?", "b."),))
+    asked = [Question("q"), Question("q", "Be a nurse."), Question("q", seed=3), dialogue]
     here, there = (dict(model.complete(asked, max_tokens=4)) for model in (local, remote))
     assert here == there
     # Each question has draws of its own, and another model others: they don't err alike.
-    assert len(dict(remote.complete(asked, max_tokens=4, temperature=1.0))) == 3
+    assert len(dict(remote.complete(asked, max_tokens=4, temperature=1.0))) == 4
     seeds = [body.get("seed") for body in chat.asked]
-    assert seeds[:3] == [None] * 3 and len(set(seeds[3:])) == 3
+    assert seeds[:4] == [None] * 4 and len(set(seeds[4:])) == 4
     other = dict(Server(chat.url, "n").complete(asked[:1], max_tokens=1, temperature=1.0))
     assert other and chat.asked[-1]["seed"] not in seeds
     roles = [[message["role"] for message in body["messages"]] for body in chat.asked]
     assert roles.count(["system", "user"]) == 2
+    assert roles.count(["user", "assistant", "user"]) == 2
 
 
 def test_a_filtered_question_is_counted_as_refused(chat: Chat) -> None:
@@ -251,3 +262,36 @@ def test_a_real_server_says_words_and_tells_no_probabilities(served: tuple[str, 
         remote, [("Is it kind to help?", ("yes", "no"))], readout=Readout("sampled", 2)
     )
     assert found.said, "what was sampled is kept, read or not"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("protocol", "asked"), [("moralprobe", 12), ("hvae", 13)])
+def test_values_are_assigned_through_a_real_server(
+    served: tuple[str, Path], protocol: str, asked: int, tmp_path: Path
+) -> None:
+    """Every item is put, each in its dialogue; what such a small model says is another matter."""
+    url, folder = served
+    settings = Settings(
+        ("altruistic",), ("no-goal", "unprompted"), 1, protocol=protocol, readout=Readout("sampled")
+    )
+    with open_cache(tmp_path / "a.jsonl") as cache:
+        with contextlib.suppress(DataError):
+            orient(Server(url, str(folder), timeout=300), settings, draws=20, cache=cache)
+        assert len(cache) == asked
+        lines = (tmp_path / "a.jsonl").read_text().splitlines()
+        said = [json.loads(line)["answer"] for line in lines]
+        # Words of a model, not of a server that has failed; what it chooses is another matter.
+        assert all(said) and not any(one.startswith("[") for one in said)
+
+
+def test_a_dialogue_goes_to_a_server_turn_by_turn(chat: Chat) -> None:
+    chat.always = (200, {"choices": [{"message": {"content": "C"}}]})
+    settings = Settings(("altruistic",), ("goal",), 1, protocol="hvae")
+    found = orient(Server(chat.url, "m"), settings, draws=20)
+    assert found.choices["letter"].to_list() == ["C"] * 6
+    assert found.sessions["angle"].is_not_null().all()
+    asked = [[one["role"] for one in body["messages"]] for body in chat.asked]
+    assert [len(roles) for roles in asked] == [1, 3, 5, 7, 9, 11, 13, 15]
+    assert all(roles == (["user", "assistant"] * 8)[: len(roles)] for roles in asked)
+    last = [one["content"] for one in chat.asked[-1]["messages"]]
+    assert "altruistic" in last[0] and last[1] == "C" and "Divide coins" in last[-1]

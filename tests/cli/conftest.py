@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -26,6 +27,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `model`, `table.tsv`, `vectors.parquet` and `store`; not to be changed."""
     folder = tmp_path_factory.mktemp("made")
     save_tiny("llama", folder / "model", n_layers=2)
+    # A byte is a token to it: so many as the instruments' questions have.
+    path = folder / "model" / "config.json"
+    config = {**json.loads(path.read_text()), "max_position_embeddings": 4096}
+    path.write_text(json.dumps(config, indent=2))
     header, *rows = starter_path().read_text("utf-8").splitlines()
     (folder / "table.tsv").write_text("\n".join([header, *rows[::5]]) + "\n", "utf-8")
     for command in (

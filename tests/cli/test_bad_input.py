@@ -341,3 +341,59 @@ def test_a_dataset_or_a_mirror_that_does_not_exist() -> None:
     refused(moralprobe("data", "download", "social-chem"), "no dataset", "did you mean")
     said = moralprobe("data", "download", "social-chem-101", "--url", "file:///etc/passwd")
     refused(said, "can't download from", "http", "--url")
+
+
+# -- orient and pluralism -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--values", "kind"), ("no value 'kind'", "altruistic")),
+        (("--values", ""), ("nothing to ask",)),
+        (("--conditions", "goals"), ("no condition 'goals'", "did you mean goal")),
+        (("--items", "some"), ("no set of items 'some'", "primary")),
+        (("--protocol", "ours"), ("no protocol 'ours'", "hvae")),
+        (("--protocol", "hvae", "--novel"), ("as they are", "novel")),
+        (("--readout", "verbal"), ("no readout of a choice 'verbal'",)),
+        (("--scale", "nan"), ("multiplied by nan", "a million")),
+        (("--scale", "0.01"), ("fall together",)),
+        (("--currency", ""), ("nothing is divided",)),
+        (("--model", "no-such"), ("no-such",)),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_values_that_cannot_be_assigned(
+    made: Path, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    model = () if "--model" in arguments else ("--model", made / "model")
+    refused(moralprobe("orient", "run", *model, *arguments, "--out", "o", "--quiet"), *words)
+    assert not Path("o").exists() or not list(Path("o").glob("*.parquet"))
+
+
+def test_layers_of_a_ring_that_are_not_there(made: Path) -> None:
+    for layers, words in (("7", "doesn't have these layers"), ("a", "names no layers")):
+        said = moralprobe(
+            "orient", "ring", "--model", made / "model", "--layers", layers, "--out", "o"
+        )
+        refused(said, words)
+
+
+def test_a_writer_on_a_server_cannot_be_trained(made: Path) -> None:
+    Path("prompts.csv").write_text(
+        "principle,prompt\n" + "".join(f"One should {n}.,In town {n} he\n" for n in "abcd")
+    )
+    said = moralprobe(
+        *("elicit", "repair", "train", "prompts.csv", "--model", made / "model"),
+        *("--writer", "http://localhost:1/v1=m", "--scorer", "words", "--cases", "starter"),
+        *("--force", "--out", "o", "--quiet"),
+    )
+    refused(said, "can't be trained", "--rounds 0")
+
+
+def test_surveys_that_cannot_be_measured(made: Path) -> None:
+    Path("s.csv").write_text("question,option,community,share\nq,a,A,0.9\nq,b,A,0.9\n")
+    refused(moralprobe("pluralism", "reference", "s.csv", "--out", "o"), "sum to 1.8")
+    Path("s.csv").write_text("question,option,community,share\nq,a,A,0.5\nq,b,A,0.5\n")
+    refused(moralprobe("pluralism", "reference", "s.csv", "--out", "o"), "aren't 32 communities")
+    refused(moralprobe("pluralism", "measure", "none.csv", "--out", "o"), "can't read none.csv")

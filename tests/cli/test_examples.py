@@ -53,6 +53,10 @@ ORDER = (
     "elicit measure",
     "elicit repair train",
     "elicit repair apply",
+    "orient run",
+    "orient ring",
+    "pluralism reference",
+    "pluralism measure",
     "run",
     "compare",
     "data download",
@@ -75,6 +79,9 @@ SMALLER: dict[str, list[str]] = {
     "elicit measure": ["--draws", "20", "--quiet"],
     "elicit repair train": ["--quiet"],
     "elicit repair apply": ["--draws", "20", "--quiet"],
+    "orient run": ["--draws", "20", "--quiet"],
+    "orient ring": ["--quiet"],
+    "pluralism measure": ["--draws", "20", "--quiet"],
     "sae train": [
         *("--layer", "1", "--expansion", "4", "--k", "4", "--lr", "0.002"),
         *("--steps", "200", "--batch", "512", "--quiet"),
@@ -89,6 +96,12 @@ SMALLER: dict[str, list[str]] = {
     "steer": ["--max-tokens", "5", "--plain"],
     "evaluate": ["--max-tokens", "5", "--strengths", "0.5", "--quiet"],
 }
+SURVEY = "question,option,community,count\n" + "".join(
+    f"Is it so in case {q}?,{option},{who},{1 + (q + k + len(who)) % 5}\n"
+    for q in range(6)
+    for who in ("north", "south")
+    for k, option in enumerate(("yes", "no"))
+)
 ELSEWHERE = ("sae load", "run", "compare", "data download", "serve", "demo")
 
 
@@ -114,6 +127,7 @@ def test_every_example_runs_after_the_ones_before_it(made: Path) -> None:
     Path("ratings.csv").write_text(RATINGS)
     save_file({"v": torch.ones(32)}, "mine.safetensors")
     Path("scores.csv").write_text(SCORES)
+    Path("survey.csv").write_text(SURVEY)
     Path("dilemmas.txt").write_text("Keeping a promise\nBreaking one\n")
     for command in ORDER:
         for words in examples(command):
@@ -134,7 +148,8 @@ def test_every_example_runs_after_the_ones_before_it(made: Path) -> None:
     assert Path("care/intervention.json").is_file()
     assert Path("evaluation/report/index.html").is_file()
     assert Path("scores/scores.parquet").is_file() and Path("aligned/arms.parquet").is_file()
-    assert Path("repaired/arms.parquet").is_file()
+    assert Path("repaired/arms.parquet").is_file() and Path("ring/ring.parquet").is_file()
+    assert Path("orientation/ring.svg").is_file() and Path("agreement/measures.parquet").is_file()
     assert (
         Path("prompts/prompts.parquet").is_file() and Path("violations/measures.parquet").is_file()
     )

@@ -30,14 +30,18 @@ TOLERANCE = {"rel": 0.05, "abs": 0.05}
 FAST = {
     "docs/explanation/moral-vectors.md",
     "docs/howto/elicit.md",
+    "docs/howto/orient.md",
     "docs/howto/own-data.md",
     "docs/howto/plan.md",
+    "docs/howto/pluralism.md",
     "docs/questions/recoverability.md",
 }
 NOT_RUN = {
     "docs/howto/consensus.md: it trains for minutes; tests/bridges runs it on a small model",
     "docs/howto/autoencoders.md: it needs the network",
     "docs/howto/elicit.md: it takes minutes; tests/cli runs it with fewer principles",
+    "docs/howto/orient.md: it takes minutes; tests/cli runs it with fewer sessions",
+    "docs/howto/pluralism.md: it takes minutes; tests/cli asks a small model",
     "docs/howto/evaluate.md: it needs a server with a model",
     "docs/howto/steering-page.md: it serves until it is told to end; tests/web drives it in a browser",
     "docs/howto/recipes.md: it needs a GPU, a judge, and the model and data from the network",

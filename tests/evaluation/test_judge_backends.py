@@ -261,7 +261,10 @@ def local(family: str = "llama", *, chat: bool = False, **options: Any) -> Local
 
 
 def read(judge: LocalJudge, *prompts: str) -> list[list[int]]:
-    return text.LocalText(judge.model).encode([text.Question(prompt) for prompt in prompts])
+    return [
+        one.ids
+        for one in text.LocalText(judge.model).encode([text.Question(prompt) for prompt in prompts])
+    ]
 
 
 def naive(model: CausalModel, one: Asked, chat: bool) -> tuple[str, float]:
@@ -336,7 +339,7 @@ def test_special_tokens_in_an_answer_are_text() -> None:
 
 def test_options_that_cannot_begin_an_answer_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     judge = local(chat=True)
-    monkeypatch.setattr(text.LocalText, "_ids", lambda self, option: [])
+    monkeypatch.setattr(text.LocalText, "option_ids", lambda self, option: [])
     with pytest.raises(ModelError, match="its tokenizer puts A, B, C together"):
         ask(judge, [Comparison("q", "x", "y")])
 

@@ -29,6 +29,8 @@ ASKED = [
     Question("<eos><bos>A<pad>"),
     Question("no"),
     Question("on"),
+    Question("And then?", turns=(("Is it fair?", "No."), ("Why?", "It is late."))),
+    Question("And then?", "Be a nurse.", turns=(("Is it fair?", "Yes."),)),
 ]
 OPTIONS = ["A", " B", "not at all", "no"]
 
@@ -50,6 +52,9 @@ def ids_of(where: LocalText, question: Question, chat: bool) -> list[int]:
     if not chat:
         return [bos, *plain(where, f"{question.text}\n\nAnswer:")]
     ids = [bos, *plain(where, f"system: {question.system}"), eos] if question.system else []
+    for asked, answer in question.turns:
+        for role, words in (("user", asked), ("assistant", answer)):
+            ids += [bos, *plain(where, f"{role}: {words}"), eos]
     return [*ids, bos, *plain(where, f"user: {question.text}"), eos, bos]
 
 
@@ -65,8 +70,8 @@ def test_options_have_the_log_probability_of_all_their_tokens(
     chat: bool, intervention: Intervention | None
 ) -> None:
     where = local(chat=chat, intervention=intervention)
-    asked = [one for one in ASKED if chat or (one.system is None and "<" not in one.text)]
-    assert where.encode(asked) == [ids_of(where, one, chat) for one in asked]
+    asked = [one for one in ASKED if chat or (one == Question(one.text) and "<" not in one.text)]
+    assert [one.ids for one in where.encode(asked)] == [ids_of(where, one, chat) for one in asked]
     found = dict(where.score_options(asked, OPTIONS))
     logits_of = steered_logits(where.model, intervention)
     for n, question in enumerate(asked):
@@ -158,11 +163,25 @@ def test_what_cannot_be_asked_is_refused() -> None:
 
 def test_an_option_that_cannot_begin_an_answer_has_nan(monkeypatch: pytest.MonkeyPatch) -> None:
     where = local()
-    ids = LocalText._ids
-    monkeypatch.setattr(LocalText, "_ids", lambda self, o: [] if o == " A" else ids(self, o))
+    ids = LocalText.option_ids
+    monkeypatch.setattr(LocalText, "option_ids", lambda self, o: [] if o == " A" else ids(self, o))
     ((_, row),) = where.score_options([Question("q")], [" A", "A"])
     assert math.isnan(row[0]) and math.isfinite(row[1])
     assert where.can_begin(["A"]) and not where.can_begin(["A", " A"])
+
+
+def test_a_dialogue_forges_no_role_and_needs_a_template() -> None:
+    for turns in ((("a", "b<eos>"),), (("<bos>", "b"),)):
+        with pytest.raises(DataError, match="a turn spells one of the model's own control tokens"):
+            local().encode([Question("q", turns=turns)])
+    with pytest.raises(DataError, match="a dialogue needs a chat template"):
+        local(chat=False).encode([Question("q", turns=(("a", "b"),))])
+    where = local()
+    where.model.tokenizer.chat_template = "{{ messages[-1].content }}"
+    with pytest.raises(ModelError, match="leaves out what was said before"):
+        where.encode([Question("q", turns=(("a word", "b word"),))])
+    # What was said before changes the draws of what follows.
+    assert Question("q").draw("m") != Question("q", turns=(("a", "b"),)).draw("m")
 
 
 def test_a_name_leads_to_a_server_or_a_model(tmp_path: Path) -> None:

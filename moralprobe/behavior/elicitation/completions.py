@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -16,15 +15,8 @@ from moralprobe.cache import Cache
 CONTINUE: Final = (
     "Go on with this story by one or two sentences. Write only how it goes on.\n\n{prompt}"
 )
-SAID: Final = "ok"
 REFUSED: Final = ("refused", "empty")
 """Of these nothing was broken; of what is `too long` nothing is known."""
-# What somebody says within a story is none: a refusal begins the text, and not within quotes.
-_REFUSAL: Final = re.compile(
-    r"\s*(?:\[refused|I(?:'m| am) (?:sorry|unable|not able)\b|I (?:can(?:'t|not)|won't|refuse)\b|"
-    r"as an AI\b|I apologi[sz]e\b)",
-    re.I,
-)
 
 
 def ask(prompt: str, instruction: str | None = None, seed: int = 0) -> Question:
@@ -35,7 +27,8 @@ def ask(prompt: str, instruction: str | None = None, seed: int = 0) -> Question:
 
 def seed_of(*numbers: int) -> int:
     """Return a seed that other numbers don't give: what is drawn for one end isn't for another."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    # Their number too: to numpy, zeros at the end are nothing.
+    return int(np.random.SeedSequence((len(numbers), *numbers)).generate_state(1)[0])
 
 
 def completions(
@@ -59,15 +52,6 @@ def completions(
         cache,
         step,
     )
-
-
-def status(text: str) -> str:
-    """Return `ok`, or why a completion is none: `empty`, `refused`, `too long`."""
-    if not text.strip():
-        return "empty"
-    if text.startswith("[not asked"):
-        return "too long"
-    return "refused" if _REFUSAL.match(text) else SAID
 
 
 def fits(

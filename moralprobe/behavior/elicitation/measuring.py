@@ -11,15 +11,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from moralprobe.behavior.asking import SAID, status
 from moralprobe.behavior.elicitation.calibration import Calibrated
-from moralprobe.behavior.elicitation.completions import (
-    REFUSED,
-    SAID,
-    ask,
-    completions,
-    seed_of,
-    status,
-)
+from moralprobe.behavior.elicitation.completions import REFUSED, ask, completions, seed_of
 from moralprobe.behavior.elicitation.measures import (
     CUT,
     means,
@@ -285,14 +279,15 @@ def _endorsed(
     seed: int,
     cache: Cache | None,
 ) -> tuple[pl.DataFrame, dict[str, Any] | None]:
-    """Ask the model whether its own completions break their principles.
+    """Ask the model whether its own completions of the last round break their principles.
 
     Returns:
         The completions with the model's probability that they do, `own_judgement`; and of those
         that the scorer calls broken the share that the model calls so too, and of the others,
         with intervals. None of a model that tells no probabilities.
     """
-    told = np.flatnonzero(long["status"].to_numpy() == SAID)
+    last = (long["iter"] == long["iter"].max()).to_numpy()
+    told = np.flatnonzero((long["status"].to_numpy() == SAID) & last)
     pairs = list(long.select("principle", "text").iter_rows())
     try:
         odds = Judge(model, cache=cache).log_odds([pairs[i] for i in told])

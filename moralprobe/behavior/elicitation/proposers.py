@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final, Protocol
 
-from moralprobe.behavior.elicitation.completions import SAID, completions, status
+from moralprobe.behavior.asking import SAID, status
+from moralprobe.behavior.elicitation.completions import completions
 from moralprobe.behavior.text_model import Question, TextModel
 from moralprobe.cache import Cache
 
@@ -81,12 +82,14 @@ class Limits:
             return "names the rule"
         if len(prompt.split()) < FEWEST_WORDS:
             return "too short"
-        words = re.findall(r"\w+", prompt.casefold())
+        return "a topic that is left out" if self.forbids(prompt) else None
+
+    def forbids(self, text: str) -> bool:
+        """Return whether a text holds a topic that is left out."""
+        words = re.findall(r"\w+", text.casefold())
         ends = ("", "s", "es", "d", "ed", "er", "ers", "ing", "ous")
         topics = {topic + end for topic in self.topics for end in ends}
-        if topics & {*words, *map("-".join, pairwise(words))}:
-            return "a topic that is left out"
-        return None
+        return bool(topics & {*words, *map("-".join, pairwise(words))})
 
 
 @dataclass(frozen=True)

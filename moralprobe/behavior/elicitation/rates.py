@@ -11,6 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from moralprobe.behavior.elicitation.calibration import Calibrated
+from moralprobe.behavior.elicitation.completions import REFUSED
 from moralprobe.behavior.elicitation.measures import OF_PROMPTS, apv, corrected, interval, means
 from moralprobe.behavior.siblings import Together, connected, folded
 
@@ -148,7 +149,7 @@ def against(
                     "arm": arm,
                     "measure": measure,
                     "n": int(np.isfinite(values).sum()),
-                    "refused": int((arms[arm]["status"] != "ok").sum()),
+                    "refused": int(arms[arm]["status"].is_in(list(REFUSED)).sum()),
                     **row(means(values, resamples)),
                     "gain": gain["value"],
                     "gain_low": gain["low"],

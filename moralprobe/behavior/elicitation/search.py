@@ -17,15 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from moralprobe.behavior.asking import SAID, status
 from moralprobe.behavior.elicitation.calibration import Calibrated
-from moralprobe.behavior.elicitation.completions import (
-    SAID,
-    ask,
-    completions,
-    fits,
-    seed_of,
-    status,
-)
+from moralprobe.behavior.elicitation.completions import ask, completions, fits, seed_of
 from moralprobe.behavior.elicitation.principles import Principle
 from moralprobe.behavior.elicitation.proposers import Limits, Proposer, Wanted, open_end
 from moralprobe.behavior.text_model import TextModel
@@ -176,10 +170,13 @@ def search(
         )
     for number in range(1, options.rounds + 1):
         progress(number, total, "completions")
-        _complete(model, paths, [path.beam for path in paths], scorer, options, cache)
+        for path in paths:  # fresh ones in every round: a beginning's luck doesn't last
+            path.said.clear()
+            path.broken.clear()
+        _complete(model, paths, [path.beam for path in paths], scorer, options, cache, number)
         progress(number, total, "beginnings")
         fresh = _proposed(paths, proposer, scorer, options, limits, unused, number)
-        _complete(model, paths, fresh, scorer, options, cache)
+        _complete(model, paths, fresh, scorer, options, cache, number)
         for path, new in zip(paths, fresh, strict=True):
             fits_told += _chosen(model, path, new, options, cache)
     progress(total, total, "")
@@ -278,8 +275,9 @@ def _complete(
     scorer: Calibrated,
     options: Options,
     cache: Cache | None,
+    number: int,
 ) -> None:
-    """Draw and score the completions of beginnings that have none yet."""
+    """Draw and score the completions of beginnings that have none yet in a round."""
     left = [
         (path, one.prompt)
         for path, some in zip(paths, new, strict=True)
@@ -287,7 +285,7 @@ def _complete(
         if one.prompt not in path.said
     ]
     questions = [
-        ask(prompt, seed=_seed(options, 0, k)) for _, prompt in left for k in range(options.k)
+        ask(prompt, seed=_seed(options, number, k)) for _, prompt in left for k in range(options.k)
     ]
     said = completions(model, questions, options.tokens, cache=cache)
     pairs = [

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from moralprobe.behavior.elicitation.completions import status
+from moralprobe.behavior.asking import status
 from moralprobe.behavior.elicitation.measures import apv, evr, mvp
 from moralprobe.behavior.elicitation.measuring import load_prompts, measure
 from moralprobe.behavior.elicitation.proposers import Writer
@@ -151,7 +151,8 @@ def test_no_completion_is_one_that_the_search_drew() -> None:
     found = search(model("search"), principles(4), writer, perfect(), options)
     table = pl.DataFrame(found.rows(0), infer_schema_length=None)
     measure(model("measure"), table, {"report": perfect()}, k=6, draws=20, endorse=False)
-    assert len(heard["search"]) == len(heard["measure"]) == 6
+    # K draws in each round of the search, fresh ones, and K in the end.
+    assert len(heard["search"]) == 3 * 6 and len(heard["measure"]) == 6
     assert not heard["search"] & heard["measure"]
 
 
@@ -175,7 +176,9 @@ def test_refusals_are_counted_and_no_completion(tmp_path: Path) -> None:
     def says(question: Question) -> str:
         if "town 3 " in question.text:
             return "I'm sorry, but I can't."
-        return "" if question.seed % 3 == 0 else f"{BAD} {question.seed}"
+        # Each prompt has the same seeds: of its own are these.
+        nothing = np.random.default_rng([question.seed, *question.text.encode()]).random() < 0.3
+        return "" if nothing else f"{BAD} {question.seed}"
 
     found = measure(
         Scripted("m", says), prompts(30), {"report": perfect()}, k=4, draws=50, endorse=False

@@ -8,12 +8,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from moralprobe.behavior.elicitation.instructions import Options
 from moralprobe.behavior.elicitation.measuring import measure
 from moralprobe.behavior.elicitation.rates import against
 from moralprobe.behavior.elicitation.repair import (
     FIXED,
     Lesson,
-    Options,
     Repair,
     halves,
     instructions,
@@ -52,11 +52,11 @@ def test_an_instruction_that_works_is_found_and_helps_other_principles() -> None
     first, others = halves(prompts(40), 0)
     assert first["id"].n_unique() == others["id"].n_unique() == 20
     assert not set(first["id"]) & set(others["id"])
-    found = learn(model, first, writes(), scorer(), Options(n=12, k=6, tokens=16))
+    found, _ = learn(model, first, writes(), scorer(), Options(n=12, k=6, tokens=16))
     assert found.for_all == SPELLS[1]
     assert np.mean([one.instruction == SPELLS[1] for one in found.lessons]) > 0.9
     assert all(one.reward > one.before for one in found.lessons if one.instruction == SPELLS[1])
-    assert found.unused["there already"] > 0 and len(found.seen) == 20
+    assert not found.unused and len(found.seen) == 20
     told = instructions(found, others)
     assert list(told) == ["none", "warning", "ape", "critique", "retrieved"]
     assert told["warning"][0] == FIXED.format(principle=others["principle"][0])
@@ -89,7 +89,7 @@ def test_an_instruction_that_works_is_found_and_helps_other_principles() -> None
 def test_where_no_instruction_works_none_helps() -> None:
     model = at_rate(0.5)
     first, others = halves(prompts(40), 0)
-    found = learn(model, first, writes(), scorer(), QUICK)
+    found, _ = learn(model, first, writes(), scorer(), QUICK)
     told = instructions(found, others)
     arms = {
         arm: measure(
@@ -104,7 +104,7 @@ def test_where_no_instruction_works_none_helps() -> None:
 
 def test_rewards_are_the_mean_probability_that_a_principle_is_kept() -> None:
     first, _ = halves(prompts(8), 0)
-    found = learn(heeds("Be gentle.", high=1.0, low=0.0), first, writes(), perfect(), QUICK)
+    found, _ = learn(heeds("Be gentle.", high=1.0, low=0.0), first, writes(), perfect(), QUICK)
     for one in found.lessons:
         assert one.before == pytest.approx(0, abs=1e-6)
         assert one.reward == pytest.approx(float(one.instruction == "Be gentle."), abs=1e-6)
@@ -144,7 +144,9 @@ def test_second_thoughts_are_asked_for_and_what_is_none_leaves_the_first() -> No
 
 def test_refusals_are_counted_and_no_instruction_is_said() -> None:
     first, others = halves(prompts(8), 0)
-    found = learn(at_rate(0.5), first, Scripted("w", lambda q: "I'm sorry, no."), perfect(), QUICK)
+    found, _ = learn(
+        at_rate(0.5), first, Scripted("w", lambda q: "I'm sorry, no."), perfect(), QUICK
+    )
     assert found.for_all is None and found.lessons == ()
     assert found.unused == {"refused": 4 * 4 + 4}
     assert "none that can be used" in "\n".join(of_repair(found))
@@ -153,7 +155,7 @@ def test_refusals_are_counted_and_no_instruction_is_said() -> None:
 
 def test_a_repair_is_read_as_it_was_written() -> None:
     first, _ = halves(prompts(8), 0)
-    found = learn(at_rate(0.5), first, writes(), perfect(), QUICK)
+    found, _ = learn(at_rate(0.5), first, writes(), perfect(), QUICK)
     assert Repair.from_json(json.loads(json.dumps(found.as_json()))) == found
     with pytest.raises(DataError, match="this is no repair"):
         Repair.from_json({"lessons": [{"a": 1}]})
@@ -176,7 +178,7 @@ def test_no_principle_is_learnt_from_and_measured() -> None:
     assert first.height == others.height == 16
     lower = [{p.casefold() for p in some["principle"]} for some in (first, others)]
     assert not lower[0] & lower[1]
-    found = learn(at_rate(0.5), first, writes(), perfect(), QUICK)
+    found, _ = learn(at_rate(0.5), first, writes(), perfect(), QUICK)
     assert unseen(found, many)["id"].to_list() == others["id"].to_list()
     bare = many.drop("id").with_columns(id=pl.col("principle"))
     assert {p.casefold() for p in unseen(found, bare)["principle"]} == lower[1]

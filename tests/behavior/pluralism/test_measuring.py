@@ -1,0 +1,175 @@
+"""Agreement of who knows the answers, who guesses, and who knows nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from moralprobe.behavior.options import LETTERS, Readout
+from moralprobe.behavior.pluralism.distances import js_distance
+from moralprobe.behavior.pluralism.measuring import (
+    ALL,
+    DISTANCE,
+    MEAN,
+    SKILL,
+    Agreement,
+    Predicted,
+    agree,
+    measure,
+)
+from moralprobe.behavior.pluralism.predictors import pooled
+from moralprobe.behavior.pluralism.surveys import Answers, Item, Survey
+from moralprobe.behavior.text_model import Question, Scripted
+from moralprobe.cache import open_cache
+from moralprobe.errors import DataError
+from moralprobe.report.pluralism import SILENT, of_agreement
+
+
+def drawn(questions: int = 60, communities: int = 4, own: float = 0.5, seed: int = 0) -> Survey:
+    """Communities that answer alike but for what is each one's own."""
+    rng, answers = np.random.default_rng(seed), []
+    for q in range(questions):
+        n = 2 + q % 3
+        item = Item(f"Question {q}?", tuple(f"answer {i}" for i in range(n)), (), ordinal=True)
+        shared = rng.normal(size=n)
+        for c in range(communities):
+            logits = shared + own * rng.normal(size=n)
+            p = np.exp(logits) / np.exp(logits).sum()
+            answers.append(Answers(item, f"C{c}", p, 100))
+    return Survey(tuple(answers))
+
+
+def says(survey: Survey, of: dict[str, np.ndarray]) -> Scripted:
+    """A model that finds options as probable as it is told, whatever letter they have."""
+
+    def believes(question: Question) -> dict[str, float]:
+        text, options = question.text.split("\n\n")[:2]
+        names = [line.split(". ", 1)[1] for line in options.splitlines()]
+        return {LETTERS[i]: of[text][int(name.split()[1])] for i, name in enumerate(names)}
+
+    return Scripted("m", lambda q: "A", believes)
+
+
+def value(found: Agreement | pl.DataFrame, measured: str, community: str = ALL) -> dict[str, float]:
+    table = found if isinstance(found, pl.DataFrame) else found.measures
+    (row,) = table.filter(measure=measured, community=community).to_dicts()
+    return row
+
+
+SURVEY = drawn()
+FIRST = {a.item.question: a.shares for a in SURVEY.answers if a.community == "C0"}
+EVEN = {a.item.question: np.full(len(a.shares), 1 / len(a.shares)) for a in SURVEY.answers}
+
+
+def test_who_is_one_community_agrees_with_it_and_not_as_well_with_others() -> None:
+    found = measure(says(SURVEY, FIRST), SURVEY, draws=200)
+    assert value(found, DISTANCE, "C0")["value"] == pytest.approx(0, abs=1e-6)
+    assert value(found, SKILL, "C0")["value"] == pytest.approx(1)
+    assert value(found, DISTANCE, "C1")["value"] > 0.1
+    assert value(found, "mode agreement", "C0")["value"] == 1
+    assert value(found, "entropy ratio", "C0")["value"] == pytest.approx(1)
+    lines = "\n".join(of_agreement(found))
+    assert "nearest: C0" in lines and SILENT in lines and "base 2" in lines
+
+
+def test_measures_by_hand() -> None:
+    found = measure(says(SURVEY, FIRST), SURVEY, draws=50)
+    own, guess = [], []
+    for one, others in zip(SURVEY.answers, pooled(SURVEY), strict=True):
+        said = FIRST[one.item.question]
+        own.append(float(js_distance(one.shares, said)))
+        guess.append(float(js_distance(one.shares, others)))
+    assert value(found, DISTANCE)["value"] == pytest.approx(np.mean(own))
+    assert value(found, SKILL)["value"] == pytest.approx(1 - np.mean(own) / np.mean(guess))
+    names = np.array([one.community for one in SURVEY.answers])
+    means = [np.mean(np.array(own)[names == c]) for c in SURVEY.communities]
+    assert value(found, DISTANCE, MEAN)["value"] == pytest.approx(np.mean(means))
+    assert found.summary["noise floor"] == pytest.approx(0.05, abs=0.03)
+
+
+def test_who_knows_nothing_is_worse_than_a_guess_and_it_is_said() -> None:
+    found = measure(says(SURVEY, EVEN), SURVEY, draws=200)
+    skill = value(found, SKILL)
+    assert skill["high"] < 0
+    assert value(found, DISTANCE)["value"] == pytest.approx(
+        value(found, "uniform js distance")["value"]
+    )
+    assert "surely worse than the country-blind guess" in "\n".join(of_agreement(found))
+    assert "improves" not in "\n".join(of_agreement(found))
+
+
+def test_improves_is_said_only_where_it_is_sure() -> None:
+    mean = {}
+    for one in SURVEY.answers:
+        mean.setdefault(one.item.question, []).append(one.shares)
+    every = {q: np.mean(p, axis=0) for q, p in mean.items()}  # each community itself is in it
+    found = measure(says(SURVEY, every), SURVEY, draws=200)
+    assert value(found, SKILL)["low"] > 0 and "it improves on" in "\n".join(of_agreement(found))
+    alike = drawn(questions=25, own=0.5, seed=3)
+    other = {a.item.question: a.shares for a in drawn(25, 5, 0.5, 3).answers if a.community == "C4"}
+    unsure = measure(says(alike, other), alike, draws=200)
+    skill = value(unsure, SKILL)
+    said = "\n".join(of_agreement(unsure))
+    assert ("improves" in said) == (skill["low"] > 0)
+
+
+def test_intervals_are_by_questions() -> None:
+    """Communities that answer alike are no more questions."""
+    few = drawn(questions=40, communities=1, seed=1)
+    copies = Survey(
+        tuple(Answers(a.item, f"C{c}", a.shares, 100) for a in few.answers for c in range(6))
+    )
+    said = {a.item.question: np.full(len(a.shares), 1 / len(a.shares)) for a in few.answers}
+    widths = []
+    for survey in (few, copies):
+        row = value(measure(says(survey, said), survey, draws=400), DISTANCE)
+        widths.append(row["high"] - row["low"])
+    assert widths[1] == pytest.approx(widths[0], rel=0.2)
+
+
+def test_refusals_are_reported_apart() -> None:
+    item = Item("q?", ("yes", "no", "Don't know"), (2,))
+    survey = Survey((Answers(item, "A", np.array([0.6, 0.2, 0.2])),))
+    said = {("q?", item.options): Predicted((0.3, 0.1, 0.6), 1.0)}
+    table, answers = agree(survey, said, draws=20)
+    assert value(table, "refusal mass")["value"] == pytest.approx(0.6)
+    assert value(table, "refusal error")["value"] == pytest.approx(0.4)
+    assert value(table, "js distance without refusals")["value"] == pytest.approx(0, abs=1e-7)
+    assert value(table, DISTANCE)["value"] > 0.2 and value(table, DISTANCE)["low"] is None
+    assert value(table, SKILL)["value"] is None and answers["wasserstein"].is_null().all()
+
+
+def test_what_cannot_be_read_is_counted(tmp_path: Path) -> None:
+    nothing = {
+        (a.item.question, a.item.options): Predicted((), 0.1, "refused") for a in SURVEY.answers
+    }
+    with pytest.raises(DataError, match="answers no question with an option"):
+        agree(SURVEY, nothing)
+    some = dict(nothing)
+    for a in SURVEY.answers[:80]:
+        some[a.item.question, a.item.options] = Predicted(tuple(a.shares), 1.0)
+    table, answers = agree(SURVEY, some, draws=20)
+    assert answers.filter(status="refused").height == len(SURVEY) - 80
+    assert value(table, DISTANCE)["n"] == 80
+    with open_cache(tmp_path / "a.jsonl") as cache:
+        first = measure(says(SURVEY, FIRST), SURVEY, draws=20, cache=cache)
+        again = measure(says(SURVEY, FIRST), SURVEY, draws=20, cache=cache)
+    assert first.measures.equals(again.measures)
+    first.save(tmp_path)
+    assert pl.read_parquet(tmp_path / "measures.parquet").equals(first.measures)
+    sampled = measure(Scripted("m", lambda q: "A"), SURVEY, readout=Readout("sampled", 2), draws=20)
+    assert value(sampled, DISTANCE)["value"] == pytest.approx(
+        value(sampled, "uniform js distance")["value"]
+    )
+
+
+def test_no_counts_no_floor() -> None:
+    unknown = Survey(tuple(Answers(a.item, a.community, a.shares) for a in SURVEY.answers))
+    found = measure(says(SURVEY, FIRST), unknown, draws=20)
+    assert found.summary["noise floor"] is None
+    assert "there is no noise floor" in "\n".join(of_agreement(found))
+    assumed = measure(says(SURVEY, FIRST), unknown, draws=20, n=30)
+    assert "of 30 respondents, assumed" in "\n".join(of_agreement(assumed))
