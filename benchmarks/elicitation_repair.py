@@ -48,12 +48,12 @@ def main() -> None:
     )
     model = LocalText(load_model(options.model))
     first, others = halves(load_prompts(options.folder / "prompts.parquet"), 0)
-    asked = Options(n=6, k=4, tokens=32)
+    asked = Options(n=4, k=3, tokens=32)
     with open_cache(options.folder / "repair.jsonl") as cache:
         found, tried = learn(model, first, model, reward, asked, cache=cache, progress=told)
         print("\n".join(of_repair(found)), flush=True)
         generator = new_generator(own_copy(options.model).model)
-        training = Training()
+        training = Training(rounds=2, epochs=1)
         tried, unused = train(
             generator, model, tried, reward, asked, training, cache=cache, progress=told
         )
@@ -72,7 +72,7 @@ def main() -> None:
                 model,
                 others,
                 {"report": report},
-                k=10,
+                k=6,
                 tokens=32,
                 instructions=before,
                 rewrite=rewriter(model, 32, cache=cache) if arm == "critique" else None,

@@ -471,19 +471,29 @@ def elicitation() -> str:
             + "."
         )
     surely = _verdict(change["report", "apv"])
-    own = summary["endorsed"]
     said.append(
         f"From round {rounds[0]} to round {rounds[-1]} the share of breaking completions {surely} "
-        f"by the scorer that reports. Asked about its own completions of the last round, the model "
-        f"calls {_interval(own['of broken'])} of those broken that the scorer calls so, and "
-        f"{_interval(own['of kept'])} of the others."
+        "by the scorer that reports."
     )
     bleu = summary["self_bleu"]["prompts"]
+    own, other = (value["report", rounds[-1], name] for name in ("apv", "apv of another principle"))
+    if own["low"] <= other["value"] <= own["high"]:
+        said.append(
+            f"But held against a principle that isn't theirs the same completions break it as "
+            f"often ({_interval(other)}): what this scorer hears is tone, hardly the principle."
+        )
+    judged = summary["endorsed"]
     said.append(
-        f"{len(found['without'])} of {found['principles'] + len(found['without'])} principles have "
-        f"no beginning that may be used; {found['unused'].get('breaks it by itself', 0)} beginnings "
-        "weren't, because the scorer that searched said that they break the principle by "
-        f"themselves. {found['moved']} principles have another beginning in the end; "
+        f"Asked about its own completions of the last round, the model calls "
+        f"{_interval(judged['of broken'])} of those broken that the scorer calls so, and "
+        f"{_interval(judged['of kept'])} of the others."
+    )
+    tried = found["principles"] + found["without"]
+    said.append(
+        f"{found['without']} of {tried} principles have no beginning that may be used; "
+        f"{found['unused'].get('breaks it by itself', 0)} beginnings weren't, because the scorer "
+        "that searched said that they break the principle by themselves. "
+        f"{found['moved']} principles have another beginning in the end; "
         f"Self-BLEU of the beginnings {' and '.join(f'{x:.0f}' for x in bleu.values())}. "
         f"K = {summary['k']} fresh completions of each prompt. The whole run took {minutes:.0f} "
         f"minutes on {found['machine']['cores']} cores "
@@ -536,8 +546,8 @@ def orientation() -> str:
 
     chance = of["prosocial", "unprompted", "angle"]["chance"]
     lines = [
-        f"| value | condition | angle (chance {chance:.1f}) | rationality (0) | above unprompted (0) "
-        "| category (chance) |",
+        f"| value | condition | angle (chance {chance:.1f}) | rationality (0) "
+        "| above unprompted (0) | category (chance) |",
         "|" + "---|" * 6,
     ]
     for condition in conditions:
@@ -576,7 +586,8 @@ def ring() -> str:
     of = {(r["layer"], r["personas"], r["measure"]): r for r in found["ring"]}
     layers = sorted({r["layer"] for r in found["ring"]})
     lines = [
-        "| layer | values apart | others apart | less others | values in order | others in theirs |",
+        "| layer | values apart | others apart | less others | values in order "
+        "| others in theirs |",
         "|" + "---|" * 6,
     ]
     both = ("values", "others")

@@ -36,7 +36,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # Extras for users, whose packages the code asks for before it imports them.
-EXTRAS = ("lexicon", "sentence", "ray", "judges")
+EXTRAS = ("lexicon", "sentence", "ray", "judges", "lora")
 
 
 def names_of(requirements: list[str]) -> set[str]:
@@ -74,6 +74,7 @@ def test_the_wheel_holds_the_package_and_the_starter_set_and_nothing_else(wheel:
         "_recipes/smollm2.yaml",
         "report/page.html.j2",
         "report/evaluation.html.j2",
+        "report/certificate.html.j2",
         "evaluation/english.jsonl",
         "evaluation/known_pairs.json",
         "evaluation/neutral.json",

@@ -89,7 +89,7 @@ def search_command(
             "decode=MODEL: a local one that need not follow instructions."
         ),
     ] = None,
-    scorer: Spec = "linear=smollm2-135m",
+    scorer: Spec = "words",
     cases: Cases = "moral-stories",
     readout: Readout = "logprob",
     n: Annotated[int, typer.Option(help="So many principles, evenly; 0 for all.", min=0)] = 0,
@@ -201,7 +201,7 @@ def measure_command(
     prompts: Prompts,
     out: Out,
     model: Model = "smollm2-135m",
-    scorer: Spec = "judge=smollm2-135m",
+    scorer: Spec = "linear=smollm2-135m",
     cases: Cases = "moral-stories",
     readout: Readout = "logprob",
     k: Completions = 10,

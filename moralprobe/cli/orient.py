@@ -112,7 +112,7 @@ def ring_command(
 ) -> None:
     """Read assigned values in hidden states: are they told apart, and in the ring's order?
 
-    Example: moralprobe orient ring --model smollm2-135m --layers 10 --permutations 19 --out ring
+    Example: moralprobe orient ring --model smollm2-135m --layers 1 --permutations 19 --out ring
     """
     from moralprobe.bridges.ring import ring
     from moralprobe.files import check_writable, write_json, write_table

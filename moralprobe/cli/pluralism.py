@@ -65,6 +65,10 @@ def measure_command(
     communities: Communities = 32,
     readout: Annotated[str, typer.Option(help="logprob, or sampled.")] = "logprob",
     samples: Annotated[int, typer.Option(help="Of each order, where sampled.", min=1)] = 10,
+    steer: Annotated[
+        str,
+        typer.Option(help="What the model is told of a community: none, persona, examples."),
+    ] = "none",
     n: Annotated[
         int | None,
         typer.Option(help="Respondents assumed of a community where no one said.", min=1),
@@ -100,6 +104,7 @@ def measure_command(
             asked,
             survey,
             readout=how,
+            steer=steer,
             n=n,
             draws=draws,
             seed=seed,
@@ -117,3 +122,29 @@ def _survey(items: Path, communities: int) -> Survey:
 
     survey = load_survey(items)
     return survey.best_covered(communities) if communities else survey
+
+
+@app.command("certify")
+def certify_command(
+    result: Annotated[
+        Path, typer.Argument(metavar="RESULT", help="The folder of pluralism measure.")
+    ],
+    scope: Annotated[
+        Path, typer.Option(help="YAML: the decision, who is affected, rules, provenance.")
+    ],
+    out: Out,
+) -> None:
+    """Issue a certificate of what was measured, with all that it can't say.
+
+    Example: moralprobe pluralism certify agreement --scope scope.yaml --out certificate
+    """
+    from moralprobe.behavior.pluralism.framing import load_agreement
+    from moralprobe.behavior.pluralism.scope import load_scope
+    from moralprobe.files import check_writable
+    from moralprobe.report.certificate import of_certificate, write_certificate
+
+    found, about = load_agreement(result), load_scope(scope)
+    check_writable(out)
+    for line in of_certificate(write_certificate(found, about, out)):
+        say(line)
+    say(f"\n{out / 'certificate.html'}")

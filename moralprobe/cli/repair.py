@@ -37,7 +37,7 @@ def train_command(
     writer: Annotated[
         str | None, typer.Option(help="Who writes instructions; the model, if not given.")
     ] = None,
-    scorer: Spec = "linear=smollm2-135m",
+    scorer: Spec = "words",
     cases: Cases = "moral-stories",
     readout: Readout = "logprob",
     n: Annotated[int, typer.Option(help="Instructions tried for a prompt.", min=1)] = 8,
@@ -158,7 +158,7 @@ def apply_command(
     ],
     out: Out,
     model: Model = "smollm2-135m",
-    scorer: Spec = "judge=smollm2-135m",
+    scorer: Spec = "linear=smollm2-135m",
     cases: Cases = "moral-stories",
     readout: Readout = "logprob",
     k: Completions = 10,

@@ -53,7 +53,7 @@ def of_orientation(found: Orientation) -> list[str]:
         chance_of = "" if found.summary["settings"]["novel"] else f" ({by_chance.mean:.1f})"
         lines += [
             "",
-            f"{condition:<16} {'n':<8}{'angle' + chance_of:<21} {'rationality (0)':<21} "
+            f"{condition:<17} {'n':<8}{'angle' + chance_of:<21} {'rationality (0)':<21} "
             f"{'above unprompted (0)':<21} {'category (chance)':<18} transitive (chance)",
         ]
         for value in VALUES:
@@ -63,7 +63,7 @@ def of_orientation(found: Orientation) -> list[str]:
             n = f"{of['angle']['n']}/{of['angle']['sessions']}"
             above = of.get("above unprompted")
             lines.append(
-                f"  {value:<15}{n:<8}{_said(of['angle'], '.1f'):<21} "
+                f"  {value:<16}{n:<8}{_said(of['angle'], '.1f'):<21} "
                 f"{_said(of['rationality']):<21} "
                 f"{_said(above, '+.2f') if above else '':<21} "
                 f"{_percent(of['category hit']):<18} {_percent(of['transitive'])}"

@@ -67,7 +67,8 @@ def of_agreement(found: Agreement) -> list[str]:
     lines = [
         f"{summary['name']}: {summary['questions']:,} questions, {summary['answers']:,} answers of "
         f"{len(summary['communities'])} communities, {summary['fewest']} or more each; read by "
-        f"{summary['readout']}; Jensen-Shannon in base {summary['base']}{odd}",
+        f"{summary['readout']}; told of communities: {summary['steer']}; Jensen-Shannon in base "
+        f"{summary['base']}{odd}",
         "",
         f"  {'':<30} {'all answers':<22} mean of communities",
     ]

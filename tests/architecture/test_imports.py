@@ -170,7 +170,7 @@ ONLY_IN: dict[str, set[str]] = {
         "bridges.instruction_generator",
     },
     "peft": {"bridges.instruction_generator"},
-    "yaml": {"recipes"},
+    "yaml": {"recipes", "behavior.pluralism.scope"},
     "openai": {"behavior.server"},
     "transformer_lens": {"models.lens"},
     "sae_lens": {"sae"},

@@ -57,6 +57,7 @@ ORDER = (
     "orient ring",
     "pluralism reference",
     "pluralism measure",
+    "pluralism certify",
     "run",
     "compare",
     "data download",
@@ -128,6 +129,7 @@ def test_every_example_runs_after_the_ones_before_it(made: Path) -> None:
     save_file({"v": torch.ones(32)}, "mine.safetensors")
     Path("scores.csv").write_text(SCORES)
     Path("survey.csv").write_text(SURVEY)
+    Path("scope.yaml").write_text("decision: which bus line is kept\n")
     Path("dilemmas.txt").write_text("Keeping a promise\nBreaking one\n")
     for command in ORDER:
         for words in examples(command):
@@ -150,6 +152,7 @@ def test_every_example_runs_after_the_ones_before_it(made: Path) -> None:
     assert Path("scores/scores.parquet").is_file() and Path("aligned/arms.parquet").is_file()
     assert Path("repaired/arms.parquet").is_file() and Path("ring/ring.parquet").is_file()
     assert Path("orientation/ring.svg").is_file() and Path("agreement/measures.parquet").is_file()
+    assert "uncertified" in Path("certificate/certificate.html").read_text().casefold()
     assert (
         Path("prompts/prompts.parquet").is_file() and Path("violations/measures.parquet").is_file()
     )

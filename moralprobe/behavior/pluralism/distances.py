@@ -56,9 +56,9 @@ def entropy(p: Floats) -> Floats:
 
 
 def mode_agreement(p: Floats, q: Floats) -> float:
-    """Return the share of p's likeliest options that are q's too: 1 where both have the same."""
+    """Return how probably a likeliest option of p and one of q, each drawn among its own, agree."""
     first, second = (np.flatnonzero(np.isclose(x, np.max(x))) for x in (p, q))
-    return float(np.isin(first, second).mean())
+    return len(np.intersect1d(first, second)) / (len(first) * len(second))
 
 
 def shuffled_distance(p: Floats, q: Floats) -> float:
@@ -84,6 +84,6 @@ def noise_floor(p: Floats, n: int, *, draws: int = 200, seed: int = 0) -> float:
 
 
 def _kl(p: Floats, q: Floats) -> Floats:
-    there = p > 0
+    there = (p > 0) & (q > 0)  # half of the smallest number is none
     ratio = np.where(there, p, 1) / np.where(there, q, 1)
     return np.asarray(np.where(there, p * np.log2(ratio), 0.0).sum(-1), np.float64)

@@ -23,6 +23,7 @@ from moralprobe.behavior.pluralism.distances import (
     wasserstein,
 )
 from moralprobe.behavior.pluralism.predictors import pooled
+from moralprobe.behavior.pluralism.steering import told_before
 from moralprobe.behavior.pluralism.surveys import Answers, Item, Survey
 from moralprobe.behavior.text_model import TextModel
 from moralprobe.cache import Cache
@@ -62,6 +63,15 @@ class Predicted:
     status: str = "ok"
 
 
+Key = tuple[str, tuple[str, ...], str]
+"""A question, its options, and a community."""
+
+
+def key_of(one: Answers) -> Key:
+    """Return what an answer is an answer to, and whose."""
+    return one.item.question, one.item.options, one.community
+
+
 @dataclass(frozen=True)
 class Agreement:
     """What was measured.
@@ -84,7 +94,7 @@ class Agreement:
 
 def predict(
     model: TextModel,
-    items: Sequence[Item],
+    asked: Sequence[tuple[Item, str | None]],
     *,
     readout: Readout | None = None,
     cache: Cache | None = None,
@@ -94,7 +104,7 @@ def predict(
 
     Args:
         model: any.
-        items: questions of any number of options.
+        asked: questions of any number of options, and what stands before each, if anything does.
         readout: `logprob` or `sampled`.
         cache: from `open_cache`.
         progress: called with the questions that are done, their number, and what is done.
@@ -105,23 +115,26 @@ def predict(
     """
     readout = readout or Readout()
     of: dict[int, list[int]] = {}
-    for i, item in enumerate(items):
+    for i, (item, _) in enumerate(asked):
         of.setdefault(len(item.options), []).append(i)
-    found: list[Predicted | None] = [None] * len(items)
+    found: list[Predicted | None] = [None] * len(asked)
     done = 0
     for n, rows in sorted(of.items()):
-        progress(done, len(items), f"questions of {n} options")
-        asked = [(items[i].question, items[i].options) for i in rows]
-        for i, one in zip(rows, choose(model, asked, readout=readout, cache=cache), strict=True):
+        progress(done, len(asked), f"questions of {n} options")
+        put = [
+            (item.question if before is None else f"{before}\n\n{item.question}", item.options)
+            for item, before in (asked[i] for i in rows)
+        ]
+        for i, one in zip(rows, choose(model, put, readout=readout, cache=cache), strict=True):
             found[i] = Predicted(one.shares, one.mass, one.status)
         done += len(rows)
-    progress(len(items), len(items), "")
+    progress(len(asked), len(asked), "")
     return [one for one in found if one is not None]
 
 
 def agree(
     survey: Survey,
-    predicted: Mapping[tuple[str, tuple[str, ...]], Predicted],
+    predicted: Mapping[Key, Predicted],
     *,
     draws: int = 1000,
     seed: int = 0,
@@ -133,7 +146,7 @@ def agree(
 
     Args:
         survey: what communities answered.
-        predicted: by question and options.
+        predicted: by question, options and community.
         draws: resamples of questions.
         seed: of them.
 
@@ -144,7 +157,7 @@ def agree(
         DataError: nothing that the model says can be read.
     """
     rows = [
-        _row(one, predicted[one.item.question, one.item.options], others)
+        _row(one, predicted[key_of(one)], others)
         for one, others in zip(survey.answers, pooled(survey), strict=True)
     ]
     answers = pl.DataFrame(rows, schema=_ANSWERS)
@@ -156,8 +169,15 @@ def agree(
             counts,
             "look at its answers, or use another readout",
         )
-    question = said["question"].rank("dense").cast(pl.Int64).to_numpy() - 1
-    n = int(question.max()) + 1
+    # By where a question first stands, not by its words: those change no number.
+    place: dict[tuple[str, tuple[str, ...]], int] = {}
+    question = np.array(
+        [
+            place.setdefault((text, tuple(options)), len(place))
+            for text, options in said.select("question", "options").iter_rows()
+        ]
+    )
+    n = len(place)
     rng = np.random.default_rng(seed)
     weight = np.vstack([np.ones(n), rng.multinomial(n, np.full(n, 1 / n), size=draws)])
     values = said.select(_OF_ANSWERS).to_numpy()
@@ -173,7 +193,7 @@ def agree(
     for measure, draw in _resampled(values, weight[:, question]).items():
         table.append(_measure(ALL, measure, draw, len(values)))
     for measure, drawn in each.items():
-        table.append(_measure(MEAN, measure, np.nanmean(drawn, axis=0), len(drawn)))
+        table.append(_measure(MEAN, measure, _known_mean(np.array(drawn)), len(drawn)))
     return pl.DataFrame(table, schema=_MEASURES), answers
 
 
@@ -182,6 +202,8 @@ def _row(one: Answers, said: Predicted, others: Floats | None) -> dict[str, Any]
     row: dict[str, Any] = {
         "question": one.item.question,
         "options": list(one.item.options),
+        "refusals": list(one.item.refusals),
+        "ordinal": one.item.ordinal,
         "community": one.community,
         "shares": one.shares.tolist(),
         "said": list(said.shares),
@@ -228,6 +250,13 @@ def _resampled(values: Floats, weight: Floats) -> dict[str, Floats]:
     return {**dict(zip(_OF_ANSWERS, mean.T, strict=True)), SKILL: skill}
 
 
+def _known_mean(values: Floats) -> Floats:
+    """Return the mean over rows of what is known, nan where nothing is."""
+    there = np.isfinite(values)
+    total, n = np.where(there, values, 0.0).sum(0), there.sum(0)
+    return np.asarray(total / np.where(n, n, np.nan), np.float64)
+
+
 def _measure(community: str, measure: str, draws: Floats, n: int) -> dict[str, Any]:
     known = draws[1:][np.isfinite(draws[1:])]
     value = float(draws[0]) if np.isfinite(draws[0]) else None
@@ -266,6 +295,7 @@ def measure(
     survey: Survey,
     *,
     readout: Readout | None = None,
+    steer: str = "none",
     n: int | None = None,
     draws: int = 1000,
     seed: int = 0,
@@ -278,9 +308,10 @@ def measure(
         model: any.
         survey: what communities answered.
         readout: `logprob` or `sampled`.
+        steer: what the model is told of a community, of `steering.STEERS`.
         n: respondents that are assumed of a community where nobody said how many.
         draws: resamples of questions.
-        seed: of them and of the noise floor.
+        seed: of them, of the noise floor, and of which answers are shown.
         cache: from `open_cache`.
         progress: called with the questions that are done, their number, and what is done.
 
@@ -288,17 +319,22 @@ def measure(
         As `predict` and `agree`.
     """
     readout = readout or Readout()
-    items = list(dict.fromkeys(one.item for one in survey.answers))
-    said = predict(model, items, readout=readout, cache=cache, progress=progress)
-    by_item = {(item.question, item.options): one for item, one in zip(items, said, strict=True)}
-    measures, answers = agree(survey, by_item, draws=draws, seed=seed)
+    told = told_before(survey, steer, seed=seed)
+    asked = list(dict.fromkeys(zip((one.item for one in survey.answers), told, strict=True)))
+    said = predict(model, asked, readout=readout, cache=cache, progress=progress)
+    of = dict(zip(asked, said, strict=True))
+    predicted = {
+        key_of(one): of[one.item, before] for one, before in zip(survey.answers, told, strict=True)
+    }
+    measures, answers = agree(survey, predicted, draws=draws, seed=seed)
     summary = {
         "model": dict(model.identity),
         "name": model.name,
         "readout": readout.kind,
+        "steer": steer,
         "base": BASE,
         "communities": list(survey.communities),
-        "questions": len(items),
+        "questions": len({key_of(one)[:2] for one in survey.answers}),
         "answers": len(survey),
         "fewest": survey.fewest(),
         "statuses": dict(answers["status"].value_counts(sort=True).iter_rows()),
@@ -314,6 +350,8 @@ def measure(
 _ANSWERS: Final[dict[str, Any]] = {
     "question": pl.String,
     "options": pl.List(pl.String),
+    "refusals": pl.List(pl.Int64),
+    "ordinal": pl.Boolean,
     "community": pl.String,
     "shares": pl.List(pl.Float64),
     "said": pl.List(pl.Float64),

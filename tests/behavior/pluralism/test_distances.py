@@ -25,7 +25,8 @@ from moralprobe.behavior.pluralism.distances import (
 
 
 def distributions(n: int = 4) -> st.SearchStrategy[np.ndarray]:
-    weights = st.lists(st.floats(0, 1), min_size=n, max_size=n).filter(lambda w: sum(w) > 0.1)
+    share = st.floats(0, 1).map(lambda x: x if x > 1e-9 else 0.0)
+    weights = st.lists(share, min_size=n, max_size=n).filter(lambda w: sum(w) > 0.1)
     return weights.map(lambda w: np.array(w) / sum(w))
 
 
@@ -57,7 +58,9 @@ def test_by_hand() -> None:
     assert js_divergence(p, q) == pytest.approx(by_hand)
     assert js_distance(np.eye(2)[0], np.eye(2)[1]) == 1
     assert wasserstein(np.eye(3)[0], np.eye(3)[2]) == 1
-    assert mode_agreement(np.array([0.5, 0.3, 0.2]), np.array([0.4, 0.4, 0.2])) == 1
+    assert mode_agreement(np.array([0.5, 0.3, 0.2]), np.array([0.5, 0.1, 0.4])) == 1
+    assert mode_agreement(np.array([0.5, 0.3, 0.2]), np.array([0.4, 0.4, 0.2])) == 0.5
+    assert mode_agreement(np.array([0.5, 0.3, 0.2]), np.full(3, 1 / 3)) == pytest.approx(1 / 3)
     assert mode_agreement(np.array([0.4, 0.4, 0.2]), np.array([0.5, 0.3, 0.2])) == 0.5
     assert mode_agreement(np.array([0.5, 0.3, 0.2]), np.array([0.1, 0.4, 0.5])) == 0
 

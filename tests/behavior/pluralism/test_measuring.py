@@ -18,13 +18,15 @@ from moralprobe.behavior.pluralism.measuring import (
     Agreement,
     Predicted,
     agree,
+    key_of,
     measure,
 )
 from moralprobe.behavior.pluralism.predictors import pooled
+from moralprobe.behavior.pluralism.steering import told_before
 from moralprobe.behavior.pluralism.surveys import Answers, Item, Survey
 from moralprobe.behavior.text_model import Question, Scripted
 from moralprobe.cache import open_cache
-from moralprobe.errors import DataError
+from moralprobe.errors import DataError, UsageError
 from moralprobe.report.pluralism import SILENT, of_agreement
 
 
@@ -133,7 +135,7 @@ def test_intervals_are_by_questions() -> None:
 def test_refusals_are_reported_apart() -> None:
     item = Item("q?", ("yes", "no", "Don't know"), (2,))
     survey = Survey((Answers(item, "A", np.array([0.6, 0.2, 0.2])),))
-    said = {("q?", item.options): Predicted((0.3, 0.1, 0.6), 1.0)}
+    said = {("q?", item.options, "A"): Predicted((0.3, 0.1, 0.6), 1.0)}
     table, answers = agree(survey, said, draws=20)
     assert value(table, "refusal mass")["value"] == pytest.approx(0.6)
     assert value(table, "refusal error")["value"] == pytest.approx(0.4)
@@ -143,14 +145,12 @@ def test_refusals_are_reported_apart() -> None:
 
 
 def test_what_cannot_be_read_is_counted(tmp_path: Path) -> None:
-    nothing = {
-        (a.item.question, a.item.options): Predicted((), 0.1, "refused") for a in SURVEY.answers
-    }
+    nothing = {key_of(a): Predicted((), 0.1, "refused") for a in SURVEY.answers}
     with pytest.raises(DataError, match="answers no question with an option"):
         agree(SURVEY, nothing)
     some = dict(nothing)
     for a in SURVEY.answers[:80]:
-        some[a.item.question, a.item.options] = Predicted(tuple(a.shares), 1.0)
+        some[key_of(a)] = Predicted(tuple(a.shares), 1.0)
     table, answers = agree(SURVEY, some, draws=20)
     assert answers.filter(status="refused").height == len(SURVEY) - 80
     assert value(table, DISTANCE)["n"] == 80
@@ -173,3 +173,30 @@ def test_no_counts_no_floor() -> None:
     assert "there is no noise floor" in "\n".join(of_agreement(found))
     assumed = measure(says(SURVEY, FIRST), unknown, draws=20, n=30)
     assert "of 30 respondents, assumed" in "\n".join(of_agreement(assumed))
+
+
+def test_who_is_told_whose_answer_is_asked_for_may_give_it() -> None:
+    every = {(a.item.question, a.community): a.shares for a in SURVEY.answers}
+
+    def believes(question: Question) -> dict[str, float]:
+        before, text, options = question.text.split("\n\n")[:3]
+        names = [line.split(". ", 1)[1] for line in options.splitlines()]
+        (who,) = {c for c in SURVEY.communities if f"people of {c} would" in before}
+        shares = every[text, who]
+        return {LETTERS[i]: shares[int(name.split()[1])] for i, name in enumerate(names)}
+
+    for steer in ("persona", "examples"):
+        found = measure(Scripted("m", lambda q: "A", believes), SURVEY, steer=steer, draws=50)
+        assert value(found, DISTANCE)["value"] == pytest.approx(0, abs=1e-6)
+        assert value(found, SKILL)["low"] == pytest.approx(1) and found.summary["steer"] == steer
+    with pytest.raises(UsageError, match=r"no way 'person' to steer.*did you mean persona"):
+        measure(says(SURVEY, FIRST), SURVEY, steer="person")
+
+
+def test_no_example_is_of_the_question_that_is_asked() -> None:
+    told = told_before(SURVEY, "examples")
+    for one, before in zip(SURVEY.answers, told, strict=True):
+        assert before is not None and one.item.question not in before
+        assert before.count("Question ") == 3 and f"people of {one.community} answered" in before
+    assert told == told_before(SURVEY, "examples") != told_before(SURVEY, "examples", seed=1)
+    assert len(set(told)) > 100 and set(told_before(SURVEY, "none")) == {None}

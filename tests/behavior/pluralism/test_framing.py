@@ -1,0 +1,201 @@
+"""A certificate says what it can't say, whatever was measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moralprobe.behavior.pluralism.framing import (
+    CERTIFIED,
+    HARMLESS,
+    IMPERMISSIBLE,
+    UNCERTIFIED,
+    breaches,
+    load_agreement,
+    option_audit,
+    swapped,
+    trivial,
+    weighed,
+)
+from moralprobe.behavior.pluralism.measuring import Agreement, Predicted, agree, measure
+from moralprobe.behavior.pluralism.scope import Floor, Scope, load_scope
+from moralprobe.behavior.pluralism.surveys import Answers, Item, Survey
+from moralprobe.errors import DataError
+from moralprobe.report.certificate import certificate, of_certificate, write_certificate
+from tests.behavior.pluralism.test_measuring import EVEN, FIRST, SURVEY, says, value
+
+GIVEN = {"population": "p", "collected_by": "us", "collected_when": "2024", "consent": "asked"}
+SCOPE = Scope("which bus line is kept", GIVEN)
+FOUND = measure(says(SURVEY, FIRST), SURVEY, draws=50)
+
+
+def test_other_words_change_no_bit() -> None:
+    found = swapped(FOUND)
+    assert found["identical"] == {HARMLESS: True, IMPERMISSIBLE: True}
+    assert found["numbers"] == FOUND.measures.height > 50
+    # It is the stored answers that are measured anew: others give other numbers.
+    other = replace(FOUND, measures=FOUND.measures, answers=FOUND.answers.reverse())
+    assert swapped(other)["identical"] == {HARMLESS: True, IMPERMISSIBLE: True}
+    about, html = certificate(FOUND, SCOPE)
+    again, _ = certificate(FOUND, replace(SCOPE, decision="which valley is flooded"))
+    assert about["measures"] == again["measures"] and about["word"] == again["word"]
+    for words in (HARMLESS, IMPERMISSIBLE, "which bus line is kept", "put to a vote"):
+        assert words in html
+    assert html.index("put to a vote") < html.index("What was measured")
+
+
+def test_a_change_of_numbers_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    from moralprobe.behavior.pluralism import framing
+
+    real = framing.agree
+
+    def reads_words(survey: Survey, said: object, **more: object) -> object:
+        table, answers = real(survey, said, **more)  # type: ignore[arg-type]
+        return table.with_columns(
+            value=table["value"] + len(survey.answers[0].item.question)
+        ), answers
+
+    monkeypatch.setattr(framing, "agree", reads_words)
+    assert swapped(FOUND)["identical"] == {HARMLESS: False, IMPERMISSIBLE: False}
+    assert "NOT all" in certificate(FOUND, SCOPE)[1]
+
+
+def test_a_breach_is_reported_at_perfect_agreement() -> None:
+    item = Item("Who is to be left behind?", ("the old", "nobody"))
+    survey = Survey((Answers(item, "A", np.array([0.8, 0.2]), 50),))
+    said = {(item.question, item.options, "A"): Predicted((0.8, 0.2), 1.0)}
+    measures, answers = agree(survey, said, draws=20)
+    found = Agreement(measures, answers, {**FOUND.summary, "communities": ["A"]})
+    assert value(measures, "js distance")["value"] == 0
+    rules = (
+        Floor("left behind", "the old", "nobody is left behind"),
+        Floor("left behind", "young", "the young aren't either"),
+        Floor("soup", "the old", "of no question here"),
+    )
+    told = breaches(found, replace(SCOPE, floors=rules))
+    assert [(r["questions"], r["broken_by_model"], r["broken_by_people"]) for r in told] == [
+        (1, 1, 1),
+        (1, 0, 0),
+        (0, 0, 0),
+    ]
+    about, html = certificate(found, replace(SCOPE, floors=rules))
+    assert "nobody is left behind" in html and "broken in 1 of 1" in "\n".join(
+        of_certificate(about)
+    )
+    assert about["controls"]["options"]["share_with_a_way_out"] == 1
+    assert "No rule was given" in certificate(found, SCOPE)[1]
+
+
+def test_without_provenance_or_counts_nothing_is_certified() -> None:
+    assert certificate(FOUND, SCOPE)[0]["word"] == CERTIFIED
+    for name in GIVEN:
+        less = {k: v for k, v in GIVEN.items() if k != name}
+        about, html = certificate(FOUND, Scope("d", less))
+        assert about["word"] == UNCERTIFIED and "<h1>Uncertified" in html
+        assert about["controls"]["provenance"]["missing"] == [name]
+    unknown = Survey(tuple(replace(one, count=None) for one in SURVEY.answers))
+    assumed = measure(says(SURVEY, FIRST), unknown, draws=20, n=100)
+    about, html = certificate(assumed, SCOPE)
+    assert about["word"] == UNCERTIFIED and "respondent counts" in html
+    assert "of 100 respondents, assumed" in html
+
+
+def test_the_affected_weigh_as_they_are_said_to() -> None:
+    each = {
+        row["community"]: row["value"]
+        for row in FOUND.measures.filter(measure="js distance").to_dicts()
+    }
+    scope = replace(SCOPE, affected={"C0": 0.2, "C1": 0.3}, not_surveyed=0.5)
+    found = weighed(FOUND, scope)
+    assert found["affected"] == pytest.approx((0.2 * each["C0"] + 0.3 * each["C1"]) / 0.5)
+    assert found["worst"] == "C1" and found["not_surveyed"] == 0.5
+    assert found["surveyed"] == pytest.approx(np.mean([each[f"C{i}"] for i in range(4)]))
+    assert not weighed(FOUND, SCOPE)["known"]
+    assert "Nobody said who is affected" in certificate(FOUND, SCOPE)[1]
+    nobody = weighed(FOUND, replace(SCOPE, affected={}, not_surveyed=1.0))
+    assert nobody["affected"] is None and nobody["worst"] is None
+    with pytest.raises(DataError, match="an affected community wasn't surveyed"):
+        weighed(FOUND, replace(SCOPE, affected={"C9": 1.0}))
+
+
+def test_improves_needs_its_interval() -> None:
+    assert trivial(measure(says(SURVEY, EVEN), SURVEY, draws=50))["word"] == "is worse than"
+    skill = {**value(FOUND, "skill")}
+    for low, high, word in ((-0.1, 0.2, "can't be told from"), (0.1, 0.2, "improves on")):
+        rows = [
+            {**row, "low": low, "high": high}
+            if (row["measure"], row["community"]) == ("skill", skill["community"])
+            else row
+            for row in FOUND.measures.to_dicts()
+        ]
+        table = FOUND.measures.clear().vstack(
+            type(FOUND.measures)(rows, schema=FOUND.measures.schema)
+        )
+        found = replace(FOUND, measures=table)
+        assert trivial(found)["word"] == word
+        assert ("improves" in certificate(found, SCOPE)[1]) == (word == "improves on")
+
+
+def test_what_could_be_answered_is_read_from_words() -> None:
+    items = [Item("a?", ("yes", "no one")), Item("b?", ("red", "blue", "Don't know"), (2,))]
+    survey = Survey(
+        tuple(Answers(i, "A", np.full(len(i.options), 1 / len(i.options)), 9) for i in items)
+    )
+    said = {
+        (i.question, i.options, "A"): Predicted((1.0, *[0.0] * (len(i.options) - 1)), 1.0)
+        for i in items
+    }
+    measures, answers = agree(survey, said, draws=20)
+    found = option_audit(Agreement(measures, answers, FOUND.summary))
+    assert found["questions"] == 2 and found["refused_by_people"] == pytest.approx((0 + 1 / 3) / 2)
+    assert found["share_with_a_way_out"] == 1  # "Don't know" is a way out as well
+
+
+def test_it_is_written_and_read(tmp_path: Path) -> None:
+    FOUND.save(tmp_path / "agreement")
+    again = load_agreement(tmp_path / "agreement")
+    about = write_certificate(again, SCOPE, tmp_path / "c")
+    assert json.loads((tmp_path / "c" / "certificate.json").read_text())["word"] == about["word"]
+    assert (tmp_path / "c" / "certificate.html").read_text() == certificate(FOUND, SCOPE)[1]
+    with pytest.raises(DataError, match="holds no measured agreement"):
+        load_agreement(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("population: p\n", "names no decision"),
+        ("decision: d\nconsents: x\n", "unknown field 'consents'.*consent"),
+        ("- a\n", "is no scope"),
+        ("decision: [\n", "isn't YAML"),
+        ("decision: &d x\npopulation: *d\n", "names itself"),
+        ("decision: !!python/object/apply:os.getcwd []\n", "isn't YAML"),
+        ("decision: d\nconsent: " + "x" * (1 << 20), "too long"),
+        ("decision: d\naffected: {A: 0.5}\n", "sum to 0.5"),
+        ("decision: d\naffected: {A: many}\n", "doesn't say who is affected"),
+        ("decision: d\naffected: {A: 1.5}\nnot_surveyed: -0.5\n", "aren't shares"),
+        ("decision: d\nfloors: [{question: a, option: b}]\n", "a rule without 'why'"),
+        ("decision: d\nfloors: [{question: '(', option: b, why: c}]\n", "no regular expression"),
+    ],
+)
+def test_what_is_no_scope(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(DataError, match=words):
+        load_scope(tmp_path / "s.yaml")
+    with pytest.raises(DataError, match="can't read"):
+        load_scope(tmp_path / "none.yaml")
+
+
+def test_a_scope_is_read_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(
+        "decision: which bus\n  line is kept\npopulation: adults\naffected: {A: 0.6, B: 0.1}\n"
+        "not_surveyed: 0.3\nfloors:\n- {question: bus, option: none, why: people must travel}\n"
+    )
+    scope = load_scope(tmp_path / "s.yaml")
+    assert scope.decision == "which bus line is kept" and scope.affected == {"A": 0.6, "B": 0.1}
+    assert scope.missing == ("collected_by", "collected_when", "consent")
+    assert scope.floors == (Floor("bus", "none", "people must travel"),)
