@@ -13,6 +13,7 @@ def main() -> None:
     """Run both, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--ring", action="store_true", help="its hidden states as well")
     options = parser.parse_args()
     from results_file import write
 
@@ -28,10 +29,12 @@ def main() -> None:
     found = orient(LocalText(loaded))
     seconds["run"] = time.perf_counter() - started
     print("\n".join(of_orientation(found)), flush=True)
-    started = time.perf_counter()
-    table = ring(loaded)
-    seconds["ring"] = time.perf_counter() - started
-    print("\n".join(of_ring(table)), flush=True)
+    table = None
+    if options.ring:
+        started = time.perf_counter()
+        table = ring(loaded)
+        seconds["ring"] = time.perf_counter() - started
+        print("\n".join(of_ring(table)), flush=True)
     letters = found.choices["letter"].value_counts(sort=True).to_dicts()
     print(
         write(
@@ -47,7 +50,7 @@ def main() -> None:
                 "mass": found.summary["mass"],
                 "followed": sorted(map(list, followed(found.measures))),
                 "measures": found.measures.to_dicts(),
-                "ring": table.to_dicts(),
+                "ring": None if table is None else table.to_dicts(),
             },
         )
     )

@@ -165,7 +165,7 @@ def ring(
     model: CausalModel,
     *,
     layers: Sequence[int] | None = None,
-    draws: int = 100,
+    draws: int = 49,
     seed: int = 0,
     progress: Step = lambda done, total, detail: None,
 ) -> pl.DataFrame:
