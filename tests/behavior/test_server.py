@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import os
 import signal
@@ -25,8 +23,7 @@ from moralprobe.behavior.orientation.asking import Settings
 from moralprobe.behavior.orientation.run import orient
 from moralprobe.behavior.server import Server, parse_server
 from moralprobe.behavior.text_model import NoLogprobsError, Question, UnansweredError
-from moralprobe.cache import open_cache
-from moralprobe.errors import DataError, UsageError
+from moralprobe.errors import UsageError
 from moralprobe.models.load import load_model
 from moralprobe.models.packaged import packaged_folder
 from moralprobe.steering.text import LocalText
@@ -262,26 +259,6 @@ def test_a_real_server_says_words_and_tells_no_probabilities(served: tuple[str, 
         remote, [("Is it kind to help?", ("yes", "no"))], readout=Readout("sampled", 2)
     )
     assert found.said, "what was sampled is kept, read or not"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("protocol", "asked"), [("moralprobe", 12), ("hvae", 13)])
-def test_values_are_assigned_through_a_real_server(
-    served: tuple[str, Path], protocol: str, asked: int, tmp_path: Path
-) -> None:
-    """Every item is put, each in its dialogue; what such a small model says is another matter."""
-    url, folder = served
-    settings = Settings(
-        ("altruistic",), ("no-goal", "unprompted"), 1, protocol=protocol, readout=Readout("sampled")
-    )
-    with open_cache(tmp_path / "a.jsonl") as cache:
-        with contextlib.suppress(DataError):
-            orient(Server(url, str(folder), timeout=300), settings, draws=20, cache=cache)
-        assert len(cache) == asked
-        lines = (tmp_path / "a.jsonl").read_text().splitlines()
-        said = [json.loads(line)["answer"] for line in lines]
-        # Words of a model, not of a server that has failed; what it chooses is another matter.
-        assert all(said) and not any(one.startswith("[") for one in said)
 
 
 def test_a_dialogue_goes_to_a_server_turn_by_turn(chat: Chat) -> None:
