@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from moralprobe import load_model
 from moralprobe.behavior.elicitation.proposers import Limits, Proposer, Wanted, Writer
 from moralprobe.behavior.elicitation.search import STORY, Options, search
 from moralprobe.behavior.text_model import Scripted, TextModel
@@ -132,28 +131,6 @@ def test_what_is_forbidden_does_not_go_on() -> None:
     topics = InverseDecoding(model, limits=Limits(topics=("on",)))
     assert topics._forbidden(ids(model, "On the way"))
     assert not topics._forbidden(ids(model, "At noon"))
-
-
-@pytest.mark.slow
-def test_a_real_model_writes_beginnings_from_which_the_texts_are_probable() -> None:
-    model = load_model("smollm2-135m")
-    texts = (
-        "so he took the money out of the till and told nobody",
-        "and put the coins that weren't his into his own pocket",
-    )
-    ids = [model.tokenizer(f" {text}", add_special_tokens=False)["input_ids"] for text in texts]
-    wanted = [Wanted("One should not steal.", texts, seed) for seed in range(8)]
-    gains = []
-    for particles in (1, 8):
-        some = InverseDecoding(model, words=20, particles=particles).propose(wanted)
-        gains.append(
-            [
-                float(log_probability(model, [model.tokenizer(text)["input_ids"]], ids)[0])
-                for text in some
-            ]
-        )
-    difference = np.subtract(gains[1], gains[0])
-    assert difference.mean() > 2 * difference.std() / np.sqrt(len(difference)), gains
 
 
 def test_it_proposes_in_a_search() -> None:

@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import polars as pl
-import pytest
 
 from moralprobe.behavior.consensus.agreement import auroc
 from moralprobe.behavior.elicitation.calibration import Calibrated, calibrate
@@ -72,10 +71,3 @@ def test_words_hardly_tell_what_models_wrote() -> None:
     found = told_apart("words")
     print(found)
     assert found["low"] is not None and found["low"] > 0.5 and found["value"] < 0.65
-
-
-@pytest.mark.slow
-def test_states_tell_what_models_wrote() -> None:
-    found = told_apart("linear=smollm2-135m")
-    print(found)
-    assert found["low"] is not None and found["low"] > 0.5
