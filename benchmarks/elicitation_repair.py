@@ -21,16 +21,15 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--draws", type=int, default=1000)
     options = parser.parse_args()
-    import polars as pl
     from results_file import write
 
     from moralprobe import load_model
+    from moralprobe.behavior.elicitation.arms import measure_arms
     from moralprobe.behavior.elicitation.calibration import Calibrated, calibrate
     from moralprobe.behavior.elicitation.instructions import Options, likeliest, rewards_by_round
-    from moralprobe.behavior.elicitation.measuring import load_prompts, measure
+    from moralprobe.behavior.elicitation.measuring import load_prompts
     from moralprobe.behavior.elicitation.principles import load_cases
-    from moralprobe.behavior.elicitation.rates import against
-    from moralprobe.behavior.elicitation.repair import halves, instructions, learn, rewriter
+    from moralprobe.behavior.elicitation.repair import halves, instructions, learn
     from moralprobe.bridges.instruction_generator import Training, new_generator, own_copy, train
     from moralprobe.bridges.scorer import scorer_of
     from moralprobe.cache import open_cache
@@ -48,7 +47,7 @@ def main() -> None:
     )
     model = LocalText(load_model(options.model))
     first, others = halves(load_prompts(options.folder / "prompts.parquet"), 0)
-    asked = Options(n=4, k=3, tokens=32)
+    asked = Options(n=5, k=3, tokens=32)
     with open_cache(options.folder / "repair.jsonl") as cache:
         found, tried = learn(model, first, model, reward, asked, cache=cache, progress=told)
         print("\n".join(of_repair(found)), flush=True)
@@ -60,30 +59,24 @@ def main() -> None:
         by_round = rewards_by_round(tried, draws=options.draws)
         print("\n".join(of_training(by_round)), flush=True)
         pairs = list(others.select("principle", "prompt").iter_rows())
-        arms = {}
-        for arm, before in instructions(
-            found,
+        arms = measure_arms(
+            model,
             others,
-            written=likeliest(model, pairs, cache=cache),
-            trained=likeliest(generator.text, pairs, cache=cache),
-        ).items():
-            told(0, 1, arm)
-            arms[arm] = measure(
-                model,
+            instructions(
+                found,
                 others,
-                {"report": report},
-                k=6,
-                tokens=32,
-                instructions=before,
-                rewrite=rewriter(model, 32, cache=cache) if arm == "critique" else None,
-                endorse=False,
-                cache=cache,
-            ).completions
-    rates = against(arms, "none", "report", draws=options.draws, seed=0)
-    last = {arm: arms[arm] for arm in ("written", "trained")}
-    trained = against(last, "written", "report", draws=options.draws, seed=0)
-    trained = trained.filter(pl.col("arm") == "trained")
-    print("\n".join(of_arms(rates, report.scorer.name, trained)), flush=True)
+                written=likeliest(model, pairs, cache=cache),
+                trained=likeliest(generator.text, pairs, cache=cache),
+            ),
+            report,
+            k=10,
+            tokens=32,
+            draws=options.draws,
+            cache=cache,
+            progress=told,
+        )
+    trained = arms.trained
+    print("\n".join(of_arms(arms.rates, report.scorer.name, trained)), flush=True)
     print(
         write(
             "elicitation-repair",
@@ -97,8 +90,8 @@ def main() -> None:
                 "unused": {"learning": dict(found.unused), "training": unused},
                 "training": training.__dict__,
                 "rewards": by_round,
-                "arms": rates.to_dicts(),
-                "trained_less_written": trained.to_dicts(),
+                "arms": arms.rates.to_dicts(),
+                "trained_less_written": [] if trained is None else trained.to_dicts(),
             },
         )
     )

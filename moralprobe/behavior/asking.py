@@ -75,3 +75,49 @@ def kept(
             "correct the model",
         )
     return [known[key] for key in keys]
+
+
+def sampled(
+    model: TextModel,
+    questions: Sequence[Question],
+    tokens: int,
+    *,
+    cache: Cache | None = None,
+    step: Callable[[int], None] = lambda n: None,
+) -> list[str]:
+    """Return what a model says to each question, at a temperature of 1 and so many tokens, [n].
+
+    Raises:
+        UnansweredError: the model can't be reached; what it said is in the cache.
+    """
+    return _words(model, questions, tokens, 1, cache, step)
+
+
+def greedy(
+    model: TextModel,
+    questions: Sequence[Question],
+    tokens: int,
+    *,
+    cache: Cache | None = None,
+    step: Callable[[int], None] = lambda n: None,
+) -> list[str]:
+    """Return what a model says to each question at a temperature of 0, [n]; else as `sampled`."""
+    return _words(model, questions, tokens, 0, cache, step)
+
+
+def _words(
+    model: TextModel,
+    questions: Sequence[Question],
+    tokens: int,
+    temperature: int,
+    cache: Cache | None,
+    step: Callable[[int], None],
+) -> list[str]:
+    return kept(
+        model,
+        questions,
+        {"max_tokens": tokens, "temperature": temperature},
+        lambda some: model.complete(some, max_tokens=tokens, temperature=float(temperature)),
+        cache,
+        step,
+    )

@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from moralprobe.behavior.asking import kept
+from moralprobe.behavior.asking import greedy, kept, sampled
 from moralprobe.behavior.text_model import Question, TextModel
 from moralprobe.cache import Cache
 from moralprobe.errors import UsageError, nearest
@@ -225,15 +225,7 @@ def _sampled(
     """Return what sampled letters say: each order's samples weigh alike."""
     times, n = readout.samples, len(orders[0])
     repeated = [replace(one, seed=seed) for one in questions for seed in range(times)]
-    tokens = readout.max_tokens
-    said = kept(
-        model,
-        repeated,
-        {"max_tokens": tokens, "temperature": 1},
-        lambda some: model.complete(some, max_tokens=tokens, temperature=1.0),
-        cache,
-        step,
-    )
+    said = sampled(model, repeated, readout.max_tokens, cache=cache, step=step)
     found = []
     for at in range(0, len(said), len(orders) * times):
         some = said[at : at + len(orders) * times]
@@ -272,15 +264,7 @@ def rate(
     """
     systems = [None] * len(asked) if system is None else system
     questions = [Question(text, message) for text, message in zip(asked, systems, strict=True)]
-    tokens = readout.max_tokens
-    rows = kept(
-        model,
-        questions,
-        {"max_tokens": tokens, "temperature": 0},
-        lambda some: model.complete(some, max_tokens=tokens),
-        cache,
-        step,
-    )
+    rows = greedy(model, questions, readout.max_tokens, cache=cache, step=step)
     numbers = [rating_said(said) for said in rows]
     return [
         (math.nan, why_not(said), said) if number is None else (number / 10, "ok", said)

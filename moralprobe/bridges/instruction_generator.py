@@ -52,7 +52,7 @@ class Training:
     """How a writer is trained.
 
     Args:
-        rounds: of sampling, trying and raising.
+        rounds: of sampling, trying and raising; 0 trains nothing.
         beta: the price on leaving what the writer was, in units of the reward.
         epochs: over all that was tried, in each round.
         lr: AdamW's.
@@ -68,7 +68,7 @@ class Training:
     batch: int = 8
 
     def __post_init__(self) -> None:
-        whole = min(self.rounds, self.epochs, self.rank, self.batch)
+        whole = min(1 + self.rounds, self.epochs, self.rank, self.batch)
         if whole < 1 or not (self.beta > 0 and self.lr > 0):
             raise UsageError("these options train no writer", f"{self}", "give more than 0 of each")
 
@@ -86,24 +86,21 @@ class Generator:
     @property
     def text(self) -> LocalText:
         """The writer as it is now, to be asked."""
-        identity = {**self.model.identity, "lora": self._digest()}
+        identity = {**self.model.identity, "lora": self.identity}
         return LocalText(replace(self.model, identity=identity))
 
     @property
     def identity(self) -> str:
         """A hash of the matrices."""
-        return self._digest()
-
-    def save(self, folder: Path) -> None:
-        """Write the matrices as peft does, with what they belong to."""
-        self.adapted.save_pretrained(folder, safe_serialization=True)
-
-    def _digest(self) -> str:
         held = xxhash.xxh3_128()
         for name, tensor in sorted(_peft().get_peft_model_state_dict(self.adapted).items()):
             held.update(name.encode())
             held.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return held.hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write the matrices as peft does, with what they belong to."""
+        self.adapted.save_pretrained(folder, safe_serialization=True)
 
 
 def own_copy(name: str, device: str = "auto") -> LocalText:
@@ -151,15 +148,16 @@ def new_generator(model: CausalModel, *, rank: int = 8, seed: int = 0) -> Genera
     return Generator(model, adapted.eval())
 
 
-def load_generator(folder: Path, model: CausalModel) -> Generator:
+def load_generator(folder: Path, model: CausalModel, identity: str | None = None) -> Generator:
     """Return a writer that was trained, in the model that it began from.
 
     Args:
         folder: that `Generator.save` wrote.
         model: from `load_model`, for this alone.
+        identity: that the matrices had, where it is known.
 
     Raises:
-        ModelError: no safetensors there, or matrices of another model.
+        ModelError: no safetensors there, or matrices of another model or another training.
     """
     if not (folder / _WEIGHTS).is_file():
         raise ModelError(
@@ -171,7 +169,14 @@ def load_generator(folder: Path, model: CausalModel) -> Generator:
             adapted = peft.PeftModel.from_pretrained(model.model, folder)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise _cannot(model, error) from error
-    return Generator(model, adapted.eval())
+    found = Generator(model, adapted.eval())
+    if identity is not None and found.identity != identity:
+        raise ModelError(
+            f"{folder} isn't the writer that is told of beside it",
+            "it was trained in another run, perhaps on what is measured now",
+            "train it again: elicit repair train",
+        )
+    return found
 
 
 def train(

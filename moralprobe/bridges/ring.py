@@ -24,10 +24,10 @@ from moralprobe.behavior.orientation.asking import Settings, item_text
 from moralprobe.behavior.orientation.rationality import TARGETS
 from moralprobe.behavior.orientation.slider import OPTIONS, PRIMARY, VALUES
 from moralprobe.behavior.text_model import Question
+from moralprobe.bridges.last_states import last_states
 from moralprobe.errors import UsageError
-from moralprobe.geometry.held_out import measure, prepare
+from moralprobe.geometry.held_out import ledoit_wolf_shrinkage
 from moralprobe.models.causal import CausalModel
-from moralprobe.sites import Site
 from moralprobe.steering.text import LocalText
 
 Floats = NDArray[np.float64]
@@ -102,7 +102,6 @@ OTHERS: Final[dict[str, tuple[str, ...]]] = {
 }
 """Personas that say nothing of how money is divided, built alike."""
 SETS: Final[dict[str, Mapping[str, tuple[str, ...]]]] = {"values": WORDINGS, "others": OTHERS}
-_BATCH: Final = 16
 _T: Final = 2.57  # of six wordings' jackknife: the 97.5 % point of Student's t with five degrees
 Step = Callable[[int, int, str], None]
 
@@ -133,39 +132,11 @@ def assigned(personas: Mapping[str, Sequence[str]], *, seed: int = 0) -> Assigne
     return Assigned(tuple(texts), np.array(persona), np.array(wording))
 
 
-def last_states(
-    model: CausalModel, texts: Sequence[str], layers: Sequence[int]
-) -> NDArray[np.float32]:
-    """Return the residual stream after each layer where the answer begins, [layers, texts, d].
-
-    Texts are put into the model's chat template where it has one.
-    """
-    import torch
-
-    encoded = LocalText(model).encode([Question(text) for text in texts])
-    found = np.empty((len(layers), len(texts), model.d_model), np.float32)
-    place = {layer: i for i, layer in enumerate(layers)}
-    order = sorted(range(len(texts)), key=lambda i: (len(encoded[i]), i))
-    for at in range(0, len(order), _BATCH):
-        rows = order[at : at + _BATCH]
-        batch = model.collate([encoded[i] for i in rows])
-        last = batch.mask.long().sum(1) - 1
-
-        def take(
-            site: Site, hidden: torch.Tensor, rows: list[int] = rows, last: torch.Tensor = last
-        ) -> None:
-            states = hidden[torch.arange(len(rows), device=hidden.device), last.to(hidden.device)]
-            found[place[int(site.layer or 0)], rows] = states.float().cpu().numpy()
-
-        model.run_taps(batch, [Site("resid_post", layer) for layer in layers], take)
-    return found
-
-
 def ring(
     model: CausalModel,
     *,
     layers: Sequence[int] | None = None,
-    draws: int = 49,
+    draws: int = 200,
     seed: int = 0,
     progress: Step = lambda done, total, detail: None,
 ) -> pl.DataFrame:
@@ -203,7 +174,8 @@ def ring(
     for done, (name, personas) in enumerate(SETS.items()):
         progress(done, len(SETS), name)
         asked = assigned(personas, seed=seed)
-        states = last_states(model, asked.texts, layers)
+        encoded = LocalText(model).encode([Question(text) for text in asked.texts])
+        states = last_states(model, encoded, layers)
         truth = _relabelled(asked, draws, np.random.default_rng([seed, 1]))
         for layer, raw in zip(layers, states, strict=True):
             X = _spanned(raw)
@@ -285,22 +257,47 @@ def _relabelled(asked: Assigned, draws: int, rng: np.random.Generator) -> NDArra
 def told_apart(
     X: NDArray[np.float32], persona: NDArray[np.int64], wording: NDArray[np.int64]
 ) -> Floats:
-    """Return the mean AUROC over pairs of personas, of wordings that weren't learnt from, [b].
+    """Return the AUROC of pairs of personas in a wording that wasn't learnt from, the mean over
+    pairs and wordings, [b].
+
+    A read-out is that of linear discriminant analysis (Fisher 1936): the difference of two
+    personas' centres over the covariance within texts of one persona and wording, shrunk by Ledoit
+    and Wolf (2004). Which texts are of one wording is so whatever they are called, and so is that
+    covariance.
 
     Args:
         X: [n, d] states.
-        persona: [b, n] of each row, in b labellings.
+        persona: [b, n] of each row, in b labellings: the first one is the true one, and the others
+            call all rows of one persona and wording alike.
         wording: [n] of each row.
     """
-    found = []
-    for a, b in combinations(range(int(persona.max()) + 1), 2):
-        each = []
-        for labels in persona:  # which rows are in a pair depends on the labels
-            here = np.flatnonzero((labels == a) | (labels == b))
-            read = prepare(X[here], np.zeros(len(here), np.int64), wording[here])
-            each.append(float(measure(read, (labels[here] == a)[None]).auroc[0, 0]))
-        found.append(each)
-    return np.asarray(np.mean(found, axis=0), np.float64)
+    n = int(persona.max()) + 1
+    found = np.zeros((int(wording.max()) + 1, len(persona)))
+    for w in range(len(found)):
+        train, test = wording != w, wording == w
+        texts = np.stack([persona[0], wording], 1)[train]
+        cell = np.unique(texts, axis=0, return_inverse=True)[1].ravel()
+        centre = np.array([X[train][cell == c].mean(0) for c in range(cell.max() + 1)])
+        apart = (X[train] - centre[cell]).astype(np.float64)
+        scatter = apart.T @ apart
+        shrinkage = ledoit_wolf_shrinkage(X[train], cell, centre, scatter)
+        within = scatter / len(apart)
+        variance = np.trace(within) / len(within)
+        within *= 1 - shrinkage
+        # A trace of identity keeps the inverse possible where some dimension never varies.
+        within.flat[:: len(within) + 1] += (shrinkage + 1e-9) * variance
+        products = X[test] @ np.linalg.solve(within, X[train].T)  # [test rows, train rows]
+        is_ = persona[:, None, :] == np.arange(n)[:, None]  # [b, personas, rows]
+        of = is_[..., train] / is_[..., train].sum(-1, keepdims=True)
+        scores = of @ products.T  # of each test row by each persona's centre, [b, personas, rows]
+        for a, b in combinations(range(n), 2):
+            read = scores[:, a] - scores[:, b]
+            first, second = is_[:, a, test], is_[:, b, test]
+            higher = np.sign(read[:, :, None] - read[:, None, :])
+            pairs = first[:, :, None] & second[:, None, :]
+            won = np.where(pairs, (higher + 1) / 2, 0).sum((1, 2))
+            found[w] += won / pairs.sum((1, 2)) / (n * (n - 1) / 2)
+    return np.asarray(found.mean(0), np.float64)
 
 
 def ordered(

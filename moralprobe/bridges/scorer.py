@@ -20,6 +20,7 @@ from moralprobe.behavior.elicitation.calibration import parts_of
 from moralprobe.behavior.elicitation.principles import Cases
 from moralprobe.behavior.elicitation.scorers import Judge, Pair, Scorer, Step, digest_of, fit_words
 from moralprobe.behavior.options import Readout
+from moralprobe.bridges.last_states import last_states
 from moralprobe.bridges.word_rows import weights_hash
 from moralprobe.cache import Cache
 from moralprobe.errors import DataError, ModelError, UsageError, nearest
@@ -27,7 +28,6 @@ from moralprobe.models.causal import CausalModel
 from moralprobe.models.load import choose_device, load_model
 from moralprobe.models.quiet import quiet_transformers
 from moralprobe.models.safety import refuse_unsafe
-from moralprobe.sites import Site
 from moralprobe.steering.text import LOCAL, text_model
 
 Floats = NDArray[np.float64]
@@ -167,22 +167,7 @@ def _states(
     """Return the last token's state after each layer, [n, d] fp32."""
     texts = [PROMPT.format(principle=principle, text=text) for principle, text in pairs]
     encoded = model.encode(texts, [(0, len(text)) for text in texts], max_tokens=_MAX_TOKENS)
-    found = {layer: np.empty((len(texts), model.d_model), np.float32) for layer in layers}
-    order = sorted(range(len(texts)), key=lambda i: (len(encoded[i]), i))
-    for at in range(0, len(order), _BATCH):
-        rows = order[at : at + _BATCH]
-        batch = model.collate([encoded[i] for i in rows])
-        last = batch.mask.long().sum(1) - 1
-
-        def take(
-            site: Site, hidden: torch.Tensor, rows: list[int] = rows, last: torch.Tensor = last
-        ) -> None:
-            states = hidden[torch.arange(len(rows), device=hidden.device), last.to(hidden.device)]
-            found[int(site.layer or 0)][rows] = states.float().cpu().numpy()
-
-        model.run_taps(batch, [Site("resid_post", layer) for layer in layers], take)
-        step(len(rows))
-    return found
+    return dict(zip(layers, last_states(model, encoded, layers, step), strict=True))
 
 
 @dataclass(frozen=True)

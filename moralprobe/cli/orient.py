@@ -105,7 +105,7 @@ def ring_command(
     layers: Annotated[
         str | None, typer.Option(help="Counted from 0, joined by commas; all, if not given.")
     ] = None,
-    permutations: Annotated[int, typer.Option(help="Of the null.", min=19)] = 49,
+    permutations: Annotated[int, typer.Option(help="Of the null.", min=19)] = 200,
     seed: Annotated[int, typer.Option(help="Of orders and permutations.", min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,

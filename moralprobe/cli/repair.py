@@ -66,11 +66,7 @@ def train_command(
     Example: moralprobe elicit repair train prompts --model smollm2-135m --scorer words
     --cases starter --n 2 --k 2 --tokens 16 --rounds 1 --force --out repair
     """
-    from dataclasses import asdict
-
-    import polars as pl
-
-    from moralprobe.behavior.elicitation.instructions import Options, rewards_by_round
+    from moralprobe.behavior.elicitation.instructions import Options, rewards_by_round, table_of
     from moralprobe.behavior.elicitation.measuring import load_prompts
     from moralprobe.behavior.elicitation.repair import halves, learn
     from moralprobe.bridges.instruction_generator import (
@@ -86,7 +82,7 @@ def train_command(
     from moralprobe.report.elicitation import of_repair, of_training
     from moralprobe.steering.text import text_model
 
-    options, training = Options(n, k, tokens, near, seed), Training(max(rounds, 1), beta)
+    options, training = Options(n, k, tokens, near, seed), Training(rounds, beta)
     learnt, _ = halves(load_prompts(prompts), seed)
     check_writable(out)
     name = writer or model
@@ -103,11 +99,9 @@ def train_command(
             found, tried = learn(
                 asked, learnt, told, judge, options, cache=cache, progress=progress
             )
-        unused: dict[str, int] = {}
         trained: str | None = None
-        if own is not None and not any(one.reward is not None for one in tried):
-            notice("no instruction was written that can be used: the writer isn't trained")
-        elif own is not None:
+        unused: dict[str, int] = {}
+        if own is not None and any(one.reward is not None for one in tried):
             generator = new_generator(own.model, rank=training.rank, seed=seed)
             with steps("training the writer", quiet=quiet) as progress:
                 tried, unused = train(
@@ -122,6 +116,8 @@ def train_command(
                 )
             generator.save(out / GENERATOR)
             trained = generator.identity
+        elif own is not None:
+            notice("no instruction was written that can be used: the writer isn't trained")
     by_round = rewards_by_round(tried, seed=seed)
     about = {
         "model": dict(asked.identity),
@@ -139,11 +135,7 @@ def train_command(
         "unused_in_training": unused,
         **found.as_json(),
     }
-    schema = {**dict.fromkeys(("principle", "prompt", "instruction"), pl.String)}
-    every = pl.DataFrame(
-        list(map(asdict, tried)), schema={**schema, "reward": pl.Float64, "round": pl.Int64}
-    )
-    write_table(out / "instructions.parquet", every)
+    write_table(out / "instructions.parquet", table_of(tried))
     write_json(out / "repair.json", about)
     for line in [*of_repair(found), *of_training(by_round)]:
         say(line)
@@ -176,16 +168,14 @@ def apply_command(
     """
     import json
 
-    import polars as pl
-
+    from moralprobe.behavior.elicitation.arms import measure_arms
     from moralprobe.behavior.elicitation.instructions import likeliest
-    from moralprobe.behavior.elicitation.measuring import WARNING, load_prompts, measure
-    from moralprobe.behavior.elicitation.rates import against
-    from moralprobe.behavior.elicitation.repair import Repair, instructions, rewriter, unseen
+    from moralprobe.behavior.elicitation.measuring import load_prompts
+    from moralprobe.behavior.elicitation.repair import Repair, instructions, unseen
     from moralprobe.bridges.instruction_generator import GENERATOR, load_generator, own_copy
     from moralprobe.cache import open_cache
     from moralprobe.errors import DataError
-    from moralprobe.files import check_writable, write_bytes, write_json, write_table
+    from moralprobe.files import check_writable, write_json
     from moralprobe.report.elicitation import of_arms, of_calibration
     from moralprobe.steering.text import text_model
 
@@ -199,7 +189,6 @@ def apply_command(
             "give the prompts that it was trained with, or others",
         )
     check_writable(out)
-    arms: dict[str, pl.DataFrame] = {}
     with open_cache(out / "answers.jsonl", notice) as cache:
         judge = calibrated(scorer, cases, readout, device, seed, cache, force=force, quiet=quiet)
         same = json.dumps(dict(judge.scorer.identity), sort_keys=True)
@@ -212,49 +201,24 @@ def apply_command(
             notice("the writer of instructions isn't what it was: its weights or its machine")
         told_by = {"written": likeliest(writer, pairs, cache=cache)}
         if about["training"] is not None:
-            generator = load_generator(learnt / GENERATOR, own_copy(name, device).model)
-            if generator.identity != about["trained"]:
-                raise DataError(
-                    f"{learnt / GENERATOR} isn't the writer that {learnt / 'repair.json'} tells of",
-                    "it was trained in another run, perhaps on these prompts",
-                    "train it again: elicit repair train",
-                )
-            told_by["trained"] = likeliest(generator.text, pairs, cache=cache)
-        for arm, told in instructions(repaired, table, **told_by).items():
-            with steps(arm, quiet=quiet) as progress:
-                found = measure(
-                    asked,
-                    table,
-                    {"report": judge},
-                    k=k,
-                    tokens=tokens,
-                    draws=draws,
-                    seed=seed,
-                    instructions=told,
-                    rewrite=rewriter(asked, tokens, cache=cache) if arm == "critique" else None,
-                    endorse=False,
-                    cache=cache,
-                    progress=progress,
-                )
-            before = [one for one in told for _ in range(k)]
-            arms[arm] = found.completions.with_columns(
-                arm=pl.lit(arm), instruction=pl.Series(before, dtype=pl.String)
+            generator = load_generator(
+                learnt / GENERATOR, own_copy(name, device).model, about["trained"]
             )
-    rates = against(arms, "none", "report", draws=draws, seed=seed)
-    by_training = (
-        against(
-            {arm: arms[arm] for arm in ("written", "trained")},
-            "written",
-            "report",
-            draws=draws,
-            seed=seed,
-        ).filter(pl.col("arm") == "trained")
-        if "trained" in arms
-        else None
-    )
-    write_bytes(out / "READ-FIRST.md", WARNING.encode())
-    write_table(out / "arms.parquet", rates)
-    write_table(out / "completions.parquet", pl.concat(arms.values()))
+            told_by["trained"] = likeliest(generator.text, pairs, cache=cache)
+        with steps("measuring", quiet=quiet) as progress:
+            arms = measure_arms(
+                asked,
+                table,
+                instructions(repaired, table, **told_by),
+                judge,
+                k=k,
+                tokens=tokens,
+                draws=draws,
+                seed=seed,
+                cache=cache,
+                progress=progress,
+            )
+    arms.save(out)
     said = {
         "model": dict(asked.identity),
         "scorer": scorer,
@@ -263,7 +227,7 @@ def apply_command(
         "k": k,
         "tokens": tokens,
         "seed": seed,
-        "trained_less_written": None if by_training is None else by_training.to_dicts(),
+        "trained_less_written": None if arms.trained is None else arms.trained.to_dicts(),
         "without_instruction": {arm: told.count(None) for arm, told in told_by.items()},
         "principles": table["id"].unique(maintain_order=True).to_list(),
     }
@@ -271,7 +235,7 @@ def apply_command(
     for line in [
         *of_calibration(judge.scorer.name, judge.calibration),
         "",
-        *of_arms(rates, judge.scorer.name, by_training),
+        *of_arms(arms.rates, judge.scorer.name, arms.trained),
     ]:
         say(line)
     say(f"\n{out / 'arms.parquet'}; texts of the model: {out / 'READ-FIRST.md'}")

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
-from moralprobe.behavior.pluralism.measuring import ALL, DISTANCE, MEAN, SKILL
+from moralprobe.behavior.pluralism.measuring import (
+    ALL,
+    DISTANCE,
+    MEAN,
+    MEASURES,
+    SKILL,
+    standing,
+)
 from moralprobe.report.consensus import with_interval
 
 if TYPE_CHECKING:
@@ -16,20 +23,6 @@ if TYPE_CHECKING:
 SILENT: Final = (
     "This is agreement of answer distributions with these communities on these questions. It says "
     "nothing of whether a decision should be made, automated, or put to a vote."
-)
-_SHOWN: Final = (
-    DISTANCE,
-    "pooled js distance",
-    "uniform js distance",
-    SKILL,
-    "js divergence",
-    "total variation",
-    "wasserstein",
-    "mode agreement",
-    "entropy ratio",
-    "refusal mass",
-    "refusal error",
-    "js distance without refusals",
 )
 
 
@@ -72,7 +65,7 @@ def of_agreement(found: Agreement) -> list[str]:
         "",
         f"  {'':<30} {'all answers':<22} mean of communities",
     ]
-    for measure in _SHOWN:
+    for measure in (SKILL, *MEASURES):
         rows = {r["community"]: r for r in table.filter(measure=measure).to_dicts()}
         if rows[ALL]["value"] is None:
             continue
@@ -83,16 +76,8 @@ def of_agreement(found: Agreement) -> list[str]:
 
 
 def _verdict(table: pl.DataFrame, summary: Mapping[str, Any]) -> list[str]:
-    """Say how the model stands to the country-blind guess; `improves` only where that is sure."""
+    """Say how the model stands to the country-blind guess, and to the noise."""
     (skill,) = table.filter(measure=SKILL, community=ALL).to_dicts()
-    if skill["low"] is None:
-        said = "how it stands to the country-blind guess isn't known"
-    elif skill["low"] > 0:
-        said = "it improves on the country-blind guess"
-    elif skill["high"] < 0:
-        said = "it is surely worse than the country-blind guess"
-    else:
-        said = "it can't be told from the country-blind guess"
     floor = summary["noise floor"]
     if floor is None:
         how = "no respondent counts are known, and none assumed (--n): there is no noise floor"
@@ -101,7 +86,7 @@ def _verdict(table: pl.DataFrame, summary: Mapping[str, Any]) -> list[str]:
             "" if summary["counts known"] else f" of {summary['n assumed']} respondents, assumed"
         )
         how = f"noise floor{whose}: {floor:.3f}"
-    return [f"  {said} (skill {_said(skill, '+.3f')}); {how}"]
+    return [f"  it {standing(table)} the country-blind guess (skill {_said(skill, '+.3f')}); {how}"]
 
 
 def _spread(table: pl.DataFrame) -> list[str]:

@@ -8,13 +8,13 @@ import torch
 
 from moralprobe.behavior.orientation.slider import VALUES
 from moralprobe.behavior.text_model import Question
+from moralprobe.bridges.last_states import last_states
 from moralprobe.bridges.ring import (
     OTHERS,
     WORDINGS,
     _relabelled,
     _spanned,
     assigned,
-    last_states,
     ordered,
     ring,
     told_apart,
@@ -107,11 +107,39 @@ def test_distances_are_between_different_wordings_and_by_hand() -> None:
     )
 
 
+def test_read_outs_by_hand() -> None:
+    """Fisher's discriminant by scikit-learn's covariance, a pair and a wording at a time."""
+    from sklearn.covariance import LedoitWolf
+    from sklearn.metrics import roc_auc_score
+
+    X = planted(np.array([1.0, 0.5, 0.0, -0.5]), of_wording=1.0)
+    labels = _relabelled(ASKED, 2, np.random.default_rng(3))
+    found = told_apart(X, labels, ASKED.wording)
+    for called, value in zip(labels, found, strict=True):
+        by_hand = []
+        for w in range(6):
+            train, test = ASKED.wording != w, ASKED.wording == w
+            apart = X[train].copy()
+            for p in range(4):
+                for v in range(6):
+                    cell = (ASKED.persona[train] == p) & (ASKED.wording[train] == v)
+                    if cell.any():
+                        apart[cell] -= X[train][cell].mean(0)
+            inverse = np.linalg.inv(LedoitWolf(assume_centered=True).fit(apart).covariance_)
+            for a in range(4):
+                for b in range(a + 1, 4):
+                    centres = [X[train][called[train] == p].mean(0) for p in (a, b)]
+                    some = test & ((called == a) | (called == b))
+                    said = X[some] @ inverse @ (centres[0] - centres[1])
+                    by_hand.append(roc_auc_score(called[some] == a, said))
+        assert value == pytest.approx(np.mean(by_hand), abs=1e-3)
+
+
 def test_the_state_is_that_of_the_last_token() -> None:
     model = roomy()
     texts = ["You get one.", "You get two, and the other person gets three.", "No."]
-    found = last_states(model, texts, [0, 2])
     encoded = LocalText(model).encode([Question(text) for text in texts])
+    found = last_states(model, encoded, [0, 2])
     for i, one in enumerate(encoded):
         read = []
         handle = model.decoder.layers[2].register_forward_hook(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -29,29 +29,6 @@ def seed_of(*numbers: int) -> int:
     """Return a seed that other numbers don't give: what is drawn for one end isn't for another."""
     # Their number too: to numpy, zeros at the end are nothing.
     return int(np.random.SeedSequence((len(numbers), *numbers)).generate_state(1)[0])
-
-
-def completions(
-    model: TextModel,
-    questions: Sequence[Question],
-    tokens: int,
-    *,
-    cache: Cache | None = None,
-    step: Callable[[int], None] = lambda n: None,
-) -> list[str]:
-    """Return what a model says to each question, sampled at a temperature of 1, [n].
-
-    Raises:
-        UnansweredError: the model can't be reached; what it said is in the cache.
-    """
-    return kept(
-        model,
-        questions,
-        {"max_tokens": tokens, "temperature": 1},
-        lambda some: model.complete(some, max_tokens=tokens, temperature=1.0),
-        cache,
-        step,
-    )
 
 
 def fits(

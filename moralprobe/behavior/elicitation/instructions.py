@@ -9,15 +9,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 import numpy as np
 import polars as pl
 
-from moralprobe.behavior.asking import SAID, kept, status
+from moralprobe.behavior.asking import SAID, greedy, sampled, status
 from moralprobe.behavior.elicitation.calibration import Calibrated
-from moralprobe.behavior.elicitation.completions import REFUSED, ask, completions, seed_of
+from moralprobe.behavior.elicitation.completions import REFUSED, ask, seed_of
 from moralprobe.behavior.elicitation.measures import means
 from moralprobe.behavior.elicitation.rates import FEWEST, kin, row
 from moralprobe.behavior.elicitation.scorers import Pair
@@ -103,7 +103,7 @@ def written(
     """
     seeds = [seed_of(options.seed, _WRITTEN, i, number) for i in range(options.n)]
     questions = [Question(text, seed=seed) for text in asked for seed in seeds]
-    said = completions(writer, questions, MAX_TOKENS, cache=cache)
+    said = sampled(writer, questions, MAX_TOKENS, cache=cache)
     found = []
     for at in range(0, len(said), options.n):
         some: list[str] = []
@@ -124,14 +124,8 @@ def likeliest(
 
     None has one that can't be used.
     """
-    said = kept(
-        writer,
-        [Question(request(pair)) for pair in pairs],
-        {"max_tokens": MAX_TOKENS, "temperature": 0},
-        lambda some: writer.complete(some, max_tokens=MAX_TOKENS),
-        cache,
-        lambda n: None,
-    )
+    asked = [Question(request(pair)) for pair in pairs]
+    said = greedy(writer, asked, MAX_TOKENS, cache=cache)
     found = map(usable, said)
     return [told if why == SAID else None for told, why in found]
 
@@ -159,7 +153,7 @@ def rewards(
     """
     seeds = [seed_of(options.seed, _TRIED, i, number) for i in range(options.k)]
     questions = [ask(prompt, told, seed) for _, prompt, told in tried for seed in seeds]
-    said = completions(model, questions, options.tokens, cache=cache)
+    said = sampled(model, questions, options.tokens, cache=cache)
     pairs = [
         (tried[i][0], said[i * options.k + j]) for i in range(len(tried)) for j in range(options.k)
     ]
@@ -232,3 +226,11 @@ def rewards_by_round(
             }
         )
     return told
+
+
+def table_of(tried: Sequence[Tried]) -> pl.DataFrame:
+    """Return what was tried, a row each."""
+    texts = dict.fromkeys(("principle", "prompt", "instruction"), pl.String)
+    return pl.DataFrame(
+        list(map(asdict, tried)), schema={**texts, "reward": pl.Float64, "round": pl.Int64}
+    )

@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from moralprobe.behavior.asking import SAID, status
+from moralprobe.behavior.asking import SAID, sampled, status
 from moralprobe.behavior.elicitation.calibration import Calibrated
-from moralprobe.behavior.elicitation.completions import REFUSED, ask, completions, seed_of
+from moralprobe.behavior.elicitation.completions import REFUSED, ask, seed_of
 from moralprobe.behavior.elicitation.measures import (
     CUT,
     means,
@@ -155,7 +155,7 @@ def measure(
         for prompt, told in zip(asked["prompt"], instructed, strict=True)
         for one in seeds
     ]
-    said = completions(model, questions, tokens, cache=cache)
+    said = sampled(model, questions, tokens, cache=cache)
     if rewrite is not None:
         of = [principle for principle in asked["principle"] for _ in range(k)]
         said = rewrite(list(zip(of, said, strict=True)))

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final, Protocol
 
-from moralprobe.behavior.asking import SAID, status
-from moralprobe.behavior.elicitation.completions import completions
+from moralprobe.behavior.asking import SAID, sampled, status
 from moralprobe.behavior.text_model import Question, TextModel
 from moralprobe.cache import Cache
 
@@ -128,7 +127,7 @@ class Writer:
             UnansweredError: the model can't be reached.
         """
         questions = [Question(self._asked(one), seed=one.seed) for one in wanted]
-        return completions(self.model, questions, self.max_tokens, cache=self.cache, step=step)
+        return sampled(self.model, questions, self.max_tokens, cache=self.cache, step=step)
 
     def _asked(self, one: Wanted) -> str:
         if not one.texts:

@@ -19,7 +19,7 @@ import polars as pl
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from moralprobe.behavior.asking import SAID, kept, status
+from moralprobe.behavior.asking import SAID, greedy, status
 from moralprobe.behavior.elicitation.calibration import Calibrated
 from moralprobe.behavior.elicitation.instructions import (
     Options,
@@ -248,14 +248,7 @@ def rewriter(
         questions = [
             Question(CRITIQUE.format(text=pairs[i][1], principle=pairs[i][0])) for i in there
         ]
-        said = kept(
-            model,
-            questions,
-            {"max_tokens": tokens, "temperature": 0},
-            lambda some: model.complete(some, max_tokens=tokens),
-            cache,
-            lambda n: None,
-        )
+        said = greedy(model, questions, tokens, cache=cache)
         found = [text for _, text in pairs]
         for i, text in zip(there, said, strict=True):
             found[i] = text if status(text) == SAID else found[i]

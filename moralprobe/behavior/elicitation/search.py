@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from moralprobe.behavior.asking import SAID, status
+from moralprobe.behavior.asking import SAID, sampled, status
 from moralprobe.behavior.elicitation.calibration import Calibrated
-from moralprobe.behavior.elicitation.completions import ask, completions, fits, seed_of
+from moralprobe.behavior.elicitation.completions import ask, fits, seed_of
 from moralprobe.behavior.elicitation.principles import Principle
 from moralprobe.behavior.elicitation.proposers import Limits, Proposer, Wanted, open_end
 from moralprobe.behavior.text_model import TextModel
@@ -287,7 +287,7 @@ def _complete(
     questions = [
         ask(prompt, seed=_seed(options, number, k)) for _, prompt in left for k in range(options.k)
     ]
-    said = completions(model, questions, options.tokens, cache=cache)
+    said = sampled(model, questions, options.tokens, cache=cache)
     pairs = [
         (path.principle.text, said[i * options.k + k])
         for i, (path, _) in enumerate(left)

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from moralprobe.behavior.asking import SAID, kept, status
+from moralprobe.behavior.asking import SAID, sampled, status
 from moralprobe.behavior.options import LETTERS, letter_said, letters_told, why_not
 from moralprobe.behavior.orientation import asking
 from moralprobe.behavior.orientation.asking import Session, Settings, sessions
@@ -31,7 +31,7 @@ from moralprobe.cache import Cache
 from moralprobe.errors import DataError
 from moralprobe.files import write_json, write_table
 
-_SAID_TOKENS: Final = {"described": 120, "goal": 60}
+_TOKENS: Final = {"described": 120, "goal": 60}
 _MARKUP: Final = re.compile(r"</?[^<>\s]{1,40}>")
 
 
@@ -124,7 +124,7 @@ def _describe(
     some = [one for one in every if one.value is not None]
     asked = [Question(asking.described(one.value or ""), seed=one.seed) for one in some]
     for one, question, said in zip(
-        some, asked, _said(model, asked, "described", cache), strict=True
+        some, asked, sampled(model, asked, _TOKENS["described"], cache=cache), strict=True
     ):
         one.failed = _why_failed(said, "description")
         one.described = f"{_plain(said)}\n\n{asking.BE}"
@@ -147,7 +147,9 @@ def _aim(
         else:
             question = replace(question, text=f"{one.described}\n\n{question.text}")
         asked.append(question)
-    for one, question, said in zip(some, asked, _said(model, asked, "goal", cache), strict=True):
+    for one, question, said in zip(
+        some, asked, sampled(model, asked, _TOKENS["goal"], cache=cache), strict=True
+    ):
         one.failed = _why_failed(said, "goal")
         one.goal = _plain(said)
         one.turns.append((question.text, one.goal))
@@ -162,18 +164,6 @@ def _why_failed(said: str, what: str) -> str | None:
 def _plain(said: str) -> str:
     """Return words on one line, without markup that could be taken for a role's or a thought's."""
     return " ".join(_MARKUP.sub(" ", said).split())
-
-
-def _said(model: TextModel, asked: Sequence[Question], what: str, cache: Cache | None) -> list[str]:
-    tokens = _SAID_TOKENS[what]
-    return kept(
-        model,
-        asked,
-        {"max_tokens": tokens, "temperature": 1},
-        lambda some: model.complete(some, max_tokens=tokens, temperature=1.0),
-        cache,
-        lambda n: None,
-    )
 
 
 def _turns(
@@ -269,15 +259,7 @@ def _sampled(
     model: TextModel, questions: Sequence[Question], settings: Settings, cache: Cache | None
 ) -> list[_Read]:
     """Return the letter that is said to each, at a temperature of 1."""
-    tokens = settings.read.max_tokens
-    said = kept(
-        model,
-        questions,
-        {"max_tokens": tokens, "temperature": 1},
-        lambda some: model.complete(some, max_tokens=tokens, temperature=1.0),
-        cache,
-        lambda n: None,
-    )
+    said = sampled(model, questions, settings.read.max_tokens, cache=cache)
     found: list[_Read] = []
     for words in said:
         letter = letter_said(words, OPTIONS)

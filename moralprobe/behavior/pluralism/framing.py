@@ -26,6 +26,7 @@ from moralprobe.behavior.pluralism.measuring import (
     Predicted,
     agree,
     key_of,
+    standing,
 )
 from moralprobe.behavior.pluralism.scope import Scope
 from moralprobe.behavior.pluralism.surveys import Answers, Item, Survey
@@ -212,18 +213,9 @@ def trivial(found: Agreement) -> dict[str, Any]:
     `improves` needs an interval of the skill that lies above 0.
     """
     rows = {row["measure"]: row for row in found.measures.filter(community=ALL).to_dicts()}
-    skill = rows[SKILL]
-    if skill["low"] is None:
-        word = "isn't known against"
-    elif skill["low"] > 0:
-        word = "improves on"
-    elif skill["high"] < 0:
-        word = "is worse than"
-    else:
-        word = "can't be told from"
     names = (DISTANCE, "pooled js distance", "uniform js distance", SKILL)
     return {
-        "word": word,
+        "word": standing(found.measures),
         "noise_floor": found.summary["noise floor"],
         **{name: {k: rows[name][k] for k in ("value", "low", "high")} for name in names},
     }

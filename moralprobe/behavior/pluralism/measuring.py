@@ -36,7 +36,7 @@ MEAN: Final = "mean of communities"
 DISTANCE: Final = "js distance"
 FEWEST: Final = 20
 """Questions of a community, for an interval."""
-_OF_ANSWERS: Final = (
+MEASURES: Final = (
     DISTANCE,
     "js divergence",
     "total variation",
@@ -180,7 +180,7 @@ def agree(
     n = len(place)
     rng = np.random.default_rng(seed)
     weight = np.vstack([np.ones(n), rng.multinomial(n, np.full(n, 1 / n), size=draws)])
-    values = said.select(_OF_ANSWERS).to_numpy()
+    values = said.select(MEASURES).to_numpy()
     names = said["community"].to_numpy()
     table: list[dict[str, Any]] = []
     each: dict[str, list[Floats]] = {}
@@ -194,7 +194,7 @@ def agree(
         table.append(_measure(ALL, measure, draw, len(values)))
     for measure, drawn in each.items():
         table.append(_measure(MEAN, measure, _known_mean(np.array(drawn)), len(drawn)))
-    return pl.DataFrame(table, schema=_MEASURES), answers
+    return pl.DataFrame(table, schema=_SCHEMA), answers
 
 
 def _row(one: Answers, said: Predicted, others: Floats | None) -> dict[str, Any]:
@@ -209,7 +209,7 @@ def _row(one: Answers, said: Predicted, others: Floats | None) -> dict[str, Any]
         "said": list(said.shares),
         "mass": said.mass,
         "status": said.status,
-        **dict.fromkeys(_OF_ANSWERS),
+        **dict.fromkeys(MEASURES),
     }
     if not said.shares:
         return row
@@ -244,10 +244,10 @@ def _resampled(values: Floats, weight: Floats) -> dict[str, Floats]:
     filled = np.where(there, values, 0.0)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = (weight @ filled) / (weight @ there.astype(np.float64))
-        own, guess = (_OF_ANSWERS.index(name) for name in (DISTANCE, "pooled js distance"))
+        own, guess = (MEASURES.index(name) for name in (DISTANCE, "pooled js distance"))
         both = there[:, guess]
         skill = 1 - (weight[:, both] @ filled[both, own]) / (weight[:, both] @ filled[both, guess])
-    return {**dict(zip(_OF_ANSWERS, mean.T, strict=True)), SKILL: skill}
+    return {**dict(zip(MEASURES, mean.T, strict=True)), SKILL: skill}
 
 
 def _known_mean(values: Floats) -> Floats:
@@ -265,6 +265,16 @@ def _measure(community: str, measure: str, draws: Floats, n: int) -> dict[str, A
         low, high = np.quantile(known, (0.025, 0.975))
         return {**found, "low": float(low), "high": float(high)}
     return {**found, "low": None, "high": None}
+
+
+def standing(measures: pl.DataFrame) -> str:
+    """Say how a model stands to the country-blind guess; `improves` needs an interval above 0."""
+    (skill,) = measures.filter(measure=SKILL, community=ALL).to_dicts()
+    if skill["low"] is None:
+        return "isn't known against"
+    if skill["low"] > 0:
+        return "improves on"
+    return "is surely worse than" if skill["high"] < 0 else "can't be told from"
 
 
 def floors(survey: Survey, n: int | None = None, *, draws: int = 50, seed: int = 0) -> float | None:
@@ -357,9 +367,9 @@ _ANSWERS: Final[dict[str, Any]] = {
     "said": pl.List(pl.Float64),
     "mass": pl.Float64,
     "status": pl.String,
-    **dict.fromkeys(_OF_ANSWERS, pl.Float64),
+    **dict.fromkeys(MEASURES, pl.Float64),
 }
-_MEASURES: Final[dict[str, Any]] = {
+_SCHEMA: Final[dict[str, Any]] = {
     "community": pl.String,
     "measure": pl.String,
     **dict.fromkeys(("value", "low", "high"), pl.Float64),

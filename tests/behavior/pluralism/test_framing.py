@@ -123,7 +123,7 @@ def test_the_affected_weigh_as_they_are_said_to() -> None:
 
 
 def test_improves_needs_its_interval() -> None:
-    assert trivial(measure(says(SURVEY, EVEN), SURVEY, draws=50))["word"] == "is worse than"
+    assert trivial(measure(says(SURVEY, EVEN), SURVEY, draws=50))["word"] == "is surely worse than"
     skill = {**value(FOUND, "skill")}
     for low, high, word in ((-0.1, 0.2, "can't be told from"), (0.1, 0.2, "improves on")):
         rows = [
