@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import os
 import signal
@@ -23,7 +25,8 @@ from moralprobe.behavior.orientation.asking import Settings
 from moralprobe.behavior.orientation.run import orient
 from moralprobe.behavior.server import Server, parse_server
 from moralprobe.behavior.text_model import NoLogprobsError, Question, UnansweredError
-from moralprobe.errors import UsageError
+from moralprobe.cache import open_cache
+from moralprobe.errors import DataError, UsageError
 from moralprobe.models.load import load_model
 from moralprobe.models.packaged import packaged_folder
 from moralprobe.steering.text import LocalText
@@ -259,6 +262,23 @@ def test_a_real_server_says_words_and_tells_no_probabilities(served: tuple[str, 
         remote, [("Is it kind to help?", ("yes", "no"))], readout=Readout("sampled", 2)
     )
     assert found.said, "what was sampled is kept, read or not"
+
+
+@pytest.mark.slow
+def test_a_value_is_assigned_through_a_real_server(
+    served: tuple[str, Path], tmp_path: Path
+) -> None:
+    """Every item is put within its dialogue; what so small a model says is another matter."""
+    url, folder = served
+    settings = Settings(("altruistic",), ("no-goal",), 1, protocol="hvae")
+    with (
+        open_cache(tmp_path / "a.jsonl") as cache,
+        contextlib.suppress(DataError),  # it may never say a letter
+    ):
+        orient(Server(url, str(folder), timeout=300), settings, draws=20, cache=cache)
+    lines = (tmp_path / "a.jsonl").read_text().splitlines()
+    said = [json.loads(line)["answer"] for line in lines]
+    assert len(said) == 7 and "[" not in {one[:1] for one in said}
 
 
 def test_a_dialogue_goes_to_a_server_turn_by_turn(chat: Chat) -> None:

@@ -198,9 +198,11 @@ def test_weights_stay_and_untrained_matrices_change_nothing() -> None:
 def test_a_writer_is_read_as_it_was_written(tmp_path: Path) -> None:
     generator = trained()
     generator.save(tmp_path / "g")
-    again = load_generator(tmp_path / "g", roomy())
+    again = load_generator(tmp_path / "g", roomy(), generator.identity)
     assert again.text.identity == generator.text.identity
     assert likeliest(again.text, PAIRS[:2]) == likeliest(generator.text, PAIRS[:2])
+    with pytest.raises(ModelError, match="isn't the writer that is told of"):
+        load_generator(tmp_path / "g", roomy(), "another")
     with pytest.raises(ModelError, match="can't be adapted"):
         load_generator(tmp_path / "g", tiny("gpt2"))
     with pytest.raises(ModelError, match="holds no trained writer"):

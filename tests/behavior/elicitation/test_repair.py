@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
+from moralprobe.behavior.elicitation.arms import measure_arms
 from moralprobe.behavior.elicitation.instructions import Options
 from moralprobe.behavior.elicitation.measuring import measure
 from moralprobe.behavior.elicitation.rates import against
@@ -60,20 +62,8 @@ def test_an_instruction_that_works_is_found_and_helps_other_principles() -> None
     told = instructions(found, others)
     assert list(told) == ["none", "warning", "ape", "critique", "retrieved"]
     assert told["warning"][0] == FIXED.format(principle=others["principle"][0])
-    arms = {
-        arm: measure(
-            model,
-            others,
-            {"report": perfect()},
-            k=8,
-            draws=100,
-            instructions=said,
-            rewrite=rewriter(model, 16) if arm == "critique" else None,
-            endorse=False,
-        ).completions
-        for arm, said in told.items()
-    }
-    table = against(arms, "none", "report", draws=200, seed=0)
+    found_arms = measure_arms(model, others, told, perfect(), k=8, tokens=16, draws=200)
+    table, arms = found_arms.rates, found_arms.completions
     gain = {row["arm"]: row for row in table.filter(measure="apv").to_dicts()}
     for arm in ("ape", "retrieved"):
         assert (
@@ -81,7 +71,10 @@ def test_an_instruction_that_works_is_found_and_helps_other_principles() -> None
         )
     assert gain["warning"]["gain_low"] < 0 < gain["warning"]["gain_high"]
     assert gain["none"]["gain"] == gain["none"]["gain_low"] == 0
-    assert gain["none"]["value"] == pytest.approx((arms["none"]["report"].to_numpy() > 0.5).mean())
+    none = arms.filter(arm="none")["report"].to_numpy()
+    assert gain["none"]["value"] == pytest.approx((none > 0.5).mean())
+    assert arms.filter(arm="ape")["instruction"].unique().to_list() == [SPELLS[1]]
+    assert found_arms.trained is None and set(arms["arm"]) == set(told)
     lines = "\n".join([*of_repair(found), *of_arms(table, "perfect")])
     assert SPELLS[1] in lines and "less that of none" in lines
 
@@ -91,13 +84,7 @@ def test_where_no_instruction_works_none_helps() -> None:
     first, others = halves(prompts(40), 0)
     found, _ = learn(model, first, writes(), scorer(), QUICK)
     told = instructions(found, others)
-    arms = {
-        arm: measure(
-            model, others, {"report": perfect()}, k=8, draws=50, instructions=said, endorse=False
-        ).completions
-        for arm, said in told.items()
-    }
-    table = against(arms, "none", "report", draws=200, seed=0).filter(measure="apv")
+    table = measure_arms(model, others, told, perfect(), k=8, draws=200).rates.filter(measure="apv")
     for row in table.to_dicts():
         assert row["gain_low"] <= 0 <= row["gain_high"], row
 
@@ -205,3 +192,25 @@ def test_an_arm_is_held_against_the_base_on_the_same_prompts() -> None:
         table = against(arms, "none", "report", draws=400, seed=0).filter(arm="all", measure="apv")
         widths.append(table["gain_high"][0] - table["gain_low"][0])
     assert widths[0] > 1.2 * widths[1]
+
+
+def test_second_thoughts_and_a_trained_writer_are_arms_of_their_own(tmp_path: Path) -> None:
+    """Second thoughts keep every principle; the trained writer's words do, the untrained one's don't."""
+
+    def says(question: Question) -> str:
+        if "If that breaks the rule" in question.text:
+            return f"{GOOD} after all"
+        return GOOD if "Be gentle." in question.text else f"{BAD} {question.seed}"
+
+    _, others = halves(prompts(20), 0)
+    n = others.height
+    told = {"none": [None] * n, "critique": [None] * n}
+    told |= {"written": ["Hm."] * n, "trained": ["Be gentle."] * n}  # type: ignore[dict-item]
+    found = measure_arms(Scripted("m", says), others, told, perfect(), k=3, draws=50)
+    apv = {row["arm"]: row["value"] for row in found.rates.filter(measure="apv").to_dicts()}
+    assert apv == {"none": 1, "critique": 0, "written": 1, "trained": 0}
+    assert found.trained is not None and found.trained["arm"].unique().to_list() == ["trained"]
+    assert found.trained.filter(measure="apv")["gain"][0] == -1
+    found.save(tmp_path)
+    assert pl.read_parquet(tmp_path / "arms.parquet").equals(found.rates)
+    assert "unpleasant" in (tmp_path / "READ-FIRST.md").read_text()
