@@ -30,7 +30,8 @@ def main() -> None:
     from moralprobe.behavior.elicitation.measuring import load_prompts
     from moralprobe.behavior.elicitation.principles import load_cases
     from moralprobe.behavior.elicitation.repair import halves, instructions, learn
-    from moralprobe.bridges.instruction_generator import Training, new_generator, own_copy, train
+    from moralprobe.bridges.instruction_generator import Training, train
+    from moralprobe.bridges.lora import new_lora, own_copy
     from moralprobe.bridges.scorer import scorer_of
     from moralprobe.cache import open_cache
     from moralprobe.report.elicitation import of_arms, of_repair, of_training
@@ -51,7 +52,7 @@ def main() -> None:
     with open_cache(options.folder / "repair.jsonl") as cache:
         found, tried = learn(model, first, model, reward, asked, cache=cache, progress=told)
         print("\n".join(of_repair(found)), flush=True)
-        generator = new_generator(own_copy(options.model).model)
+        generator = new_lora(own_copy(options.model).model)
         training = Training(rounds=2, epochs=1)
         tried, unused = train(
             generator, model, tried, reward, asked, training, cache=cache, progress=told

@@ -1,6 +1,6 @@
 """Assign values to a real model, beside chance; and read them in its hidden states.
 
-    python benchmarks/orientation.py [--model smollm2-135m] [--ring]
+python benchmarks/orientation.py [--model smollm2-135m] [--ring]
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from scipy import sparse
 from moralprobe.activations.distinct import Tokens, token_paths
 from moralprobe.activations.job import MAX_TOKENS, encode_texts, prompt_of
 from moralprobe.activations.stream import counting, read_tokens, sink_limits
+from moralprobe.data.prompts import Template
 from moralprobe.data.texts import Texts
 from moralprobe.errors import DataError
 from moralprobe.foundations import POLES
@@ -43,10 +44,16 @@ def table_texts(
     model: CausalModel,
     vectors: MoralVectors,
     *,
-    template: str = "action-is-morally",
+    template: str | Template = "action-is-morally",
     max_tokens: int = MAX_TOKENS,
 ) -> TableTexts:
     """Return the distinct texts of a table as a model's tokens.
+
+    Args:
+        model: from `load_model`.
+        vectors: the table.
+        template: what stands around each action, or the name of one of `TEMPLATES`.
+        max_tokens: longer texts are cut.
 
     Raises:
         DataError: no text can be read.
@@ -56,7 +63,7 @@ def table_texts(
         pl.col("action").first(), *(pl.col(pole).mean() for pole in POLES), pl.col("split").first()
     )
     actions = Texts(by_text["action"].to_list())
-    prompt = prompt_of(template, model.tokenizer)
+    prompt = prompt_of(template, model.tokenizer) if isinstance(template, str) else template
     table, encoded = encode_texts(model.tokenizer, actions, prompt, max_tokens)
     table = table.filter(pl.col("status") == "ok").with_columns(at=pl.int_range(pl.len()))
     by_text = by_text.join(table, left_on="action", right_on="text", maintain_order="left")

@@ -10,17 +10,13 @@ trained are LoRA matrices (arXiv 2106.09685); the weights stay as they are.
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
-import xxhash
 from scipy.special import softmax
 
 from moralprobe.behavior.elicitation.calibration import Calibrated
@@ -31,19 +27,16 @@ from moralprobe.behavior.elicitation.instructions import (
     try_all,
     written,
 )
-from moralprobe.behavior.server import parse_server
 from moralprobe.behavior.text_model import Question, TextModel
+from moralprobe.bridges.lora import Adapted
 from moralprobe.cache import Cache
 from moralprobe.errors import ModelError, UsageError
-from moralprobe.models.causal import CausalModel
-from moralprobe.models.load import load_model
 from moralprobe.models.tokens import Encoded
 from moralprobe.steering.generate import end_ids
-from moralprobe.steering.text import LOCAL, LocalText
+from moralprobe.steering.text import LocalText
 
 GENERATOR: Final = "generator"
 """The folder of a trained writer's matrices, beside what else was learnt."""
-_WEIGHTS: Final = "adapter_model.safetensors"
 _LEAST: Final = 1e-2  # of a prompt's largest weight: what counts less isn't read at all
 
 
@@ -73,114 +66,8 @@ class Training:
             raise UsageError("these options train no writer", f"{self}", "give more than 0 of each")
 
 
-@dataclass(frozen=True)
-class Generator:
-    """A model with LoRA matrices within it: the model itself is a writer from now on.
-
-    `adapted` is peft's model, whose layers are those of `model`.
-    """
-
-    model: CausalModel
-    adapted: Any
-
-    @property
-    def text(self) -> LocalText:
-        """The writer as it is now, to be asked."""
-        identity = {**self.model.identity, "lora": self.identity}
-        return LocalText(replace(self.model, identity=identity))
-
-    @property
-    def identity(self) -> str:
-        """A hash of the matrices."""
-        held = xxhash.xxh3_128()
-        for name, tensor in sorted(_peft().get_peft_model_state_dict(self.adapted).items()):
-            held.update(name.encode())
-            held.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-        return held.hexdigest()
-
-    def save(self, folder: Path) -> None:
-        """Write the matrices as peft does, with what they belong to."""
-        self.adapted.save_pretrained(folder, safe_serialization=True)
-
-
-def own_copy(name: str, device: str = "auto") -> LocalText:
-    """Load a model that is to be trained, which no one else asks.
-
-    Raises:
-        UsageError: a model on a server.
-    """
-    if parse_server(name) is not None:
-        raise UsageError(
-            f"{name} can't be trained",
-            "its weights are on a server",
-            "give --writer a model on this machine, or --rounds 0",
-        )
-    return LocalText(load_model(name.removeprefix(LOCAL), device=device))
-
-
-def new_generator(model: CausalModel, *, rank: int = 8, seed: int = 0) -> Generator:
-    """Put LoRA matrices into a model's linear layers, that change nothing until they are trained.
-
-    Args:
-        model: from `load_model`; it is changed in place, so load one for this alone.
-        rank: of the matrices; they are scaled by 2.
-        seed: of their first values.
-
-    Raises:
-        ModelError: peft isn't installed, or finds no layer that it can adapt.
-    """
-    from transformers.pytorch_utils import Conv1D
-
-    peft = _peft()
-    config = peft.LoraConfig(
-        task_type="CAUSAL_LM",
-        r=rank,
-        lora_alpha=2 * rank,
-        target_modules="all-linear",
-        fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in model.model.modules()),
-    )
-    with torch.random.fork_rng(), _quiet():
-        torch.manual_seed(seed)
-        try:
-            adapted = peft.get_peft_model(model.model, config)
-        except ValueError as error:
-            raise _cannot(model, error) from error
-    return Generator(model, adapted.eval())
-
-
-def load_generator(folder: Path, model: CausalModel, identity: str | None = None) -> Generator:
-    """Return a writer that was trained, in the model that it began from.
-
-    Args:
-        folder: that `Generator.save` wrote.
-        model: from `load_model`, for this alone.
-        identity: that the matrices had, where it is known.
-
-    Raises:
-        ModelError: no safetensors there, or matrices of another model or another training.
-    """
-    if not (folder / _WEIGHTS).is_file():
-        raise ModelError(
-            f"{folder} holds no trained writer", f"no {_WEIGHTS}", "train one: elicit repair train"
-        )
-    peft = _peft()
-    try:
-        with _quiet():
-            adapted = peft.PeftModel.from_pretrained(model.model, folder)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        raise _cannot(model, error) from error
-    found = Generator(model, adapted.eval())
-    if identity is not None and found.identity != identity:
-        raise ModelError(
-            f"{folder} isn't the writer that is told of beside it",
-            "it was trained in another run, perhaps on what is measured now",
-            "train it again: elicit repair train",
-        )
-    return found
-
-
 def train(
-    generator: Generator,
+    generator: Adapted,
     model: TextModel,
     first: Sequence[Tried],
     scorer: Calibrated,
@@ -257,7 +144,7 @@ def weights(tried: Sequence[Tried], beta: float) -> list[tuple[Tried, float]]:
 
 
 def fit(
-    generator: Generator, tried: Sequence[Tried], training: Training, *, seed: int = 0
+    generator: Adapted, tried: Sequence[Tried], training: Training, *, seed: int = 0
 ) -> list[float]:
     """Raise the likelihood of instructions by their weights, and return the loss of each step.
 
@@ -276,8 +163,7 @@ def fit(
     weighed, sequences = [every[i] for i in can], [asked[i] for i in can]
     prompts = len({(one.principle, one.prompt) for one, _ in weighed})
     weight = np.array([w for _, w in weighed])
-    matrices = [p for p in generator.adapted.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(matrices, lr=training.lr, weight_decay=0.0)
+    optimiser = torch.optim.AdamW(generator.matrices, lr=training.lr, weight_decay=0.0)
     rng, losses = np.random.default_rng(seed), []
     for _ in range(training.epochs):
         order = rng.permutation(len(weighed))
@@ -293,7 +179,7 @@ def fit(
     return losses
 
 
-def encoded(generator: Generator, tried: Sequence[Tried]) -> list[tuple[list[int], list[int]]]:
+def encoded(generator: Adapted, tried: Sequence[Tried]) -> list[tuple[list[int], list[int]]]:
     """Return what a writer is asked and the instruction with the token that ends it, as tokens."""
     text = LocalText(generator.model)
     asked = text.encode([Question(request((one.principle, one.prompt))) for one in tried])
@@ -307,7 +193,7 @@ def encoded(generator: Generator, tried: Sequence[Tried]) -> list[tuple[list[int
 
 
 def log_likelihood(
-    generator: Generator, sequences: Sequence[tuple[list[int], list[int]]]
+    generator: Adapted, sequences: Sequence[tuple[list[int], list[int]]]
 ) -> torch.Tensor:
     """Return the log-likelihood of instructions after what was asked, [instructions], in nats.
 
@@ -333,38 +219,3 @@ def log_likelihood(
     # All end at the right, where the last instruction's tokens stand.
     own = torch.arange(most, device=said.device) >= most - length[:, None]
     return torch.where(own, said, 0.0).sum(-1)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what peft and transformers tell each other's developers from users."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
-
-
-def check_peft() -> None:
-    """Find out whether peft is there, before anything takes its time.
-
-    Raises:
-        ModelError: it isn't.
-    """
-    _peft()
-
-
-def _peft() -> Any:
-    try:
-        import peft
-    except ImportError as error:
-        raise ModelError(
-            "peft isn't installed", str(error), "pip install 'moralprobe[lora]', or --rounds 0"
-        ) from error
-    return peft
-
-
-def _cannot(model: CausalModel, error: Exception) -> ModelError:
-    return ModelError(
-        f"{model.name} can't be adapted",
-        str(error).strip().splitlines()[0],
-        "give the model that the writer began from",
-    )

@@ -69,6 +69,10 @@ def measure_command(
         str,
         typer.Option(help="What the model is told of a community: none, persona, examples."),
     ] = "none",
+    adapter: Annotated[
+        Path | None,
+        typer.Option(help="Of pluralism fit: what it was trained on isn't asked."),
+    ] = None,
     n: Annotated[
         int | None,
         typer.Option(help="Respondents assumed of a community where no one said.", min=1),
@@ -95,7 +99,16 @@ def measure_command(
     survey = _survey(items, communities)
     how = Readout(readout, samples)
     check_writable(out)
-    asked = text_model(model, device)
+    if adapter is None:
+        asked = text_model(model, device)
+    else:
+        from moralprobe.bridges.community_adapters import unlearnt
+        from moralprobe.bridges.lora import load_lora, own_copy
+
+        whole, survey = len(survey), unlearnt(survey, adapter)
+        if len(survey) < whole:
+            notice(f"{whole - len(survey):,} answers are to questions that {adapter} has learnt")
+        asked = load_lora(adapter, own_copy(model, device).model).text
     with (
         open_cache(out / "answers.jsonl", notice) as cache,
         steps("asking", quiet=quiet) as progress,
@@ -115,6 +128,165 @@ def measure_command(
     for line in of_agreement(found):
         say(line)
     say(f"\n{out / 'measures.parquet'}")
+
+
+@app.command("steerable")
+def steerable_command(
+    untold: Annotated[
+        Path, typer.Argument(metavar="UNTOLD", help="A folder of pluralism measure --steer none.")
+    ],
+    told: Annotated[
+        Path, typer.Argument(metavar="TOLD", help="Of the same with --steer persona or examples.")
+    ],
+    out: Out,
+    draws: Annotated[int, typer.Option(help="Resamples of questions.", min=20)] = 1000,
+    seed: Seed = 0,
+) -> None:
+    """Say whether a model that is told of a community answers as it, and only as it.
+
+    Example: moralprobe pluralism steerable agreement persona --out steered
+    """
+    from moralprobe.behavior.pluralism.framing import load_agreement
+    from moralprobe.behavior.pluralism.steerable import steerable
+    from moralprobe.files import check_writable
+    from moralprobe.report.pluralism import of_steered
+
+    both = load_agreement(untold), load_agreement(told)
+    check_writable(out)
+    found = steerable(*both, draws=draws, seed=seed)
+    found.save(out)
+    for line in of_steered(found):
+        say(line)
+    say(f"\n{out / 'measures.parquet'}")
+
+
+@app.command("fit")
+def fit_command(
+    items: Items,
+    out: Out,
+    model: Annotated[
+        str, typer.Option(help="On this machine, where adapters are trained.")
+    ] = "smollm2-135m",
+    communities: Annotated[int, typer.Option(help="Those with most answers.", min=1)] = 2,
+    questions: Annotated[
+        int, typer.Option(help="At most, half of them to learn from.", min=40)
+    ] = 120,
+    arms: Annotated[
+        str,
+        typer.Option(
+            help="Of none, persona, examples, adapter, everyone's adapter, adapter of shuffled "
+            "options; all, if not given."
+        ),
+    ] = "",
+    epochs: Annotated[int, typer.Option(help="Of training.", min=1)] = 3,
+    lr: Annotated[float, typer.Option(help="Of training, AdamW's.")] = 2e-4,
+    rank: Annotated[int, typer.Option(help="Of the LoRA matrices.", min=1)] = 8,
+    draws: Annotated[int, typer.Option(help="Resamples of questions.", min=20)] = 1000,
+    seed: Seed = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Learn how communities answer on half of the questions, and measure on the others.
+
+    An adapter (LoRA) of each community stands beside one of all together and one of shuffled
+    options. The same command continues what was cut off; a training begins again.
+
+    Example: moralprobe pluralism fit survey.csv --communities 2 --questions 40 --out fitted
+    """
+    from moralprobe.behavior.pluralism.learning import ARMS, split
+    from moralprobe.bridges.community_adapters import Training, learn, parse_arms
+    from moralprobe.bridges.lora import check_peft, own_copy
+    from moralprobe.cache import open_cache
+    from moralprobe.files import check_writable
+    from moralprobe.report.pluralism import of_learnt
+    from moralprobe.steering.text import text_model
+
+    chosen = parse_arms(arms) if arms else ARMS
+    given = split(_survey(items, 0), communities, questions, seed=seed)
+    training = Training(epochs, lr, rank)
+    check_writable(out)
+    trained = any("adapter" in arm for arm in chosen)
+    if trained:
+        check_peft()
+    asked = own_copy(model, device) if trained else text_model(model, device)
+    with (
+        open_cache(out / "asked.jsonl", notice) as cache,
+        steps("learning", quiet=quiet) as progress,
+    ):
+        found = learn(
+            asked,
+            given,
+            arms=chosen,
+            training=training,
+            out=out,
+            draws=draws,
+            seed=seed,
+            cache=cache,
+            progress=progress,
+        )
+    found.save(out)
+    for line in of_learnt(found):
+        say(line)
+    say(f"\n{out / 'arms.parquet'}")
+
+
+@app.command("geometry")
+def geometry_command(
+    vectors: Annotated[
+        Path, typer.Argument(metavar="VECTORS", help="A file made by 'vectors build'.")
+    ],
+    out: Out,
+    communities: Annotated[
+        str, typer.Option(help="Whom the model is told of, joined by commas: Japan,Brazil.")
+    ] = "",
+    adapters: Annotated[
+        Path | None, typer.Option(help="A folder of pluralism fit, for its adapters.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="On this machine.")] = "smollm2-135m",
+    layers: Annotated[
+        str, typer.Option(help="12, 8-20:4, or several; the middle one, if not given.")
+    ] = "",
+    draws: Annotated[int, typer.Option(help="Resamples and permutations.", min=20)] = 200,
+    seed: Seed = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Measure the moral geometry of a model that is told of communities, or adapted to them.
+
+    Beside them stand people in general, and people of whom nothing follows for morals.
+
+    Example: moralprobe pluralism geometry starter.parquet --communities Japan,Brazil --layers 1
+    --out moved
+    """
+    from moralprobe.bridges.communities import move
+    from moralprobe.bridges.community_adapters import adapters_in
+    from moralprobe.bridges.lora import own_copy
+    from moralprobe.files import check_writable
+    from moralprobe.moral_vectors import MoralVectors
+    from moralprobe.report.pluralism import of_moved
+    from moralprobe.sites import parse_layers
+
+    named = [name.strip() for name in communities.split(",") if name.strip()]
+    folders = adapters_in(adapters) if adapters is not None else {}
+    table = MoralVectors.load(vectors)
+    check_writable(out)
+    causal = own_copy(model, device).model
+    at = parse_layers(layers, causal.n_layers) if layers else [causal.n_layers // 2]
+    with steps("reading", quiet=quiet) as progress:
+        found = move(
+            causal,
+            table,
+            named,
+            at,
+            adapters=folders,
+            draws=draws,
+            seed=seed,
+            progress=progress,
+        )
+    found.save(out)
+    for line in of_moved(found):
+        say(line)
+    say(f"\n{out / 'geometry.parquet'}")
 
 
 def _survey(items: Path, communities: int) -> Survey:

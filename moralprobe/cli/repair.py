@@ -69,14 +69,8 @@ def train_command(
     from moralprobe.behavior.elicitation.instructions import Options, rewards_by_round, table_of
     from moralprobe.behavior.elicitation.measuring import load_prompts
     from moralprobe.behavior.elicitation.repair import halves, learn
-    from moralprobe.bridges.instruction_generator import (
-        GENERATOR,
-        Training,
-        check_peft,
-        new_generator,
-        own_copy,
-        train,
-    )
+    from moralprobe.bridges.instruction_generator import GENERATOR, Training, train
+    from moralprobe.bridges.lora import check_peft, new_lora, own_copy
     from moralprobe.cache import open_cache
     from moralprobe.files import check_writable, write_json, write_table
     from moralprobe.report.elicitation import of_repair, of_training
@@ -102,7 +96,7 @@ def train_command(
         trained: str | None = None
         unused: dict[str, int] = {}
         if own is not None and any(one.reward is not None for one in tried):
-            generator = new_generator(own.model, rank=training.rank, seed=seed)
+            generator = new_lora(own.model, rank=training.rank, seed=seed)
             with steps("training the writer", quiet=quiet) as progress:
                 tried, unused = train(
                     generator,
@@ -172,7 +166,8 @@ def apply_command(
     from moralprobe.behavior.elicitation.instructions import likeliest
     from moralprobe.behavior.elicitation.measuring import load_prompts
     from moralprobe.behavior.elicitation.repair import Repair, instructions, unseen
-    from moralprobe.bridges.instruction_generator import GENERATOR, load_generator, own_copy
+    from moralprobe.bridges.instruction_generator import GENERATOR
+    from moralprobe.bridges.lora import load_lora, own_copy
     from moralprobe.cache import open_cache
     from moralprobe.errors import DataError
     from moralprobe.files import check_writable, write_json
@@ -201,7 +196,7 @@ def apply_command(
             notice("the writer of instructions isn't what it was: its weights or its machine")
         told_by = {"written": likeliest(writer, pairs, cache=cache)}
         if about["training"] is not None:
-            generator = load_generator(
+            generator = load_lora(
                 learnt / GENERATOR, own_copy(name, device).model, about["trained"]
             )
             told_by["trained"] = likeliest(generator.text, pairs, cache=cache)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
+from moralprobe.behavior.pluralism.learning import EVERYONE, OWN, SHUFFLED
 from moralprobe.behavior.pluralism.measuring import (
     ALL,
     DISTANCE,
@@ -18,8 +19,17 @@ from moralprobe.behavior.pluralism.measuring import (
 from moralprobe.report.consensus import with_interval
 
 if TYPE_CHECKING:
+    from moralprobe.behavior.pluralism.learning import Learnt
     from moralprobe.behavior.pluralism.measuring import Agreement
+    from moralprobe.behavior.pluralism.steerable import Steered
+    from moralprobe.bridges.communities import Moved
 
+SHOWN_GEOMETRY: Final = (
+    ("category_rdm", "all"),
+    ("opposed_cosine", "mean"),
+    ("auroc", "mean"),
+    ("r2", "mean"),
+)
 SILENT: Final = (
     "This is agreement of answer distributions with these communities on these questions. It says "
     "nothing of whether a decision should be made, automated, or put to a vote."
@@ -105,3 +115,136 @@ def _spread(table: pl.DataFrame) -> list[str]:
 
 def _said(row: Mapping[str, Any], form: str = ".3f") -> str:
     return with_interval({"x": row["value"], "x_low": row["low"], "x_high": row["high"]}, "x", form)
+
+
+def of_steered(found: Steered) -> list[str]:
+    """Return how a model that is told of communities differs from itself untold, a line each."""
+    summary, table = found.summary, found.measures
+    lines = [
+        f"{summary['name']}: told of communities by {summary['steer']}, against itself untold; "
+        f"{summary['questions']:,} questions, {summary['answers']:,} answers"
+        + (f"; left out {summary['left out']:,}" if summary["left out"] else ""),
+        "",
+    ]
+    every = {row["measure"]: row for row in table.filter(community=ALL).to_dicts()}
+    for measure, row in every.items():
+        plain = measure.startswith(("match", "moved where")) or measure == "moved"
+        if row["value"] is not None:
+            lines.append(f"  {measure:<32} {_said(row, '.3f' if plain else '+.3f')}")
+    specific = every["specific"]
+    if specific["low"] is None:
+        word = "isn't known to answer as"
+    elif specific["low"] > 0:
+        word = "answers more as"
+    else:
+        word = "answers less as" if specific["high"] < 0 else "can't be told from one that ignores"
+    lines += [
+        "",
+        f"  told of a community it {word} the community that it is told of, the others beside it "
+        f"(p {summary['p']:.3f} of communities in another order)",
+    ]
+    each = table.filter((pl.col("measure") == "specific") & (pl.col("community") != ALL)).sort(
+        "value"
+    )
+    if each.height > 1:
+        worst, best = each.row(0, named=True), each.row(-1, named=True)
+        lines.append(
+            f"  least specific: {worst['community']} {_said(worst, '+.3f')}; most: "
+            f"{best['community']} {_said(best, '+.3f')}"
+        )
+    return [*lines, "", SILENT]
+
+
+def of_learnt(found: Learnt) -> list[str]:
+    """Return what was learnt of communities is worth on other questions, a line each."""
+    summary, table = found.summary, found.arms
+    every = table.filter(community=ALL)
+    lines = [
+        f"{summary['name']}: {', '.join(summary['communities'])}; {summary['learnt']} questions to "
+        f"learn from, {summary['measured']} others to measure on; skill against the country-blind "
+        f"guess, Jensen-Shannon in base 2",
+        "",
+        f"  {'':<28} {'js distance':<22} {'skill':<26} skill less that of none",
+    ]
+    of = {(row["arm"], row["measure"], row["than"]): row for row in every.to_dicts()}
+    for arm in every["arm"].unique(maintain_order=True):
+        distance, skill = of[arm, DISTANCE, ""], of[arm, SKILL, ""]
+        less = of.get((arm, SKILL, "none"))
+        gain = "" if less is None else _said(less, "+.3f")
+        lines.append(
+            f"  {arm:<28} {_said(distance):<22} {_said(skill, '+.3f'):<26} {gain}".rstrip()
+        )
+    lines += ["", *(f"  {line}" for line in _worth(of))]
+    return [*lines, "", SILENT]
+
+
+def _worth(of: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> list[str]:
+    """Say what the adapters are worth; the interval decides the word."""
+    told = []
+    for than, what in (
+        ("none", "the model as it was"),
+        (EVERYONE, "an adapter of all communities together"),
+        (SHUFFLED, "an adapter of shuffled options"),
+    ):
+        row = of.get((OWN, SKILL, than))
+        if row is None:
+            continue
+        if row["low"] is None:
+            word = "isn't known against"
+        elif row["low"] > 0:
+            word = "improves on"
+        else:
+            word = "is surely worse than" if row["high"] < 0 else "can't be told from"
+        told.append(f"a community's own adapter {word} {what}: {_said(row, '+.3f')}")
+    best = [
+        arm
+        for (arm, measure, than), row in of.items()
+        if measure == SKILL and not than and row["low"] is not None and row["low"] > 0
+    ]
+    told.append(
+        f"better than the country-blind guess: {', '.join(best) if best else 'none surely'}"
+    )
+    return told
+
+
+def of_moved(found: Moved) -> list[str]:
+    """Return how telling of communities moves moral geometry, a line each arm and measure shown."""
+    summary, table = found.summary, found.geometry
+    lines = [
+        f"{summary['name']}: {summary['texts']:,} held-out actions, each arm less that of "
+        f"{summary['sentences']['anybody']!r} by the same resampled texts",
+    ]
+    for layer in summary["layers"]:
+        here = table.filter(pl.col("layer") == layer)
+        for name, category in (("moved", "all"), *SHOWN_GEOMETRY):
+            rows = here.filter(name=name, category=category, status="ok").to_dicts()
+            if not rows:
+                continue
+            lines += ["", f"  layer {layer}: {name} {category}"]
+            lines += [f"    {row['arm']:<30} {_arm(row)}" for row in rows]
+            controls = [
+                abs(row["less"]) for row in rows if row["kind"] == "control" and row["less"]
+            ]
+            if controls:
+                most = max(controls)
+                beyond = [
+                    row["arm"]
+                    for row in rows
+                    if row["kind"] in ("persona", "adapter")
+                    and row["less_low"] is not None
+                    and min(abs(row["less_low"]), abs(row["less_high"])) > most
+                    and row["less_low"] * row["less_high"] > 0
+                ]
+                lines.append(
+                    f"    moved surely more than by people of whom nothing follows: "
+                    f"{', '.join(beyond) if beyond else 'none'}"
+                )
+    return lines
+
+
+def _arm(row: Mapping[str, Any]) -> str:
+    own = _said({"value": row["value"], "low": row["ci_low"], "high": row["ci_high"]}, "+.3f")
+    if row["less"] is None or row["kind"] == "base":
+        return own
+    less = {"value": row["less"], "low": row["less_low"], "high": row["less_high"]}
+    return f"{own:<26} {_said(less, '+.3f')}"

@@ -16,6 +16,7 @@ from moralprobe.analyses.layer import measure_states
 from moralprobe.design import Design, make_design
 from moralprobe.errors import DataError, NumericError
 from moralprobe.geometry.categories import category_match
+from moralprobe.geometry.measure import Measure
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.tokens import Encoded
 from moralprobe.moral_vectors import MoralVectors
@@ -75,7 +76,7 @@ def design_of(
     )
 
 
-def measured(
+def measures_of(
     states: NDArray[np.float32],
     moral: NDArray[np.float64],
     design: Design,
@@ -83,7 +84,7 @@ def measured(
     analyses: Sequence[str] = ANALYSES,
     draws: int = 200,
     seed: int = 0,
-) -> list[dict[str, Any]]:
+) -> list[Measure]:
     """Measure texts' states: the audited analyses, and how the ten categories lie to each other.
 
     Args:
@@ -94,9 +95,6 @@ def measured(
         draws: of the categories' match.
         seed: of the same.
 
-    Returns:
-        A row a measure: its name, category, value, interval, null range, p, n and unit.
-
     Raises:
         NumericError: NaN or infinity in the states.
     """
@@ -106,15 +104,16 @@ def measured(
             f"in {int((~np.isfinite(states).all(1)).sum())} of {len(states)} texts",
             "lower the strength",
         )
-    found = [
+    return [
         category_match(states, moral, draws=draws, seed=seed),
         *measure_states(states[design.text], design, analyses, density=False),
     ]
+
+
+def as_row(measure: Measure) -> dict[str, Any]:
+    """Return a measure's name, category, value, interval, null range, p, n, unit and status."""
     names = ("name", "category", "value", "ci_low", "ci_high", "null_low", "null_high", "p", "n")
-    return [
-        {**{name: getattr(x, name) for name in names}, "unit": x.unit, "status": x.status}
-        for x in found
-    ]
+    return {name: getattr(measure, name) for name in (*names, "unit", "status")}
 
 
 def steered_states(
@@ -196,8 +195,8 @@ def survival(
         states = steered_states(model, encoded, intervention, layers)
         for layer in layers:
             table += [
-                {"arm": name, "layer": layer, **row}
-                for row in measured(
+                {"arm": name, "layer": layer, **as_row(measure)}
+                for measure in measures_of(
                     states[layer][:, 0],
                     texts.moral[rows],
                     design,

@@ -66,10 +66,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": GROUND | {"behavior", "data", "geometry", "models", "steering"},
     "evaluating": {"cache", "errors", "files", "models", "steering", "evaluation"},
     "behavior": GROUND | {"data"},
-    "bridges": GROUND | {"behavior", "geometry", "models", "steering", "evaluation"},
+    "bridges": GROUND
+    | {
+        "activations",
+        "behavior",
+        "geometry",
+        "models",
+        "moral_vectors",
+        "steering",
+        "evaluation",
+    },
     "report": GROUND
     | {
         "behavior",
+        "bridges",
         "options",
         "study",
         "baselines",
@@ -167,9 +177,9 @@ ONLY_IN: dict[str, set[str]] = {
         "steering.generate",
         "bridges.word_rows",
         "bridges.scorer",
-        "bridges.instruction_generator",
+        "bridges.lora",
     },
-    "peft": {"bridges.instruction_generator"},
+    "peft": {"bridges.lora"},
     "yaml": {"recipes", "behavior.pluralism.scope"},
     "openai": {"behavior.server"},
     "transformer_lens": {"models.lens"},

@@ -23,17 +23,14 @@ from moralprobe.behavior.elicitation.instructions import (
 )
 from moralprobe.behavior.text_model import Question, Scripted
 from moralprobe.bridges.instruction_generator import (
-    Generator,
     Training,
     encoded,
     fit,
-    load_generator,
     log_likelihood,
-    new_generator,
-    own_copy,
     train,
     weights,
 )
+from moralprobe.bridges.lora import Adapted, load_lora, new_lora, own_copy
 from moralprobe.errors import ModelError, UsageError
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.tiny import save_tiny
@@ -60,9 +57,9 @@ def roomy(family: str = "llama") -> CausalModel:
     return found
 
 
-def trained(family: str = "llama") -> Generator:
+def trained(family: str = "llama") -> Adapted:
     """A writer whose matrices aren't zero."""
-    found = new_generator(roomy(family), rank=4)
+    found = new_lora(roomy(family), rank=4)
     with torch.no_grad():
         for name, matrix in found.adapted.named_parameters():
             if "lora_B" in name:
@@ -140,8 +137,8 @@ def heeds_nothing(question: Question) -> str:
     return read(np.random.default_rng([question.seed, *question.text.encode()]).random())
 
 
-def rounds_of(says: Any, training: Training) -> tuple[list[Tried], Generator]:
-    generator = new_generator(roomy(), rank=8)
+def rounds_of(says: Any, training: Training) -> tuple[list[Tried], Adapted]:
+    generator = new_lora(roomy(), rank=8)
     model = Scripted("m", says)
     some = written(LocalText(roomy()), list(map(request, PAIRS)), QUICK, Counter(), None)
     first = try_all(model, PAIRS, some, Reads(), QUICK, None, 0)  # type: ignore[arg-type]
@@ -175,7 +172,7 @@ def test_luck_is_not_worth_anything_in_the_next_round() -> None:
 
 def test_weights_stay_and_untrained_matrices_change_nothing() -> None:
     plain, own = roomy(), roomy()
-    generator = new_generator(own, rank=4)
+    generator = new_lora(own, rank=4)
     asked = [Question(request(pair)) for pair in PAIRS[:3]]
 
     def says(text: LocalText) -> dict[int, str]:
@@ -198,15 +195,15 @@ def test_weights_stay_and_untrained_matrices_change_nothing() -> None:
 def test_a_writer_is_read_as_it_was_written(tmp_path: Path) -> None:
     generator = trained()
     generator.save(tmp_path / "g")
-    again = load_generator(tmp_path / "g", roomy(), generator.identity)
+    again = load_lora(tmp_path / "g", roomy(), generator.identity)
     assert again.text.identity == generator.text.identity
     assert likeliest(again.text, PAIRS[:2]) == likeliest(generator.text, PAIRS[:2])
-    with pytest.raises(ModelError, match="isn't the writer that is told of"):
-        load_generator(tmp_path / "g", roomy(), "another")
+    with pytest.raises(ModelError, match="doesn't hold the matrices that are told of"):
+        load_lora(tmp_path / "g", roomy(), "another")
     with pytest.raises(ModelError, match="can't be adapted"):
-        load_generator(tmp_path / "g", tiny("gpt2"))
-    with pytest.raises(ModelError, match="holds no trained writer"):
-        load_generator(tmp_path, tiny("llama"))
+        load_lora(tmp_path / "g", tiny("gpt2"))
+    with pytest.raises(ModelError, match="holds no trained matrices"):
+        load_lora(tmp_path, tiny("llama"))
 
 
 def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:

@@ -136,6 +136,7 @@ def agree(
     survey: Survey,
     predicted: Mapping[Key, Predicted],
     *,
+    others: Sequence[Floats | None] | None = None,
     draws: int = 1000,
     seed: int = 0,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -147,6 +148,7 @@ def agree(
     Args:
         survey: what communities answered.
         predicted: by question, options and community.
+        others: of each answer the country-blind guess; that of this survey, if not given.
         draws: resamples of questions.
         seed: of them.
 
@@ -156,9 +158,10 @@ def agree(
     Raises:
         DataError: nothing that the model says can be read.
     """
+    guesses = pooled(survey) if others is None else others
     rows = [
-        _row(one, predicted[key_of(one)], others)
-        for one, others in zip(survey.answers, pooled(survey), strict=True)
+        _row(one, predicted[key_of(one)], guess)
+        for one, guess in zip(survey.answers, guesses, strict=True)
     ]
     answers = pl.DataFrame(rows, schema=_ANSWERS)
     said = answers.filter(pl.col("status") == "ok")

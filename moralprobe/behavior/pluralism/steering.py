@@ -17,13 +17,16 @@ SHOWN: Final = "This is how people of {community} answered other questions:"
 EXAMPLES: Final = 3
 
 
-def told_before(survey: Survey, steer: str, *, seed: int = 0) -> list[str | None]:
+def told_before(
+    survey: Survey, steer: str, *, known: Survey | None = None, seed: int = 0
+) -> list[str | None]:
     """Return what stands before each answer's question.
 
     Args:
         survey: whose answers are asked for.
         steer: `none`; `persona`, whose answer is asked for; or `examples`, how the same community
             answered three other questions, drawn for each question.
+        known: whose answers may be shown; those of the survey itself, if not given.
         seed: of which ones.
 
     Raises:
@@ -40,9 +43,9 @@ def told_before(survey: Survey, steer: str, *, seed: int = 0) -> list[str | None
     if steer == "persona":
         return [PERSONA.format(community=one.community) for one in survey.answers]
     of: dict[str, list[Answers]] = {}
-    for one in survey.answers:
+    for one in (known or survey).answers:
         of.setdefault(one.community, []).append(one)
-    return [_examples(one, of[one.community], seed) for one in survey.answers]
+    return [_examples(one, of.get(one.community, []), seed) for one in survey.answers]
 
 
 def _examples(one: Answers, same: Sequence[Answers], seed: int) -> str:

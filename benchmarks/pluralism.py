@@ -1,0 +1,129 @@
+"""Hold a real model against communities: as it is, told of them, adapted to them.
+
+    python benchmarks/pluralism.py DISTRIBUTIONS [--part measure|steer|fit] [--model smollm2-135m]
+
+DISTRIBUTIONS is GlobalOpinionQA's JSON. `measure` takes the 32 countries with most answers, `steer`
+the first four of them, `fit` the first two. Parts are written side by side; answers are kept in
+FOLDER, so that `steer` needn't ask again what `measure` has asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+PARTS = ("measure", "steer", "fit")
+
+
+def main() -> None:
+    """Run one part, or all, and write its results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("distributions", type=Path)
+    parser.add_argument("--part", choices=(*PARTS, "all"), default="all")
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--folder", type=Path, default=Path("out/pluralism"))
+    options = parser.parse_args()
+    from results_file import write
+
+    runs = {"measure": measured, "steer": steered, "fit": fitted}
+    for name in PARTS if options.part == "all" else (options.part,):
+        started = time.perf_counter()
+        found = runs[name](options)
+        found["seconds"] = time.perf_counter() - started
+        command = f"python benchmarks/pluralism.py DISTRIBUTIONS --part {name}"
+        print(write(f"pluralism-{name}", command, found), flush=True)
+
+
+def measured(options: argparse.Namespace) -> dict[str, Any]:
+    """Have the model answer the questions of 32 countries."""
+    from moralprobe.behavior.pluralism.measuring import measure
+    from moralprobe.behavior.pluralism.predictors import reference
+    from moralprobe.behavior.pluralism.surveys import load_survey
+    from moralprobe.cache import open_cache
+    from moralprobe.models.load import load_model
+    from moralprobe.report.pluralism import of_agreement
+    from moralprobe.steering.text import LocalText
+
+    survey = load_survey(options.distributions).best_covered(32)
+    model = LocalText(load_model(options.model))
+    with open_cache(options.folder / "answers.jsonl") as cache:
+        found = measure(model, survey, cache=cache, progress=told)
+    found.save(options.folder / "none")
+    print("\n".join(of_agreement(found)), flush=True)
+    return {
+        "summary": dict(found.summary),
+        "measures": found.measures.to_dicts(),
+        "reference": {name: dict(row) for name, row in reference(survey, draws=20).items()},
+    }
+
+
+def steered(options: argparse.Namespace) -> dict[str, Any]:
+    """Tell the model of four countries, in a sentence and by examples."""
+    from moralprobe.behavior.pluralism.measuring import measure
+    from moralprobe.behavior.pluralism.steerable import steerable
+    from moralprobe.behavior.pluralism.surveys import load_survey
+    from moralprobe.cache import open_cache
+    from moralprobe.models.load import load_model
+    from moralprobe.report.pluralism import of_agreement, of_steered
+    from moralprobe.steering.text import LocalText
+
+    survey = load_survey(options.distributions).best_covered(4)
+    model = LocalText(load_model(options.model))
+    told_by: dict[str, Any] = {}
+    with open_cache(options.folder / "answers.jsonl") as cache:
+        untold = measure(model, survey, cache=cache, progress=told)
+        for steer in ("persona", "examples"):
+            found = measure(model, survey, steer=steer, cache=cache, progress=told)
+            apart = steerable(untold, found)
+            print("\n".join([*of_agreement(found), "", *of_steered(apart)]), flush=True)
+            told_by[steer] = {
+                "agreement": found.measures.to_dicts(),
+                "steerable": apart.measures.to_dicts(),
+                "summary": dict(apart.summary),
+            }
+    return {"untold": untold.measures.to_dicts(), **told_by}
+
+
+def fitted(options: argparse.Namespace) -> dict[str, Any]:
+    """Train adapters of two countries, and measure them on other questions and in hidden states."""
+    from moralprobe.behavior.pluralism.learning import ARMS, split
+    from moralprobe.behavior.pluralism.surveys import load_survey
+    from moralprobe.bridges.communities import move
+    from moralprobe.bridges.community_adapters import adapters_in, learn
+    from moralprobe.bridges.lora import own_copy
+    from moralprobe.cache import open_cache
+    from moralprobe.moral_vectors import build_vectors
+    from moralprobe.report.pluralism import of_learnt, of_moved
+
+    given = split(load_survey(options.distributions).best_covered(32), 2, 120)
+    model = own_copy(options.model)
+    folder = options.folder / "fit"
+    with open_cache(folder / "asked.jsonl") as cache:
+        found = learn(model, given, arms=ARMS, out=folder, cache=cache, progress=told)
+    found.save(folder)
+    print("\n".join(of_learnt(found)), flush=True)
+    moved = move(
+        model.model,
+        build_vectors("starter"),
+        list(given.measured.communities),
+        [10, 20],
+        adapters=adapters_in(folder),
+        progress=told,
+    )
+    print("\n".join(of_moved(moved)), flush=True)
+    return {
+        "summary": dict(found.summary),
+        "arms": found.arms.to_dicts(),
+        "geometry": {**moved.summary, "rows": moved.geometry.to_dicts()},
+    }
+
+
+def told(done: int, total: int, what: str) -> None:
+    """Say how far it is."""
+    print(done, total, what, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""Does a model that is told of a community answer like that community, and only like that one?
+
+Steerable pluralism of Sorensen et al. 2024 (arXiv 2402.05070), held against answers: who is told of
+any community may come nearer to all of them, as who learns to answer evenly does. What counts is
+how much nearer to the one that was told of than to the others, and how much it moves where
+communities hardly differ, so that there is nothing to be told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from moralprobe.behavior.pluralism.distances import js_distance, mode_agreement, total_variation
+from moralprobe.behavior.pluralism.measuring import FEWEST, Agreement
+from moralprobe.errors import DataError
+from moralprobe.files import write_json, write_table
+
+Floats = NDArray[np.float64]
+ALL: Final = "all answers"
+MEASURES: Final = (
+    "match",
+    "match untold",
+    "nearer to whom it was told of",
+    "nearer to the others",
+    "specific",
+    "ceiling of specific",
+    "share of the ceiling",
+    "moved",
+    "moved where communities agree",
+    "moved by how they differ",
+)
+_GIVEN: Final = ("match", "match untold", "on", "off", "specific", "ceiling", "moved")
+
+
+@dataclass(frozen=True)
+class Steered:
+    """How a model that is told of communities differs from itself untold.
+
+    `measures` has a row a community (`all answers` too) and measure, with its 95 % interval by
+    resampled questions; `answers` what each answer adds; `p` how often communities in another order
+    are matched as specifically.
+    """
+
+    measures: pl.DataFrame
+    answers: pl.DataFrame
+    summary: Mapping[str, Any]
+
+    def save(self, folder: Path) -> None:
+        """Write the tables as Parquet, and `steerable.json`."""
+        for name in ("measures", "answers"):
+            write_table(folder / f"{name}.parquet", getattr(self, name))
+        write_json(folder / "steerable.json", dict(self.summary))
+
+
+def steerable(untold: Agreement, told: Agreement, *, draws: int = 1000, seed: int = 0) -> Steered:
+    """Hold what a model says when it is told of a community against what it says otherwise.
+
+    With d the Jensen-Shannon distance (base 2), M the model untold, M_a told of community a and G_a
+    that community's answers, of each question: `nearer to whom it was told of` is d(M, G_a) -
+    d(M_a, G_a), `nearer to the others` the mean of d(M, G_b) - d(M_a, G_b) over the other
+    communities b, and `specific` the former less the latter: 0 for who moves alike whatever it is
+    told. The ceiling is what M_a = G_a would have. `moved` is the total variation of M and M_a.
+
+    Args:
+        untold: from `measure` with `steer` none.
+        told: of the same model and survey with another one.
+        draws: resamples of questions, and orders of communities.
+        seed: of both.
+
+    Raises:
+        DataError: other models, surveys or readouts, an untold model on either side, or fewer than
+            two communities to any question.
+    """
+    _check(untold, told)
+    key = ["question", "options", "community"]
+    both = untold.answers.filter(status="ok").join(
+        told.answers.filter(status="ok").select(*key, told="said"),
+        on=key,
+        how="inner",
+        maintain_order="left",
+    )
+    rows: list[dict[str, Any]] = []
+    tables: list[Floats] = []  # of each question: how far told of a [row] lies from b [column]
+    for (question, _), some in both.group_by(["question", "options"], maintain_order=True):
+        if some.height < 2:
+            continue
+        said, given = np.array(some["told"].to_list()), np.array(some["shares"].to_list())
+        plain = np.array(some["said"].to_list())
+        before, after = js_distance(plain, given), js_distance(said[:, None], given[None])
+        among = js_distance(given[:, None], given[None])
+        gain = before[None] - after  # [told of, to whom]
+        could = before[None] - among
+        differ = float(among[~np.eye(len(given), dtype=bool)].mean())
+        tables.append(after)
+        for i, community in enumerate(some["community"]):
+            off, most = (np.delete(table[i], i).mean() for table in (gain, could))
+            rows.append(
+                {
+                    "question": question,
+                    "place": len(tables) - 1,
+                    "community": community,
+                    "match": mode_agreement(said[i], given[i]),
+                    "match untold": mode_agreement(plain[i], given[i]),
+                    "on": gain[i, i],
+                    "off": off,
+                    "specific": gain[i, i] - off,
+                    "ceiling": could[i, i] - most,
+                    "moved": float(total_variation(plain[i], said[i])),
+                    "differ": differ,
+                }
+            )
+    if not rows:
+        raise DataError(
+            "nothing says whether the model can be steered",
+            "no question was answered by two communities, untold and told",
+            "measure more communities",
+        )
+    answers = pl.DataFrame(rows)
+    n = len(tables)
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
+    weight = np.vstack([np.ones(n), drawn])
+    measures = [_measured(ALL, answers, weight)]
+    measures += [
+        _measured(str(name), answers.filter(community=name), weight)
+        for name in answers["community"].unique().sort()
+    ]
+    summary = {
+        "name": told.summary["name"],
+        "model": told.summary["model"],
+        "steer": told.summary["steer"],
+        "readout": told.summary["readout"],
+        "questions": n,
+        "answers": answers.height,
+        "left out": untold.answers.height - answers.height,
+        "p": _p(tables, draws, seed),
+        "draws": draws,
+        "seed": seed,
+    }
+    return Steered(pl.concat(measures), answers.drop("place"), summary)
+
+
+def _check(untold: Agreement, told: Agreement) -> None:
+    """Refuse what can't be compared."""
+    for what in ("model", "readout"):
+        if untold.summary[what] != told.summary[what]:
+            raise DataError(
+                f"the two measurements have another {what} each",
+                f"{untold.summary[what]} and {told.summary[what]}"[:300],
+                "measure both alike, but for --steer",
+            )
+    if untold.summary["steer"] != "none" or told.summary["steer"] == "none":
+        raise DataError(
+            "a model untold and told is needed",
+            f"they were told {untold.summary['steer']} and {told.summary['steer']}",
+            "measure with --steer none, and with --steer persona or examples",
+        )
+    given = ["question", "options", "community", "shares"]
+    if not untold.answers.select(given).equals(told.answers.select(given)):
+        raise DataError(
+            "the two measurements are of other surveys",
+            f"{untold.answers.height} and {told.answers.height} answers",
+            "measure the same items and communities",
+        )
+
+
+def _measured(name: str, answers: pl.DataFrame, weight: Floats) -> pl.DataFrame:
+    """Return one community's measures, or all answers', with intervals by questions."""
+    own = weight[:, answers["place"].to_numpy()]
+    mean = own @ answers.select(_GIVEN).to_numpy() / own.sum(1, keepdims=True)
+    given = dict(zip(_GIVEN, mean.T, strict=True))
+    moved, differ = (answers[column].to_numpy() for column in ("moved", "differ"))
+    alike = differ <= np.median(differ)
+    found = {
+        "match": given["match"],
+        "match untold": given["match untold"],
+        "nearer to whom it was told of": given["on"],
+        "nearer to the others": given["off"],
+        "specific": given["specific"],
+        "ceiling of specific": given["ceiling"],
+        "share of the ceiling": given["specific"] / given["ceiling"],
+        "moved": given["moved"],
+        "moved where communities agree": own[:, alike] @ moved[alike] / own[:, alike].sum(1),
+        "moved by how they differ": _correlated(answers, weight),
+    }
+    rows = []
+    for measure in MEASURES:
+        value, known = float(found[measure][0]), found[measure][1:]
+        known = known[np.isfinite(known)]
+        enough = answers["place"].n_unique() >= FEWEST and len(known) > len(weight) // 2
+        low, high = np.quantile(known, (0.025, 0.975)) if enough else (None, None)
+        rows.append(
+            {
+                "community": name,
+                "measure": measure,
+                "value": value if np.isfinite(value) else None,
+                "low": low,
+                "high": high,
+                "n": answers.height,
+            }
+        )
+    return pl.DataFrame(rows, schema=_SCHEMA)
+
+
+def _correlated(answers: pl.DataFrame, weight: Floats) -> Floats:
+    """Return Spearman's rho, over questions, of how far it moved and how far communities differ."""
+    each = answers.group_by("place", maintain_order=True).agg(
+        pl.col("moved").mean(), pl.col("differ").first()
+    )
+    place, values = each["place"].to_numpy(), each.select("moved", "differ").to_numpy()
+    found = np.full(len(weight), np.nan)
+    for i, times in enumerate(weight[:, place].astype(np.int64)):
+        some = np.repeat(values, times, axis=0)
+        if len(some) > 2 and (np.ptp(some, axis=0) > 0).all():
+            found[i] = spearmanr(some[:, 0], some[:, 1]).statistic
+    return found
+
+
+def _p(tables: list[Floats], draws: int, seed: int) -> float:
+    """Return how often communities in a random order are matched as well as in their own."""
+    rng = np.random.default_rng([seed, 1])
+    own = sum(float(np.trace(table)) for table in tables)
+    total = np.zeros(draws)
+    for table in tables:
+        order = rng.permuted(np.tile(np.arange(len(table)), (draws, 1)), axis=1)
+        total += table[np.arange(len(table)), order].sum(1)
+    return float((1 + (total <= own + 1e-12).sum()) / (1 + draws))
+
+
+_SCHEMA: Final[dict[str, Any]] = {
+    "community": pl.String,
+    "measure": pl.String,
+    **dict.fromkeys(("value", "low", "high"), pl.Float64),
+    "n": pl.Int64,
+}

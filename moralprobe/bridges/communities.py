@@ -1,0 +1,211 @@
+"""How telling a model of a community, or adapting it to one, moves its moral geometry.
+
+The same held-out actions are read after "Answer as people of Japan would." and after other
+sentences of that build: of people in general (`anybody`, which every arm is held against), and of
+people of whom nothing follows for morals, since any sentence moves states. Measured is what the
+core measures of hidden states: the four audited analyses, and how the ten categories lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from moralprobe.activations.job import prompt_of
+from moralprobe.activations.text_states import TableTexts, table_texts
+from moralprobe.behavior.pluralism.steering import PERSONA
+from moralprobe.bridges.lora import load_lora
+from moralprobe.errors import DataError, UsageError
+from moralprobe.files import write_json, write_table
+from moralprobe.geometry.draws import Draws, interval
+from moralprobe.geometry.measure import Measure, gain
+from moralprobe.models.causal import CausalModel
+from moralprobe.moral_vectors import MoralVectors
+from moralprobe.steering.survival import (
+    ANALYSES,
+    as_row,
+    design_of,
+    held_out,
+    measures_of,
+    steered_states,
+)
+
+ANYBODY: Final = "anybody"
+BASE: Final = "Answer as people in general would."
+CONTROLS: Final = ("who live by the sea", "with green front doors", "born on a Tuesday")
+"""Of whom nothing follows for morals."""
+KINDS: Final = ("base", "control", "persona", "adapter")
+MOVED: Final = "moved"
+_POOLING: Final = "mean_action"
+_MOST: Final = 512  # tokens
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The geometry of the same texts under every arm.
+
+    `geometry` has a row an arm, layer and measure: its value and interval, and `less`, what it is
+    less that of `anybody`, with an interval by the same resampled texts. `moved` is 1 - the mean
+    cosine of a text's state with its state under `anybody`, each less the mean of all texts.
+    """
+
+    geometry: pl.DataFrame
+    summary: Mapping[str, Any]
+
+    def save(self, folder: Path) -> None:
+        """Write `geometry.parquet` and `geometry.json`."""
+        write_table(folder / "geometry.parquet", self.geometry)
+        write_json(folder / "geometry.json", dict(self.summary))
+
+
+def move(
+    model: CausalModel,
+    vectors: MoralVectors,
+    communities: Sequence[str],
+    layers: Sequence[int],
+    *,
+    adapters: Mapping[str, Path] | None = None,
+    analyses: Sequence[str] = ANALYSES,
+    draws: int = 200,
+    seed: int = 0,
+    progress: Progress = lambda done, total, detail: None,
+) -> Moved:
+    """Read held-out texts under every arm, and measure them.
+
+    States are those of the action's own tokens, at unit norm, so that what stands before the action
+    acts through what the model makes of it alone.
+
+    Args:
+        model: from `load_model`, for this alone where there are adapters.
+        vectors: a table of moral vectors; texts of its test split are read.
+        communities: as they are named in "people of ...".
+        layers: decoder blocks, counted from 0.
+        adapters: of communities, folders that `pluralism fit` wrote; read after the sentence of
+            `anybody`.
+        analyses: of the four.
+        draws: resamples and permutations.
+        seed: of them.
+        progress: called with the arms that are done, their number, and what is read.
+
+    Raises:
+        UsageError: no community and no adapter, or a name twice.
+        DataError: no text is held out, or a sentence that leaves no room for some.
+        ModelError: an adapter of another model.
+    """
+    folders = dict(adapters or {})
+    if (not communities and not folders) or len(set(communities)) < len(communities):
+        raise UsageError(
+            "communities are needed, each once",
+            ", ".join(communities) or "none was named",
+            "name some, or adapters",
+        )
+    arms = [("base", ANYBODY, BASE)]
+    arms += [("control", f"people {who}", f"Answer as people {who} would.") for who in CONTROLS]
+    arms += [("persona", name, PERSONA.format(community=name)) for name in communities]
+    total = len(arms) + len(folders)
+    base = _texts(model, vectors, BASE)
+    rows = held_out(base)
+    design = design_of(vectors, base, rows, draws=draws, seed=seed, analyses=analyses)
+    found: list[dict[str, Any]] = []
+    before: dict[int, tuple[NDArray[np.float32], list[Measure]]] = {}
+
+    def measure(kind: str, name: str, texts: TableTexts) -> None:
+        progress(len({(row["kind"], row["arm"]) for row in found}), total, name)
+        cut = sum(one.truncated for one in texts.encoded)
+        if cut or texts.texts != base.texts:
+            raise DataError(
+                f"texts can't be read after {name!r} as after the others",
+                f"{cut} are cut at {_MOST} tokens, {len(texts.texts)} of {len(base.texts)} can be",
+                "name the community more shortly",
+            )
+        states = steered_states(model, [texts.encoded[i] for i in rows], None, layers, (_POOLING,))
+        for layer in layers:
+            X = states[layer][:, 0]
+            own = measures_of(
+                X, base.moral[rows], design, analyses=analyses, draws=draws, seed=seed
+            )
+            plain, others = before.setdefault(layer, (X, own))
+            about = {"kind": kind, "arm": name, "layer": layer}
+            found.append({**about, **_moved(X, plain, draws, seed)})
+            found.extend(
+                {**about, **as_row(one), **_less(one, other)}
+                for one, other in zip(own, others, strict=True)
+            )
+
+    for kind, name, sentence in arms:
+        measure(kind, name, base if kind == "base" else _texts(model, vectors, sentence))
+    for name, folder in folders.items():
+        adapted = load_lora(folder, model)
+        try:
+            measure("adapter", name, base)
+        finally:
+            adapted.away()
+    progress(total, total, "")
+    summary = {
+        "name": model.name,
+        "model": dict(model.identity),
+        "texts": len(rows),
+        "layers": list(layers),
+        "communities": list(communities),
+        "adapters": list(folders),
+        "sentences": {name: sentence for _, name, sentence in arms},
+        "pooling": _POOLING,
+        "draws": draws,
+        "seed": seed,
+    }
+    return Moved(pl.DataFrame(found, schema=_SCHEMA), summary)
+
+
+def _texts(model: CausalModel, vectors: MoralVectors, sentence: str) -> TableTexts:
+    prompt = prompt_of("action-is-morally", model.tokenizer).inside(f"{sentence} ", "")
+    return table_texts(model, vectors, template=prompt, max_tokens=_MOST)
+
+
+def _less(one: Measure, base: Measure) -> dict[str, float]:
+    """Return a measure less that of `anybody`, by the same resamples."""
+    low, high = gain(one, base)
+    return {"less": one.value - base.value, "less_low": low, "less_high": high}
+
+
+def _moved(
+    X: NDArray[np.float32], base: NDArray[np.float32], draws: int, seed: int
+) -> dict[str, Any]:
+    """Return how far states are from where they are under `anybody`, 0 to 2."""
+    a, b = (np.asarray(x - x.mean(0), np.float64) for x in (X, base))
+    norm = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    far = 1 - (a * b).sum(1) / np.where(norm > 0, norm, 1)
+    n = len(far)
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
+    each = Draws(float(far.mean()), drawn @ far / n, np.empty(0), n)
+    low, high = interval(each)
+    return {
+        "name": MOVED,
+        "category": "all",
+        "value": each.value,
+        "ci_low": low,
+        "ci_high": high,
+        "n": n,
+        "unit": "1 - cosine",
+        "status": "ok",
+    }
+
+
+_SCHEMA: Final[dict[str, Any]] = {
+    **dict.fromkeys(("kind", "arm"), pl.String),
+    "layer": pl.Int64,
+    **dict.fromkeys(("name", "category"), pl.String),
+    **dict.fromkeys(
+        ("value", "ci_low", "ci_high", "null_low", "null_high", "p", "less", "less_low"),
+        pl.Float64,
+    ),
+    "less_high": pl.Float64,
+    "n": pl.Int64,
+    **dict.fromkeys(("unit", "status"), pl.String),
+}
