@@ -28,6 +28,8 @@ PAGES = (
     ROOT / "docs" / "howto" / "consensus.md",
     ROOT / "docs" / "howto" / "elicit.md",
     ROOT / "docs" / "howto" / "orient.md",
+    ROOT / "docs" / "howto" / "pluralism.md",
+    ROOT / "docs" / "howto" / "communities.md",
     ROOT / "docs" / "explanation" / "design.md",
     ROOT / "docs" / "explanation" / "two-modes.md",
     ROOT / "docs" / "explanation" / "statistics.md",
@@ -533,6 +535,185 @@ def repair() -> str:
     return "\n".join([*lines, "", *textwrap.wrap(told, 110)])
 
 
+def _stands(row: dict[str, Any]) -> str:
+    """Say how something stands to what it is less of; the interval decides the word."""
+    if row["low"] is None or row["low"] <= 0 <= row["high"]:
+        return "can't be told from"
+    return "improves on" if row["low"] > 0 else "is surely worse than"
+
+
+def communities() -> str:
+    """Return how a real model's answers lie to those of 32 countries, beside trivial guesses."""
+    found = json.loads((RESULTS / "pluralism-measure.json").read_text())
+    of = {(row["community"], row["measure"]): row for row in found["measures"]}
+    every, mean, summary = "all answers", "mean of communities", found["summary"]
+    lines = ["| | over answers | over communities |", "|" + "---|" * 3]
+    for name, row in found["reference"].items():
+        if not name.startswith("noise"):
+            lines.append(f"| `{name}` | {row['items']:.3f} | {row['communities']:.3f} |")
+    own = [
+        {"value": 1 - row["value"], "low": 1 - row["high"], "high": 1 - row["low"]}
+        for row in (of[who, "js distance"] for who in (every, mean))
+    ]
+    lines.append(f"| **SmolLM2** | {' | '.join(_interval(row, '.3f') for row in own)} |")
+    each = sorted(
+        (row["value"], who)
+        for (who, measure), row in of.items()
+        if measure == "js distance" and who not in (every, mean)
+    )
+    (low, nearest), (high, farthest) = each[0], each[-1]
+    unread = sum(n for why, n in summary["statuses"].items() if why != "ok")
+    told = (
+        f"1 - Jensen-Shannon distance, base 2, on {summary['questions']:,} questions, "
+        f"{summary['answers']:,} answers of {len(summary['communities'])} countries"
+        + (f" ({unread:,} not read)" if unread else "")
+        + ". SmolLM2-135M-Instruct, read by the options' letters under several orders, "
+        f"{_stands(of[every, 'skill'])} the country-blind guess: skill "
+        f"{_interval(of[every, 'skill'], '+.2f')}; mode agreement "
+        f"{_interval(of[every, 'mode agreement'])}; its entropy is "
+        f"{_interval(of[every, 'entropy ratio'])} times the people's. Nearest is {nearest} "
+        f"({low:.3f} away), farthest {farthest} ({high:.3f}). {found['seconds'] / 60:.0f} minutes "
+        f"on {found['machine']['cores']} cores "
+        "(`python benchmarks/pluralism.py DISTRIBUTIONS --part measure`)."
+    )
+    return "\n".join([*lines, "", *textwrap.wrap(told, 110)])
+
+
+def communities_told() -> str:
+    """Return whether a real model answers as the countries that it is told of."""
+    found = json.loads((RESULTS / "pluralism-steer.json").read_text())
+    rows = {
+        name: {
+            row["measure"]: row
+            for row in found[name]["steerable"]
+            if row["community"] == "all answers"
+        }
+        for name in ("persona", "examples")
+        if name in found
+    }
+    shown = ("match untold", "match", "nearer to whom it was told of", "nearer to the others")
+    shown += ("specific", "ceiling of specific", "moved")
+    lines = [f"| | {' | '.join(rows)} |", "|" + "---|" * (1 + len(rows))]
+    for measure in shown:
+        form = "+.3f" if "near" in measure or measure == "specific" else ".3f"
+        cells = (_interval(row[measure], form) for row in rows.values())
+        lines.append(f"| {measure} | {' | '.join(cells)} |")
+    skill = {
+        name: next(
+            row
+            for row in found[name]["agreement"]
+            if (row["community"], row["measure"]) == ("all answers", "skill")
+        )
+        for name in rows
+    }
+    told = "SmolLM2 told of four countries, against itself untold: " + "; ".join(
+        f"by {name} it answers "
+        + (
+            "surely more as the one it is told of than as the others"
+            if row["specific"]["low"] > 0
+            else "no more surely as the one it is told of than as the others"
+        )
+        + f" (p {found[name]['summary']['p']:.3f}), skill {_interval(skill[name], '+.2f')}"
+        for name, row in rows.items()
+    )
+    told += " (`python benchmarks/pluralism.py DISTRIBUTIONS --part steer`)."
+    return "\n".join([*lines, "", *textwrap.wrap(told, 110)])
+
+
+def communities_fit() -> str:
+    """Return what adapters of two countries are worth on other questions."""
+    found = json.loads((RESULTS / "pluralism-fit.json").read_text())
+    summary = found["summary"]
+    of = {
+        (row["arm"], row["measure"], row["than"]): row
+        for row in found["arms"]
+        if row["community"] == "all answers"
+    }
+    arms = list(dict.fromkeys(arm for arm, _, _ in of))
+    lines = ["| arm | js distance | skill | less that of `none` |", "|" + "---|" * 4]
+    for arm in arms:
+        less = of.get((arm, "skill", "none"))
+        lines.append(
+            f"| `{arm}` | {_interval(of[arm, 'js distance', ''], '.3f')} "
+            f"| {_interval(of[arm, 'skill', ''], '+.2f')} "
+            f"| {'' if less is None else _interval(less, '+.2f')} |"
+        )
+    names = {
+        "none": "the model as it was",
+        "everyone's adapter": "an adapter of all together",
+        "adapter of shuffled options": "one of shuffled options",
+    }
+    told = (
+        f"{' and '.join(summary['communities'])}; {summary['learnt']} questions to learn from, "
+        f"{summary['measured']} others to measure on. A country's own adapter "
+        + "; it ".join(
+            f"{_stands(of['adapter', 'skill', than])} {what} "
+            f"({_interval(of['adapter', 'skill', than], '+.2f')})"
+            for than, what in names.items()
+        )
+        + ". (`python benchmarks/pluralism.py DISTRIBUTIONS --part fit`)"
+    )
+    return "\n".join([*lines, "", *textwrap.wrap(told, 110)])
+
+
+def communities_moved() -> str:
+    """Return how telling a real model of countries, and adapters, move its moral geometry."""
+    found = json.loads((RESULTS / "pluralism-fit.json").read_text())["geometry"]
+    shown = (("moved", "all"), ("category_rdm", "all"), ("opposed_cosine", "mean"), ("r2", "mean"))
+    layer = found["layers"][-1]
+    of = {
+        (row["kind"], row["arm"], row["name"], row["category"]): row
+        for row in found["rows"]
+        if row["layer"] == layer and row["status"] == "ok"
+    }
+    shown = tuple(one for one in shown if any(key[2:] == one for key in of))
+    lines = [
+        f"| kind | arm | {' | '.join(name for name, _ in shown)} |",
+        "|" + "---|" * (2 + len(shown)),
+    ]
+    for kind, arm in dict.fromkeys(key[:2] for key in of):
+        cells = []
+        for name, category in shown:
+            row = of[kind, arm, name, category]
+            plain = name == "moved" or kind == "base"
+            value, low, high = (
+                (row["value"], row["ci_low"], row["ci_high"])
+                if plain
+                else (row["less"], row["less_low"], row["less_high"])
+            )
+            one = {"value": value, "low": low, "high": high}
+            cells.append(_interval(one, ".2f" if plain else "+.2f"))
+        lines.append(f"| {kind} | {arm} | {' | '.join(cells)} |")
+    told = (
+        f"SmolLM2, layer {layer}, {found['texts']} held-out actions of the starter set: the "
+        "measures of `anybody`, and those of every other arm less these; `moved` is 1 - the mean "
+        "cosine with a text's state under `anybody`. "
+        "(`python benchmarks/pluralism.py DISTRIBUTIONS --part fit`)"
+    )
+    return "\n".join([*lines, "", *textwrap.wrap(told, 110)])
+
+
+def dilemmas() -> str:
+    """Return a real model's effects in the Moral Machine's design, beside countries'."""
+    found = json.loads((RESULTS / "pluralism-dilemmas.json").read_text())
+    summary = found["summary"]
+    lines = ["| effect | SmolLM2 | mean of countries |", "|" + "---|" * 3]
+    for row in found["effects"]:
+        mean = summary["mean effects"][row["effect"]]
+        lines.append(f"| {row['effect']} | {_interval(row, '+.2f')} | {mean:+.2f} |")
+    told = (
+        f"{summary['dilemmas']} dilemmas; SmolLM2 {_stands(summary['skill'])} the mean of other "
+        f"countries (skill {_interval(summary['skill'], '+.2f')}): the root mean square difference "
+        f"of the nine effects is {_interval(summary['rms'], '.3f')}, of the others' mean "
+        f"{summary['others rms']:.3f}, of no effects at all {summary['zero rms']:.3f}, of its own "
+        f"under other names {summary['shuffled rms']:.3f}; {summary['countries']} countries, "
+        f"{summary['left out']} left out for their standard errors. Its first option has "
+        f"{summary['first option']:.2f} of the probability, and the two orders differ by "
+        f"{summary['order gap']:.2f}. (`python benchmarks/pluralism.py EFFECTS --part dilemmas`)"
+    )
+    return "\n".join([*lines, "", *textwrap.wrap(told, 110)])
+
+
 def orientation() -> str:
     """Return how rationally a real model follows values, beside chance and beside nothing."""
     found = json.loads((RESULTS / "orientation.json").read_text())
@@ -863,6 +1044,11 @@ def filled(page: str) -> str:
         "consensus_people": consensus_people,
         "elicitation": elicitation,
         "repair": repair,
+        "communities": communities,
+        "communities_told": communities_told,
+        "communities_fit": communities_fit,
+        "communities_moved": communities_moved,
+        "dilemmas": dilemmas,
         "orientation": orientation,
         "ring": ring,
         "topology": topology,

@@ -1,10 +1,11 @@
 """Hold a real model against communities: as it is, told of them, adapted to them.
 
-    python benchmarks/pluralism.py DISTRIBUTIONS [--part measure|steer|fit] [--model smollm2-135m]
+    python benchmarks/pluralism.py DISTRIBUTIONS --part measure|steer|fit [--model smollm2-135m]
+    python benchmarks/pluralism.py EFFECTS --part dilemmas [--model smollm2-135m]
 
-DISTRIBUTIONS is GlobalOpinionQA's JSON. `measure` takes the 32 countries with most answers, `steer`
-the first four of them, `fit` the first two. Parts are written side by side; answers are kept in
-FOLDER, so that `steer` needn't ask again what `measure` has asked.
+DISTRIBUTIONS is GlobalOpinionQA's JSON: `measure` takes the 32 countries with most answers, `steer`
+the first four of them, `fit` the first two. EFFECTS is the Moral Machine's table of countries.
+Answers are kept in --folder, so that `steer` needn't ask again what `measure` has asked.
 """
 
 from __future__ import annotations
@@ -14,26 +15,26 @@ import time
 from pathlib import Path
 from typing import Any
 
-PARTS = ("measure", "steer", "fit")
+PARTS = ("measure", "steer", "fit", "dilemmas")
 
 
 def main() -> None:
-    """Run one part, or all, and write its results."""
+    """Run one part, and write its results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("distributions", type=Path)
-    parser.add_argument("--part", choices=(*PARTS, "all"), default="all")
+    parser.add_argument("table", type=Path)
+    parser.add_argument("--part", choices=PARTS, required=True)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--folder", type=Path, default=Path("out/pluralism"))
     options = parser.parse_args()
     from results_file import write
 
-    runs = {"measure": measured, "steer": steered, "fit": fitted}
-    for name in PARTS if options.part == "all" else (options.part,):
-        started = time.perf_counter()
-        found = runs[name](options)
-        found["seconds"] = time.perf_counter() - started
-        command = f"python benchmarks/pluralism.py DISTRIBUTIONS --part {name}"
-        print(write(f"pluralism-{name}", command, found), flush=True)
+    runs = {"measure": measured, "steer": steered, "fit": fitted, "dilemmas": chosen}
+    started = time.perf_counter()
+    found = runs[options.part](options)
+    found["seconds"] = time.perf_counter() - started
+    table = "EFFECTS" if options.part == "dilemmas" else "DISTRIBUTIONS"
+    command = f"python benchmarks/pluralism.py {table} --part {options.part}"
+    print(write(f"pluralism-{options.part}", command, found), flush=True)
 
 
 def measured(options: argparse.Namespace) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     from moralprobe.report.pluralism import of_agreement
     from moralprobe.steering.text import LocalText
 
-    survey = load_survey(options.distributions).best_covered(32)
+    survey = load_survey(options.table).best_covered(32)
     model = LocalText(load_model(options.model))
     with open_cache(options.folder / "answers.jsonl") as cache:
         found = measure(model, survey, cache=cache, progress=told)
@@ -60,7 +61,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def steered(options: argparse.Namespace) -> dict[str, Any]:
-    """Tell the model of four countries, in a sentence and by examples."""
+    """Tell the model of four countries, in a sentence."""
     from moralprobe.behavior.pluralism.measuring import measure
     from moralprobe.behavior.pluralism.steerable import steerable
     from moralprobe.behavior.pluralism.surveys import load_survey
@@ -69,21 +70,21 @@ def steered(options: argparse.Namespace) -> dict[str, Any]:
     from moralprobe.report.pluralism import of_agreement, of_steered
     from moralprobe.steering.text import LocalText
 
-    survey = load_survey(options.distributions).best_covered(4)
+    survey = load_survey(options.table).best_covered(4)
     model = LocalText(load_model(options.model))
-    told_by: dict[str, Any] = {}
     with open_cache(options.folder / "answers.jsonl") as cache:
         untold = measure(model, survey, cache=cache, progress=told)
-        for steer in ("persona", "examples"):
-            found = measure(model, survey, steer=steer, cache=cache, progress=told)
-            apart = steerable(untold, found)
-            print("\n".join([*of_agreement(found), "", *of_steered(apart)]), flush=True)
-            told_by[steer] = {
-                "agreement": found.measures.to_dicts(),
-                "steerable": apart.measures.to_dicts(),
-                "summary": dict(apart.summary),
-            }
-    return {"untold": untold.measures.to_dicts(), **told_by}
+        found = measure(model, survey, steer="persona", cache=cache, progress=told)
+    apart = steerable(untold, found)
+    print("\n".join([*of_agreement(found), "", *of_steered(apart)]), flush=True)
+    return {
+        "untold": untold.measures.to_dicts(),
+        "persona": {
+            "agreement": found.measures.to_dicts(),
+            "steerable": apart.measures.to_dicts(),
+            "summary": dict(apart.summary),
+        },
+    }
 
 
 def fitted(options: argparse.Namespace) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def fitted(options: argparse.Namespace) -> dict[str, Any]:
     from moralprobe.moral_vectors import build_vectors
     from moralprobe.report.pluralism import of_learnt, of_moved
 
-    given = split(load_survey(options.distributions).best_covered(32), 2, 120)
+    given = split(load_survey(options.table).best_covered(32), 2, 120)
     model = own_copy(options.model)
     folder = options.folder / "fit"
     with open_cache(folder / "asked.jsonl") as cache:
@@ -118,6 +119,22 @@ def fitted(options: argparse.Namespace) -> dict[str, Any]:
         "arms": found.arms.to_dicts(),
         "geometry": {**moved.summary, "rows": moved.geometry.to_dicts()},
     }
+
+
+def chosen(options: argparse.Namespace) -> dict[str, Any]:
+    """Have the model choose in dilemmas."""
+    from moralprobe.behavior.pluralism.moral_machine import load_effects, measure
+    from moralprobe.cache import open_cache
+    from moralprobe.models.load import load_model
+    from moralprobe.report.moral_machine import of_dilemmas
+    from moralprobe.steering.text import LocalText
+
+    countries = load_effects(options.table)
+    with open_cache(options.folder / "dilemmas.jsonl") as cache:
+        model = LocalText(load_model(options.model))
+        found = measure(model, countries, cache=cache, progress=told)
+    print("\n".join(of_dilemmas(found)), flush=True)
+    return {"summary": dict(found.summary), "effects": found.effects.to_dicts()}
 
 
 def told(done: int, total: int, what: str) -> None:

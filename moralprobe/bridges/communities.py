@@ -160,7 +160,7 @@ def move(
         "draws": draws,
         "seed": seed,
     }
-    return Moved(pl.DataFrame(found, schema=_SCHEMA), summary)
+    return Moved(pl.DataFrame(found, schema=_SCHEMA).fill_nan(None), summary)
 
 
 def _texts(model: CausalModel, vectors: MoralVectors, sentence: str) -> TableTexts:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moralprobe.cli.console import notice, say, steps
+from moralprobe.cli.dilemmas import dilemmas_command
+from moralprobe.cli.overton import overton_command
 
 if TYPE_CHECKING:
     from moralprobe.behavior.pluralism.surveys import Survey
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Agreement with communities, beside what trivial guesses score.", no_args_is_help=True
 )
+app.command("overton")(overton_command)
+app.command("dilemmas")(dilemmas_command)
 Items = Annotated[
     Path,
     typer.Argument(
@@ -88,6 +92,8 @@ def measure_command(
 
     Example: moralprobe pluralism measure survey.csv --model smollm2-135m --communities 0
     --out agreement
+    Example: moralprobe pluralism measure survey.csv --communities 0 --steer persona --model
+    smollm2-135m --out persona
     """
     from moralprobe.behavior.options import Readout
     from moralprobe.behavior.pluralism.measuring import measure
@@ -191,7 +197,8 @@ def fit_command(
     An adapter (LoRA) of each community stands beside one of all together and one of shuffled
     options. The same command continues what was cut off; a training begins again.
 
-    Example: moralprobe pluralism fit survey.csv --communities 2 --questions 40 --out fitted
+    Example: moralprobe pluralism fit survey.csv --model smollm2-135m --communities 2 --questions 40
+    --out fitted
     """
     from moralprobe.behavior.pluralism.learning import ARMS, split
     from moralprobe.bridges.community_adapters import Training, learn, parse_arms
@@ -255,8 +262,8 @@ def geometry_command(
 
     Beside them stand people in general, and people of whom nothing follows for morals.
 
-    Example: moralprobe pluralism geometry starter.parquet --communities Japan,Brazil --layers 1
-    --out moved
+    Example: moralprobe pluralism geometry starter.parquet --model smollm2-135m --communities
+    Japan,Brazil --adapters fitted --layers 1 --out moved
     """
     from moralprobe.bridges.communities import move
     from moralprobe.bridges.community_adapters import adapters_in

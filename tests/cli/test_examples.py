@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from moralprobe.activations.store import ActivationStore
+from moralprobe.behavior.pluralism.moral_machine import LABELS
 from moralprobe.data import download as downloading
 from moralprobe.study import Study
 from tests.cli.commands import leaves, moralprobe
@@ -57,6 +58,11 @@ ORDER = (
     "orient ring",
     "pluralism reference",
     "pluralism measure",
+    "pluralism steerable",
+    "pluralism fit",
+    "pluralism geometry",
+    "pluralism overton",
+    "pluralism dilemmas",
     "pluralism certify",
     "run",
     "compare",
@@ -83,6 +89,11 @@ SMALLER: dict[str, list[str]] = {
     "orient run": ["--draws", "20", "--quiet"],
     "orient ring": ["--quiet"],
     "pluralism measure": ["--draws", "20", "--quiet"],
+    "pluralism steerable": ["--draws", "20"],
+    "pluralism fit": ["--draws", "20", "--epochs", "1", "--quiet"],
+    "pluralism geometry": ["--draws", "20", "--quiet"],
+    "pluralism overton": ["--draws", "20", "--tokens", "8", "--quiet"],
+    "pluralism dilemmas": ["--draws", "20", "--n", "48", "--quiet"],
     "sae train": [
         *("--layer", "1", "--expansion", "4", "--k", "4", "--lr", "0.002"),
         *("--steps", "200", "--batch", "512", "--quiet"),
@@ -98,10 +109,20 @@ SMALLER: dict[str, list[str]] = {
     "evaluate": ["--max-tokens", "5", "--strengths", "0.5", "--quiet"],
 }
 SURVEY = "question,option,community,count\n" + "".join(
-    f"Is it so in case {q}?,{option},{who},{1 + (q + k + len(who)) % 5}\n"
-    for q in range(6)
+    f"Case {q}: is it so?,{option},{who},{1 + (q + 2 * k + who.count('o') + q * k * who.count('h')) % 5}\n"
+    for q in range(44)
     for who in ("north", "south")
     for k, option in enumerate(("yes", "no"))
+)
+POSITIONS = "question,position\n" + "".join(
+    f"Should case {q} be allowed?,{position} {q}\n"
+    for q in range(24)
+    for position in ("It should be allowed in case", "It should never be allowed in case")
+)
+EFFECTS = "Estimates,se,Label,Country\n" + "".join(
+    f"{0.1 + 0.01 * i + 0.02 * k},0.01,{label},{country}\n"
+    for k, country in enumerate(("AAA", "BBB", "CCC"))
+    for i, label in enumerate(LABELS)
 )
 ELSEWHERE = ("sae load", "run", "compare", "data download", "serve", "demo")
 
@@ -129,6 +150,8 @@ def test_every_example_runs_after_the_ones_before_it(made: Path) -> None:
     save_file({"v": torch.ones(32)}, "mine.safetensors")
     Path("scores.csv").write_text(SCORES)
     Path("survey.csv").write_text(SURVEY)
+    Path("positions.csv").write_text(POSITIONS)
+    Path("country_amce.csv").write_text(EFFECTS)
     Path("scope.yaml").write_text("decision: which bus line is kept\n")
     Path("dilemmas.txt").write_text("Keeping a promise\nBreaking one\n")
     for command in ORDER:
@@ -152,6 +175,10 @@ def test_every_example_runs_after_the_ones_before_it(made: Path) -> None:
     assert Path("scores/scores.parquet").is_file() and Path("aligned/arms.parquet").is_file()
     assert Path("repaired/arms.parquet").is_file() and Path("ring/ring.parquet").is_file()
     assert Path("orientation/ring.svg").is_file() and Path("agreement/measures.parquet").is_file()
+    assert Path("steered/measures.parquet").is_file() and Path("moved/geometry.parquet").is_file()
+    assert Path("fitted/adapters/north/learnt.json").is_file()
+    assert Path("coverage/scores.parquet").is_file()
+    assert Path("dilemmas/countries.parquet").is_file()
     assert "uncertified" in Path("certificate/certificate.html").read_text().casefold()
     assert (
         Path("prompts/prompts.parquet").is_file() and Path("violations/measures.parquet").is_file()

@@ -33,6 +33,7 @@ FAST = {
     "docs/howto/orient.md",
     "docs/howto/own-data.md",
     "docs/howto/plan.md",
+    "docs/howto/communities.md",
     "docs/howto/pluralism.md",
     "docs/questions/recoverability.md",
 }
@@ -41,6 +42,7 @@ NOT_RUN = {
     "docs/howto/autoencoders.md: it needs the network",
     "docs/howto/elicit.md: it takes minutes; tests/cli runs it with fewer principles",
     "docs/howto/orient.md: it takes minutes; tests/cli runs it with fewer sessions",
+    "docs/howto/communities.md: it takes minutes; tests/cli asks a small model",
     "docs/howto/pluralism.md: it takes minutes; tests/cli asks a small model",
     "docs/howto/evaluate.md: it needs a server with a model",
     "docs/howto/steering-page.md: it serves until it is told to end; tests/web drives it in a browser",

@@ -197,7 +197,9 @@ def compared(
         own = weight[:, question[here]]
         both = list(zip(said, distance, strict=True))
         mean = {a: own @ d[here] / own.sum(1) for a, d in both}
-        skill = {a: 1 - own @ d[here] / (own @ guess[here]) for a, d in both}
+        total = own @ guess[here]
+        total = np.where(total > 0, total, np.nan)  # a guess that is right leaves no skill
+        skill = {a: 1 - own @ d[here] / total for a, d in both}
         found = {(arm, DISTANCE, ""): values for arm, values in mean.items()}
         found |= {(arm, "skill", ""): values for arm, values in skill.items()}
         pairs = [(arm, NONE) for arm in said if arm != NONE]
@@ -220,7 +222,7 @@ def _row(
         "arm": arm,
         "measure": measure,
         "than": than,
-        "value": float(draws[0]),
+        "value": float(draws[0]) if np.isfinite(draws[0]) else None,
         "low": low,
         "high": high,
         "n": n,

@@ -177,7 +177,7 @@ def _measured(name: str, answers: pl.DataFrame, weight: Floats) -> pl.DataFrame:
     mean = own @ answers.select(_GIVEN).to_numpy() / own.sum(1, keepdims=True)
     given = dict(zip(_GIVEN, mean.T, strict=True))
     moved, differ = (answers[column].to_numpy() for column in ("moved", "differ"))
-    alike = differ <= np.median(differ)
+    alike, there = differ <= np.median(differ), given["ceiling"]
     found = {
         "match": given["match"],
         "match untold": given["match untold"],
@@ -185,7 +185,7 @@ def _measured(name: str, answers: pl.DataFrame, weight: Floats) -> pl.DataFrame:
         "nearer to the others": given["off"],
         "specific": given["specific"],
         "ceiling of specific": given["ceiling"],
-        "share of the ceiling": given["specific"] / given["ceiling"],
+        "share of the ceiling": given["specific"] / np.where(there > 0, there, np.nan),
         "moved": given["moved"],
         "moved where communities agree": own[:, alike] @ moved[alike] / own[:, alike].sum(1),
         "moved by how they differ": _correlated(answers, weight),
