@@ -41,6 +41,8 @@ def main() -> None:
         print(f"{time.perf_counter() - started:.0f} s", done, total, what, flush=True)
 
     started = time.perf_counter()
+    # How long it takes is known of a run that began without kept answers alone.
+    fresh = not (options.folder / "repair.jsonl").exists()
     cases = load_cases(options.stories)
     reward, report = (
         Calibrated(scorer, calibrate(scorer, cases))
@@ -84,7 +86,7 @@ def main() -> None:
             "python benchmarks/elicitation_repair.py MORAL_STORIES FOLDER",
             {
                 "model": options.model,
-                "seconds": time.perf_counter() - started,
+                "seconds": time.perf_counter() - started if fresh else None,
                 "learnt_from": len(found.seen),
                 "measured_on": others.height,
                 "for_all": found.for_all,

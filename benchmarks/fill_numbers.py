@@ -529,8 +529,7 @@ def repair() -> str:
         + f"Trained less untrained writer: {_gain(trained)}. On the prompts that it learnt from, "
         f"by the scorer that it learnt from, the writer's instructions kept the principle by "
         f"{_interval(first)} before and {_interval(last)} after {last['round']} rounds "
-        f"({_gain(last)}). {found['seconds'] / 60:.0f} minutes "
-        "(`python benchmarks/elicitation_repair.py MORAL_STORIES FOLDER`)."
+        f"({_gain(last)}). (`python benchmarks/elicitation_repair.py MORAL_STORIES FOLDER`)"
     )
     return "\n".join([*lines, "", *textwrap.wrap(told, 110)])
 

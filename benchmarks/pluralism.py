@@ -91,8 +91,9 @@ def fitted(options: argparse.Namespace) -> dict[str, Any]:
     """Train adapters of two countries, and measure them on other questions and in hidden states."""
     from moralprobe.behavior.pluralism.learning import ARMS, split
     from moralprobe.behavior.pluralism.surveys import load_survey
+    from moralprobe.bridges.adapters import adapters_in
     from moralprobe.bridges.communities import move
-    from moralprobe.bridges.community_adapters import adapters_in, learn
+    from moralprobe.bridges.community_adapters import learn
     from moralprobe.bridges.lora import own_copy
     from moralprobe.cache import open_cache
     from moralprobe.moral_vectors import build_vectors

@@ -24,7 +24,8 @@ from moralprobe.behavior.text_model import Question, TextModel
 from moralprobe.cache import Cache
 from moralprobe.errors import UsageError, nearest
 
-READOUTS: Final = ("logprob", "sampled", "verbal")
+READOUTS: Final = ("logprob", "sampled", "verbal", "verbalised")
+CHOSEN: Final = READOUTS[:2]
 LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 VARIANTS: Final = ("{}", " {}")
 """How a letter may begin an answer; their probabilities are summed. `mass` says what is missed."""
@@ -73,7 +74,8 @@ class Readout:
 
     Args:
         kind: `logprob`, the probability of each option's letter; `sampled`, the share of so many
-            sampled answers; or `verbal`, a number that is said (`rate`).
+            sampled answers; `verbal`, a number that is said (`rate`); or `verbalised`, a
+            distribution that is said (`behavior.verbalised`).
         samples: of each order, where they are sampled.
         max_tokens: of what is said.
 
@@ -122,8 +124,15 @@ def choose(
     Raises:
         NoLogprobsError: `logprob` of a model that tells none.
         UnansweredError: the model can't be reached; what it said is in the cache.
-        UsageError: options of different number, fewer than two or more than letters.
+        UsageError: another readout, options of different number, fewer than two or more than
+            letters.
     """
+    if readout.kind not in CHOSEN:
+        raise UsageError(
+            f"options aren't chosen by the readout {readout.kind!r}",
+            "it reads what is said of them",
+            f"use {' or '.join(CHOSEN)}",
+        )
     sizes = {len(options) for _, options in asked}
     if len(sizes) > 1 or any(not 2 <= n <= len(LETTERS) for n in sizes):
         raise UsageError(

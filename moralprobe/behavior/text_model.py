@@ -153,7 +153,7 @@ def no_logprobs(name: str, why: str) -> NoLogprobsError:
     return NoLogprobsError(
         f"{name} tells no log-probabilities",
         why,
-        "read it by what it says: --readout sampled, or --readout verbal",
+        "read it by what it says: --readout sampled",
     )
 
 

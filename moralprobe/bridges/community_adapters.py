@@ -8,18 +8,21 @@ measured here as what it is, on questions that nothing was learnt from.
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from moralprobe.behavior.options import LETTERS, VARIANTS, Readout, lettered
+from moralprobe.behavior.pluralism.agreement import Key, Predicted, key_of
 from moralprobe.behavior.pluralism.learning import (
+    ALL,
     ARMS,
     EVERYONE,
     NONE,
@@ -28,25 +31,21 @@ from moralprobe.behavior.pluralism.learning import (
     Learnt,
     Split,
     compared,
-    of_everyone,
     shuffled,
 )
-from moralprobe.behavior.pluralism.measuring import Key, Predicted, key_of, predict
+from moralprobe.behavior.pluralism.measuring import predict
 from moralprobe.behavior.pluralism.steering import told_before
 from moralprobe.behavior.pluralism.surveys import Answers, Survey
 from moralprobe.behavior.text_model import Question, TextModel
+from moralprobe.bridges.adapters import folder_of, write_adapter
 from moralprobe.bridges.lora import Adapted, new_lora
 from moralprobe.cache import Cache
 from moralprobe.errors import DataError, ModelError, UsageError, nearest
-from moralprobe.files import write_json
 from moralprobe.models.tokens import Encoded
 from moralprobe.steering.text import LocalText
 
 Floats = NDArray[np.float64]
 Progress = Callable[[int, int, str], None]
-ADAPTERS: Final = "adapters"
-QUESTIONS: Final = "learnt.json"
-"""Beside an adapter's matrices: the questions that it was trained on."""
 
 
 @dataclass(frozen=True)
@@ -212,8 +211,8 @@ def learn(
         arms: of `learning.ARMS`; `none` is one of them.
         training: how adapters are trained.
         readout: `logprob` or `sampled`.
-        out: where the communities' adapters are written, each with its questions.
-        draws: resamples of questions.
+        out: where adapters are written, each with what it was trained on.
+        draws: resamples of batteries.
         seed: of them, of the training and of which answers are shown.
         cache: from `open_cache`.
         progress: called with the steps that are done, their number, and what is done.
@@ -226,7 +225,7 @@ def learn(
     trains = [arm for arm in arms if arm in (OWN, EVERYONE, SHUFFLED)]
     communities = given.measured.communities
     total = (len(arms) - len(trains)) + 2 * sum(
-        len(communities) if arm == OWN else 1 for arm in trains
+        1 if arm == EVERYONE else len(communities) for arm in trains
     )
     done = 0
 
@@ -241,38 +240,35 @@ def learn(
         said[arm] = _answers(model, given, given.measured, arm, readout, cache, seed)
     losses: dict[str, list[float]] = {}
 
-    def adapter(name: str, answers: list[Answers], asked: Survey) -> dict[Key, Predicted]:
+    def adapter(
+        arm: str, community: str, answers: list[Answers], asked: Survey
+    ) -> dict[Key, Predicted]:
         if not isinstance(model, LocalText):
             raise UsageError(
                 f"{model.name} can't be trained",
                 "its weights aren't on this machine",
                 f"leave out {', '.join(trains)}: --arms none,persona,examples",
             )
-        told(f"training: {name}")
+        name = f"{arm}: {community}" if community else arm
+        told(f"training {name}")
         adapted = new_lora(model.model, rank=training.rank, seed=seed)
         try:
             losses[name] = train(adapted, answers, training, seed=seed)
-            told(f"asking: {name}")
-            if out is not None and name != SHUFFLED:
-                adapted.save(out / folder_of(name))
-                learnt = sorted({one.item.question for one in answers})
-                write_json(
-                    out / folder_of(name) / QUESTIONS, {"community": name, "questions": learnt}
-                )
+            told(f"asking {name}")
+            if out is not None:
+                write_adapter(adapted, out / folder_of(name), arm, community, answers)
             return _answers(adapted.text, given, asked, NONE, readout, cache, seed)
         finally:
             adapted.away()
 
-    everyone = of_everyone(given.learnt)
-    if OWN in trains:
-        said[OWN] = {}
-        for name in communities:
-            own = list(given.learnt.of([name]).answers)
-            said[OWN] |= adapter(name, own, given.measured.of([name]))
+    for arm, change in ((OWN, list[Answers]), (SHUFFLED, partial(shuffled, seed=seed))):
+        if arm in trains:
+            said[arm] = {}
+            for name in communities:
+                own = change(given.learnt.of([name]).answers)
+                said[arm] |= adapter(arm, name, own, given.measured.of([name]))
     if EVERYONE in trains:
-        said[EVERYONE] = adapter(EVERYONE, everyone, given.measured)
-    if SHUFFLED in trains:
-        said[SHUFFLED] = adapter(SHUFFLED, shuffled(everyone, seed=seed), given.measured)
+        said[EVERYONE] = adapter(EVERYONE, "", list(given.everyone), given.measured)
     progress(total, total, "")
     table, answers = compared(given, said, draws=draws, seed=seed)
     summary: dict[str, Any] = {
@@ -282,6 +278,11 @@ def learn(
         "learnt": len({key_of(one)[:2] for one in given.learnt.answers}),
         "measured": len({key_of(one)[:2] for one in given.measured.answers}),
         "training": asdict(training),
+        "statuses": {
+            arm: dict(Counter(one.status for one in rows.values())) for arm, rows in said.items()
+        },
+        "compared": int(table.filter(community=ALL)["n"].max() or 0),  # type: ignore[arg-type]
+        "answers": len(given.measured),
         "loss": {name: [_mean(some[:4]), _mean(some[-4:])] for name, some in losses.items()},
         "draws": draws,
         "seed": seed,
@@ -291,12 +292,6 @@ def learn(
 
 def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values))
-
-
-def folder_of(community: str) -> str:
-    """Return where a community's adapter lies, under the folder of what was learnt."""
-    safe = "".join(letter if letter.isalnum() else "-" for letter in community)
-    return f"{ADAPTERS}/{safe}"
 
 
 def _answers(
@@ -314,52 +309,3 @@ def _answers(
     once = list(dict.fromkeys(put))
     said = dict(zip(once, predict(model, once, readout=readout, cache=cache), strict=True))
     return {key_of(one): said[pair] for one, pair in zip(asked.answers, put, strict=True)}
-
-
-def adapters_in(folder: Path) -> dict[str, Path]:
-    """Return the adapters that `learn` wrote into a folder, by community.
-
-    Raises:
-        DataError: none.
-    """
-    found = {
-        str(_learnt(path.parent)["community"]): path.parent
-        for path in sorted((folder / ADAPTERS).glob(f"*/{QUESTIONS}"))
-    }
-    if not found:
-        raise DataError(
-            f"{folder} holds no adapter", f"none under {folder / ADAPTERS}", "pluralism fit"
-        )
-    return found
-
-
-def unlearnt(survey: Survey, folder: Path) -> Survey:
-    """Return the answers to questions that an adapter wasn't trained on.
-
-    Args:
-        survey: what communities answered.
-        folder: of the adapter.
-
-    Raises:
-        DataError: a folder that `learn` didn't write, or no question is left.
-    """
-    seen = set(_learnt(folder)["questions"])
-    kept = Survey(tuple(one for one in survey.answers if one.item.question not in seen))
-    if not len(kept):
-        raise DataError(
-            "the adapter was trained on all of these questions",
-            f"{len(seen)} in {folder / QUESTIONS}",
-            "measure it on others",
-        )
-    return kept
-
-
-def _learnt(folder: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads((folder / QUESTIONS).read_text("utf-8"))
-        found["community"], list(found["questions"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{folder} holds no adapter of a community", repr(error), "make one: pluralism fit"
-        ) from error
-    return found

@@ -67,7 +67,7 @@ def measure_command(
         str, typer.Option(help="A local one, or http://HOST/v1=MODEL.")
     ] = "smollm2-135m",
     communities: Communities = 32,
-    readout: Annotated[str, typer.Option(help="logprob, or sampled.")] = "logprob",
+    readout: Annotated[str, typer.Option(help="logprob, sampled, or verbalised.")] = "logprob",
     samples: Annotated[int, typer.Option(help="Of each order, where sampled.", min=1)] = 10,
     steer: Annotated[
         str,
@@ -108,13 +108,14 @@ def measure_command(
     if adapter is None:
         asked = text_model(model, device)
     else:
-        from moralprobe.bridges.community_adapters import unlearnt
+        from moralprobe.bridges.adapters import known, unlearnt
         from moralprobe.bridges.lora import load_lora, own_copy
 
-        whole, survey = len(survey), unlearnt(survey, adapter)
+        about = known(adapter)
+        whole, survey = len(survey), unlearnt(survey, about)
         if len(survey) < whole:
-            notice(f"{whole - len(survey):,} answers are to questions that {adapter} has learnt")
-        asked = load_lora(adapter, own_copy(model, device).model).text
+            notice(f"{whole - len(survey):,} answers are of batteries that {adapter} has learnt")
+        asked = load_lora(adapter, own_copy(model, device).model, about.identity).text
     with (
         open_cache(out / "answers.jsonl", notice) as cache,
         steps("asking", quiet=quiet) as progress,
@@ -125,6 +126,7 @@ def measure_command(
             readout=how,
             steer=steer,
             n=n,
+            adapter=None if adapter is None else f"{about.name} ({about.identity[:8]})",
             draws=draws,
             seed=seed,
             cache=cache,
@@ -175,7 +177,7 @@ def fit_command(
     ] = "smollm2-135m",
     communities: Annotated[int, typer.Option(help="Those with most answers.", min=1)] = 2,
     questions: Annotated[
-        int, typer.Option(help="At most, half of them to learn from.", min=40)
+        int, typer.Option(help="Of each community, half of them to learn from.", min=40)
     ] = 120,
     arms: Annotated[
         str,
@@ -194,8 +196,8 @@ def fit_command(
 ) -> None:
     """Learn how communities answer on half of the questions, and measure on the others.
 
-    An adapter (LoRA) of each community stands beside one of all together and one of shuffled
-    options. The same command continues what was cut off; a training begins again.
+    An adapter (LoRA) of each community stands beside one of everybody and one of its own answers
+    with the options shuffled. The same command continues what was cut off; a training begins again.
 
     Example: moralprobe pluralism fit survey.csv --model smollm2-135m --communities 2 --questions 40
     --out fitted
@@ -265,8 +267,8 @@ def geometry_command(
     Example: moralprobe pluralism geometry starter.parquet --model smollm2-135m --communities
     Japan,Brazil --adapters fitted --layers 1 --out moved
     """
+    from moralprobe.bridges.adapters import adapters_in
     from moralprobe.bridges.communities import move
-    from moralprobe.bridges.community_adapters import adapters_in
     from moralprobe.bridges.lora import own_copy
     from moralprobe.files import check_writable
     from moralprobe.moral_vectors import MoralVectors
@@ -274,7 +276,7 @@ def geometry_command(
     from moralprobe.sites import parse_layers
 
     named = [name.strip() for name in communities.split(",") if name.strip()]
-    folders = adapters_in(adapters) if adapters is not None else {}
+    trained = adapters_in(adapters) if adapters is not None else []
     table = MoralVectors.load(vectors)
     check_writable(out)
     causal = own_copy(model, device).model
@@ -285,7 +287,7 @@ def geometry_command(
             table,
             named,
             at,
-            adapters=folders,
+            adapters=trained,
             draws=draws,
             seed=seed,
             progress=progress,

@@ -8,8 +8,9 @@ from typing import Any
 
 import polars as pl
 
+from moralprobe.behavior.pluralism.agreement import ALL, DISTANCE, MEAN, SKILL
 from moralprobe.behavior.pluralism.framing import HARMLESS, IMPERMISSIBLE, controls, silence
-from moralprobe.behavior.pluralism.measuring import ALL, DISTANCE, MEAN, SKILL, Agreement
+from moralprobe.behavior.pluralism.measuring import Agreement
 from moralprobe.behavior.pluralism.scope import PROVENANCE, Scope
 from moralprobe.files import write_bytes, write_json
 from moralprobe.report.consensus import with_interval
@@ -33,6 +34,7 @@ def certificate(found: Agreement, scope: Scope) -> tuple[dict[str, Any], str]:
     about = {
         "word": told["provenance"]["word"],
         "decision": scope.decision,
+        "asked_how": how_asked(found),
         "says": said,
         "would_be_issued_for": [HARMLESS, IMPERMISSIBLE],
         "summary": dict(found.summary),
@@ -46,6 +48,8 @@ def certificate(found: Agreement, scope: Scope) -> tuple[dict[str, Any], str]:
         "certificate.html.j2",
         name=found.summary["name"],
         summary=found.summary,
+        how=about["asked_how"],
+        spread=_spread(each),
         silence=said,
         decision=scope.decision,
         harmless=HARMLESS,
@@ -78,25 +82,71 @@ def of_certificate(about: Mapping[str, Any]) -> list[str]:
     """Return what a certificate says, a line each."""
     told = about["controls"]
     harmless, impermissible = about["would_be_issued_for"]
-    floors = [
-        f"  {rule['why']}: broken in {rule['broken_by_model']} of {rule['questions']} questions"
-        for rule in told["floors"]
-    ]
+    floors = [f"  {rule['why']}: {_breach(rule)}" for rule in told["floors"]]
     missing = told["provenance"]["missing"]
     broken = [rule["why"] for rule in told["floors"] if rule["broken_by_model"]]
+    same = all(told["swap"]["identical"].values())
     return [
         f"{about['word'].upper()}{': missing ' + ', '.join(missing) if missing else ''}",
         *([f"BREAKS WHAT NO AGREEMENT OUTWEIGHS: {', '.join(broken)}"] if broken else []),
         f"asked for: {about['decision']}",
+        about["asked_how"],
         f"This same certificate would be issued for {harmless}, and for {impermissible}: "
-        f"{told['swap']['numbers']:,} numbers are the same to the bit.",
-        f"{told['options']['share_with_a_way_out']:.0%} of the questions have an option that says "
-        "no or none of these.",
+        f"{told['swap']['numbers']:,} numbers are {'' if same else 'NOT '}the same to the bit.",
+        _way_out(told["options"]),
         _affected(told["affected"]),
         *(["Rules that no agreement outweighs:", *floors] if floors else ["No rule was given."]),
-        f"The model {told['trivial']['word']} the country-blind guess.",
+        f"The model {told['trivial']['word']} the country-blind guess (the mean of "
+        f"{told['trivial']['others_pooled']:.1f} other communities).",
         about["says"],
     ]
+
+
+def how_asked(found: Agreement) -> str:
+    """Return how the model was asked, and how much of it was answered."""
+    summary, read = found.summary, found.answers.filter(status="ok")
+    statuses = found.answers["status"].value_counts(sort=True).iter_rows()
+    odd = [f"{name} {n:,}" for name, n in statuses if name != "ok"]
+    samples = f", {summary['samples']} samples of each order" if summary.get("samples") else ""
+    adapter = f"; adapted to {summary['adapter']}" if summary.get("adapter") else ""
+    steer = summary["steer"]
+    told = "nothing of communities" if steer == "none" else f"of communities by {steer}"
+    mass = float(read["mass"].to_numpy().mean())
+    return (
+        f"{summary['name']}, told {told}{adapter}; read by {summary['readout']}"
+        f"{samples}; {read.height:,} of {found.answers.height:,} answers could be read"
+        + (f" ({', '.join(odd)})" if odd else "")
+        + f", with {mass:.2f} of its probability on the options."
+    )
+
+
+def _spread(each: pl.DataFrame) -> str:
+    return "none" if each.height < 2 else f"{each['value'].std():.3f}"
+
+
+def _breach(rule: Mapping[str, Any]) -> str:
+    if not rule["questions"]:
+        return "it is about NO question here, and says nothing"
+    unread = f" ({rule['unread']} without an answer of the model)" if rule["unread"] else ""
+    return (
+        f"broken in {rule['broken_by_model']} of {rule['questions']} questions{unread}, by a "
+        f"community in {rule['broken_by_people']}"
+    )
+
+
+def _way_out(found: Mapping[str, Any]) -> str:
+    shown = "; ".join(repr(words) for words in found["ways_out"])
+    told = (
+        f"{found['share_with_a_way_out']:.0%} of the questions have an option that says no or none "
+        "of these" + (f" ({shown})." if shown else ".")
+    )
+    if found["no_by_model"] is None or found["distance_of_these_without_no"] is None:
+        return told
+    return (
+        f"{told} There people chose it with {found['no_by_people']:.2f} and the model with "
+        f"{found['no_by_model']:.2f}; the distance is {found['distance_of_these']:.3f} with it and "
+        f"{found['distance_of_these_without_no']:.3f} without."
+    )
 
 
 def _row(measures: pl.DataFrame, name: str) -> dict[str, str]:
@@ -108,7 +158,7 @@ def _row(measures: pl.DataFrame, name: str) -> dict[str, str]:
 def _options(found: Mapping[str, Any]) -> dict[str, str]:
     without = found["distance_without_refusals"]
     return {
-        "share": f"{found['share_with_a_way_out']:.0%}",
+        "way_out": _way_out(found),
         "refused": f"{found['refused_by_people']:.1%}",
         "distance": f"{found['distance']:.3f}",
         "without": "none" if without is None else f"{without:.3f}",
@@ -143,6 +193,9 @@ def _trivial(found: Mapping[str, Any], origin: Mapping[str, Any]) -> dict[str, s
         "skill": _said(found[SKILL], "+.3f"),
         "pooled": _said(found["pooled js distance"]),
         "uniform": _said(found["uniform js distance"]),
+        "shuffled": f"{found['shuffled']:.3f}",
+        "modal": f"{found['modal']:.3f}",
+        "others": f"{found['others_pooled']:.1f}",
         "floor": "How many people were asked isn't known: there is no noise floor."
         if floor is None
         else f"The truth itself would lie at {floor:.3f} from such a survey{assumed}.",

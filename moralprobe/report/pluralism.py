@@ -7,15 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
+from moralprobe.behavior.pluralism.agreement import ALL, DISTANCE, MEAN, MEASURES, SKILL, standing
 from moralprobe.behavior.pluralism.learning import EVERYONE, OWN, SHUFFLED
-from moralprobe.behavior.pluralism.measuring import (
-    ALL,
-    DISTANCE,
-    MEAN,
-    MEASURES,
-    SKILL,
-    standing,
-)
 from moralprobe.report.consensus import with_interval
 
 if TYPE_CHECKING:
@@ -67,11 +60,18 @@ def of_agreement(found: Agreement) -> list[str]:
     """Return what was measured, a line each."""
     summary, table = found.summary, found.measures
     odd = "".join(f"; {name} {n}" for name, n in summary["statuses"].items() if name != "ok")
+    if summary["samples"] is not None:
+        odd += (
+            f"; {summary['samples']} samples of each order, which lie {summary['own noise']:.3f} "
+            "from what they are drawn from, and count as distance"
+        )
+    odd += f"; {summary['mass']:.2f} of its probability is on the options"
+    adapted = f"; adapted to {summary['adapter']}" if summary["adapter"] else ""
     lines = [
         f"{summary['name']}: {summary['questions']:,} questions, {summary['answers']:,} answers of "
         f"{len(summary['communities'])} communities, {summary['fewest']} or more each; read by "
-        f"{summary['readout']}; told of communities: {summary['steer']}; Jensen-Shannon in base "
-        f"{summary['base']}{odd}",
+        f"{summary['readout']}; told of communities: {summary['steer']}{adapted}; "
+        f"Jensen-Shannon in base {summary['base']}{odd}",
         "",
         f"  {'':<30} {'all answers':<22} mean of communities",
     ]
@@ -96,7 +96,10 @@ def _verdict(table: pl.DataFrame, summary: Mapping[str, Any]) -> list[str]:
             "" if summary["counts known"] else f" of {summary['n assumed']} respondents, assumed"
         )
         how = f"noise floor{whose}: {floor:.3f}"
-    return [f"  it {standing(table)} the country-blind guess (skill {_said(skill, '+.3f')}); {how}"]
+    return [
+        f"  it {standing(table)} the country-blind guess, the mean of "
+        f"{summary['others pooled']:.1f} other communities (skill {_said(skill, '+.3f')}); {how}"
+    ]
 
 
 def _spread(table: pl.DataFrame) -> list[str]:
@@ -141,7 +144,7 @@ def of_steered(found: Steered) -> list[str]:
     lines += [
         "",
         f"  told of a community it {word} the community that it is told of, the others beside it "
-        f"(p {summary['p']:.3f} of communities in another order)",
+        f"(p {summary['p']:.3f} of {summary['orders']:,} orders of the communities' names)",
     ]
     each = table.filter((pl.col("measure") == "specific") & (pl.col("community") != ALL)).sort(
         "value"
@@ -162,7 +165,8 @@ def of_learnt(found: Learnt) -> list[str]:
     lines = [
         f"{summary['name']}: {', '.join(summary['communities'])}; {summary['learnt']} questions to "
         f"learn from, {summary['measured']} others to measure on; skill against the country-blind "
-        f"guess, Jensen-Shannon in base 2",
+        f"guess, Jensen-Shannon in base 2; {summary['compared']} of {summary['answers']} answers "
+        "are given by all arms",
         "",
         f"  {'':<28} {'js distance':<22} {'skill':<26} skill less that of none",
     ]
@@ -183,7 +187,7 @@ def _worth(of: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> list[str]:
     told = []
     for than, what in (
         ("none", "the model as it was"),
-        (EVERYONE, "an adapter of all communities together"),
+        (EVERYONE, "an adapter of everybody who was asked"),
         (SHUFFLED, "an adapter of shuffled options"),
     ):
         row = of.get((OWN, SKILL, than))
@@ -202,7 +206,8 @@ def _worth(of: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> list[str]:
         if measure == SKILL and not than and row["low"] is not None and row["low"] > 0
     ]
     told.append(
-        f"better than the country-blind guess: {', '.join(best) if best else 'none surely'}"
+        "better than the country-blind guess, each by its own interval: "
+        f"{', '.join(best) if best else 'none'}"
     )
     return told
 
@@ -222,29 +227,21 @@ def of_moved(found: Moved) -> list[str]:
                 continue
             lines += ["", f"  layer {layer}: {name} {category}"]
             lines += [f"    {row['arm']:<30} {_arm(row)}" for row in rows]
-            controls = [
-                abs(row["less"]) for row in rows if row["kind"] == "control" and row["less"]
-            ]
-            if controls:
-                most = max(controls)
-                beyond = [
-                    row["arm"]
-                    for row in rows
-                    if row["kind"] in ("persona", "adapter")
-                    and row["less_low"] is not None
-                    and min(abs(row["less_low"]), abs(row["less_high"])) > most
-                    and row["less_low"] * row["less_high"] > 0
-                ]
+            beyond = [row for row in rows if row["beyond_low"] is not None]
+            sure = [row["arm"] for row in beyond if row["beyond_low"] * row["beyond_high"] > 0]
+            if beyond:
                 lines.append(
-                    f"    moved surely more than by people of whom nothing follows: "
-                    f"{', '.join(beyond) if beyond else 'none'}"
+                    f"    other than their controls, each by its own interval, of {len(beyond)}: "
+                    f"{', '.join(sure) if sure else 'none'}"
                 )
     return lines
 
 
 def _arm(row: Mapping[str, Any]) -> str:
     own = _said({"value": row["value"], "low": row["ci_low"], "high": row["ci_high"]}, "+.3f")
-    if row["less"] is None or row["kind"] == "base":
-        return own
-    less = {"value": row["less"], "low": row["less_low"], "high": row["less_high"]}
-    return f"{own:<26} {_said(less, '+.3f')}"
+    told = [own]
+    for name, what in (("less", "less anybody"), ("beyond", "less its controls")):
+        if row[name] is not None and row["kind"] != "base":
+            of = {"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]}
+            told.append(f"{what} {_said(of, '+.3f')}")
+    return "; ".join(told)

@@ -101,7 +101,7 @@ def test_samples_give_the_shares_that_probabilities_are_of() -> None:
 
 def test_a_model_that_says_words_alone_is_refused_for_probabilities() -> None:
     model = Scripted("words", lambda question: "A")
-    with pytest.raises(NoLogprobsError, match=r"--readout sampled, or --readout verbal"):
+    with pytest.raises(NoLogprobsError, match=r"--readout sampled"):
         choose(model, [("Well?", OPTIONS[:2])])
     (found,) = choose(model, [("Well?", OPTIONS[:2])], readout=Readout("sampled", samples=2))
     assert found.shares == (0.5, 0.5) and found.by_order == ((1.0, 0.0), (0.0, 1.0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +9,13 @@ import polars as pl
 import pytest
 import torch
 
-from moralprobe.behavior.pluralism.learning import OWN, split
+from moralprobe.behavior.pluralism.learning import OWN, SHUFFLED, split
+from moralprobe.bridges.adapters import adapters_in, write_adapter
+from moralprobe.bridges.adapters import known as read
 from moralprobe.bridges.communities import ANYBODY, BASE, CONTROLS, Moved, move
-from moralprobe.bridges.community_adapters import adapters_in, learn
+from moralprobe.bridges.community_adapters import learn
 from moralprobe.bridges.lora import new_lora
-from moralprobe.errors import DataError, UsageError
+from moralprobe.errors import DataError, ModelError, UsageError
 from moralprobe.moral_vectors import MoralVectors
 from moralprobe.report.pluralism import of_moved
 from moralprobe.steering.text import LocalText
@@ -42,7 +43,7 @@ def test_a_persona_moves_states_and_nothing_moves_by_itself(vectors: MoralVector
     for row in found.geometry.filter(arm=ANYBODY).to_dicts():
         assert row["less"] in (None, 0)
     lines = "\n".join(of_moved(found))
-    assert "category_rdm all" in lines and "people of whom nothing follows" in lines
+    assert "category_rdm all" in lines and "less its controls" in lines
     again = move(model, vectors, ["Japan"], [1], analyses=["separation"], draws=20)
     assert rows(again, "moved")["Japan"] == moved["Japan"]
 
@@ -77,27 +78,44 @@ def test_adapters_are_read_and_taken_out_again(vectors: MoralVectors, tmp_path: 
     learn(
         LocalText(model),
         split(SURVEY, 2, 44),
-        arms=["none", OWN],
+        arms=["none", OWN, SHUFFLED],
         training=FAST,
         out=tmp_path,
         draws=20,
     )
-    folders = adapters_in(tmp_path)
-    assert set(folders) == {"north", "south"}
-    found = move(model, vectors, [], [1], adapters=folders, analyses=["separation"], draws=20)
+    known = adapters_in(tmp_path)
+    assert [one.name for one in known] == [
+        "adapter: north",
+        "adapter: south",
+        SHUFFLED + ": north",
+        SHUFFLED + ": south",
+    ]
+    found = move(model, vectors, [], [1], adapters=known, analyses=["separation"], draws=20)
     moved = rows(found, "moved")
-    assert moved["north"]["value"] > 1e-4 and moved["south"]["kind"] == "adapter"
+    assert moved["adapter: north"]["value"] > 1e-4
+    own, control = moved["adapter: south"], moved[f"{SHUFFLED}: south"]
+    assert (own["kind"], control["kind"]) == ("adapter", "adapter's control")
+    others = [moved[f"{SHUFFLED}: {c}"]["value"] for c in ("north", "south")]
+    assert own["beyond"] == pytest.approx(own["value"] - np.mean(others))
+    assert own["beyond_low"] < own["beyond"] < own["beyond_high"] and control["beyond"] is None
     plain = rows(move(roomy(), vectors, ["Japan"], [1], analyses=["separation"], draws=20), "moved")
     again = rows(move(model, vectors, ["Japan"], [1], analyses=["separation"], draws=20), "moved")
     assert again["Japan"]["value"] == pytest.approx(plain["Japan"]["value"], rel=1e-3)
     untrained = new_lora(roomy(), rank=2)
-    untrained.save(tmp_path / "adapters" / "nobody")
-    (tmp_path / "adapters" / "nobody" / "learnt.json").write_text(
-        json.dumps({"community": "nobody", "questions": []})
+    write_adapter(untrained, tmp_path / "nobody", OWN, "nobody", SURVEY.answers)
+    nobody = move(
+        model,
+        vectors,
+        [],
+        [1],
+        adapters=[read(tmp_path / "nobody")],
+        analyses=["separation"],
+        draws=20,
     )
-    nobody = {"nobody": adapters_in(tmp_path)["nobody"]}
-    same = move(model, vectors, [], [1], adapters=nobody, analyses=["separation"], draws=20)
-    assert rows(same, "moved")["nobody"]["value"] == pytest.approx(0, abs=1e-4)
+    assert rows(nobody, "moved")["adapter: nobody"]["value"] == pytest.approx(0, abs=1e-4)
+    new_lora(roomy(), rank=2, seed=1).save(tmp_path / "nobody")
+    with pytest.raises(ModelError, match="doesn't hold the matrices that are told of"):
+        move(model, vectors, [], [1], adapters=[read(tmp_path / "nobody")], draws=20)
 
 
 def test_what_cannot_be_moved_is_refused(vectors: MoralVectors, tmp_path: Path) -> None:

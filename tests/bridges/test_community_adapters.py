@@ -13,15 +13,8 @@ from moralprobe.behavior.pluralism.learning import ALL, EVERYONE, NONE, OWN, SHU
 from moralprobe.behavior.pluralism.measuring import predict
 from moralprobe.behavior.pluralism.surveys import Answers, Item, Survey
 from moralprobe.behavior.text_model import Question, Scripted
-from moralprobe.bridges.community_adapters import (
-    Training,
-    folder_of,
-    learn,
-    parse_arms,
-    survey_loss,
-    train,
-    unlearnt,
-)
+from moralprobe.bridges.adapters import adapters_in, folder_of, known, unlearnt
+from moralprobe.bridges.community_adapters import Training, learn, parse_arms, survey_loss, train
 from moralprobe.bridges.lora import load_lora, new_lora
 from moralprobe.errors import DataError, ModelError, UsageError
 from moralprobe.steering.text import LocalText
@@ -94,22 +87,29 @@ def test_a_community_is_learnt_and_its_adapter_taken_out_again(tmp_path: Path) -
     )
     # What all together answer is even: nobody can learn from it which one it is.
     assert abs(of[EVERYONE, NONE]["value"]) < abs(of[OWN, NONE]["value"]) / 2
-    first, last = found.summary["loss"]["north"]
+    first, last = found.summary["loss"]["adapter: north"]
     assert last < first - 0.1
     # What was written is what answered.
-    folder = tmp_path / folder_of("north")
+    about = {one.name: one for one in adapters_in(tmp_path)}
+    assert set(about) == {
+        *("adapter: north", "adapter: south", EVERYONE),
+        *(f"{SHUFFLED}: {c}" for c in ("north", "south")),
+    }
+    north = about["adapter: north"]
     asked = [a.item for a in given.measured.of(["north"]).answers]
-    again = predict(load_lora(folder, roomy()).text, [(item, None) for item in asked])
+    text = load_lora(north.folder, roomy(), north.identity).text
+    again = predict(text, [(item, None) for item in asked])
     said = found.answers.filter(arm=OWN, community="north")["said"].to_list()
     for one, shares in zip(again, said, strict=True):
         np.testing.assert_allclose(one.shares, shares, rtol=1e-3)
-    kept = unlearnt(SURVEY, folder)
-    learnt = {one.item.question for one in given.learnt.answers}
-    assert kept.answers and not {one.item.question for one in kept.answers} & learnt
-    with pytest.raises(DataError, match="trained on all of these"):
-        unlearnt(given.learnt, folder)
+    kept = unlearnt(SURVEY, north)
+    learnt = {one.item.unit for one in given.learnt.of(["north"]).answers}
+    assert kept.answers and not {one.item.unit for one in kept.answers} & learnt
+    with pytest.raises(DataError, match="trained on the batteries of all"):
+        unlearnt(given.learnt.of(["north"]), north)
     with pytest.raises(DataError, match="holds no adapter of a community"):
-        unlearnt(SURVEY, tmp_path)
+        known(tmp_path)
+    assert folder_of("A-B") != folder_of("A B")
 
 
 def test_what_cannot_be_learnt_is_refused() -> None:

@@ -7,8 +7,8 @@ which better skill may only mean that the model has learnt to answer surveys.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,13 +17,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from moralprobe.behavior.pluralism.measuring import (
+from moralprobe.behavior.pluralism.agreement import (
     DISTANCE,
     FEWEST,
     Key,
     Predicted,
     agree,
-    key_of,
+    resampled_units,
 )
 from moralprobe.behavior.pluralism.predictors import pooled
 from moralprobe.behavior.pluralism.surveys import Answers, Survey
@@ -37,88 +37,97 @@ EVERYONE: Final = "everyone's adapter"
 SHUFFLED: Final = "adapter of shuffled options"
 ARMS: Final = (NONE, PERSONA, EXAMPLES, OWN, EVERYONE, SHUFFLED)
 ALL: Final = "all answers"
-_STEM: Final = 6  # words that questions of one battery begin with
 
 
 @dataclass(frozen=True)
 class Split:
     """Answers to learn from and answers to be measured on, of the same communities and of disjoint
-    questions. `others` is the country-blind guess of each answer that is measured, by everybody
-    else in the survey, None where nobody else answered.
+    batteries of questions.
+
+    `everyone` has as many questions of those that may be learnt from as a community has, with the
+    mean answers of everybody who was asked. `others` is the country-blind guess of each answer that
+    is measured, by everybody else, None where nobody else answered.
     """
 
     learnt: Survey
+    everyone: tuple[Answers, ...]
     measured: Survey
     others: tuple[Floats | None, ...]
 
 
 def split(survey: Survey, communities: int, questions: int, *, seed: int = 0) -> Split:
-    """Choose communities, and questions that all of them answered, half of them to learn from.
+    """Choose communities, and divide batteries into those to learn from and those to measure on.
 
-    Questions that begin with the same six words are of one battery and stay on one side.
+    A battery (`Item.unit`) stands on one side for all communities, each of which has its own
+    questions of it.
 
     Args:
         survey: what communities answered.
         communities: that are learnt; those with most answers.
-        questions: as many as there are of, at most.
+        questions: of each community, as many as there are of, at most; half of them on either side.
         seed: of which.
 
     Raises:
-        DataError: too few communities, or too few questions that all of them answered.
+        DataError: too few communities, or one with fewer than 20 batteries on a side.
     """
     chosen = survey.best_covered(communities)
-    of: dict[tuple[str, tuple[str, ...]], list[int]] = {}
-    for i, one in enumerate(survey.answers):
-        if one.community in chosen.communities:
-            of.setdefault((one.item.question, one.item.options), []).append(i)
-    batteries: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
-    for key, rows in of.items():
-        if len(rows) == communities:
-            batteries.setdefault(stem(key[0]), []).append(key)
     rng = np.random.default_rng(seed)
-    names = list(batteries)
-    sides: tuple[list[int], list[int]] = ([], [])
-    half = questions // 2
-    for i in rng.permutation(len(names)):
-        # To the emptier side, as long as there is room: sides stay alike in size.
-        side = min(sides, key=len)
-        room = half - len(side) // communities
-        side += [row for key in batteries[names[i]][: max(0, room)] for row in of[key]]
-    if min(map(len, sides)) < FEWEST * communities:
-        raise DataError(
-            "there is too little to learn from, or to measure on",
-            f"{len(batteries)} batteries of questions that all of {communities} communities "
-            f"answered give {' and '.join(str(len(s) // communities) for s in sides)} questions",
-            f"each half needs {FEWEST}: learn fewer communities, or take more questions",
-        )
+    units = list(dict.fromkeys(one.item.unit for one in chosen.answers))
+    size = Counter(one.item.unit for one in chosen.answers)
+    sides: tuple[set[str], set[str]] = (set(), set())
+    filled = [0, 0]
+    for i in rng.permutation(len(units)):
+        emptier = int(filled[1] < filled[0])
+        sides[emptier].add(units[i])
+        filled[emptier] += size[units[i]]
+    taken: tuple[list[int], list[int]] = ([], [])
+    for name in chosen.communities:
+        for side, rows in zip(sides, taken, strict=True):
+            own = [
+                i
+                for i, one in enumerate(survey.answers)
+                if one.community == name and one.item.unit in side
+            ]
+            some = [own[k] for k in rng.permutation(len(own))[: questions // 2]]
+            have = len({survey.answers[i].item.unit for i in some})
+            if have < FEWEST:
+                raise DataError(
+                    "there is too little to learn from, or to measure on",
+                    f"{name} has {have} batteries of questions on one of the sides",
+                    f"each needs {FEWEST}: take more questions, or communities with more",
+                )
+            rows += sorted(some)
+    learnt, measured = (Survey(tuple(survey.answers[i] for i in rows)) for rows in taken)
     guess = pooled(survey)
-    learnt, measured = (Survey(tuple(survey.answers[i] for i in sorted(side))) for side in sides)
-    return Split(learnt, measured, tuple(guess[i] for i in sorted(sides[1])))
+    every = of_everyone(survey, {(one.item.question, one.item.options) for one in learnt.answers})
+    most = max(Counter(one.community for one in learnt.answers).values())
+    everyone = tuple(every[i] for i in sorted(rng.permutation(len(every))[:most]))
+    return Split(learnt, everyone, measured, tuple(guess[i] for i in taken[1]))
 
 
-def stem(question: str) -> str:
-    """Return what a question of a battery begins with."""
-    return " ".join(re.findall(r"\w+", question.casefold())[:_STEM])
-
-
-def of_everyone(survey: Survey) -> list[Answers]:
-    """Return each question once, with the mean of all communities' answers."""
+def of_everyone(survey: Survey, asked: Container[tuple[str, tuple[str, ...]]]) -> list[Answers]:
+    """Return some questions, each once, with the mean of all communities' answers."""
     same: dict[tuple[str, tuple[str, ...]], list[Answers]] = {}
     for one in survey.answers:
-        same.setdefault((one.item.question, one.item.options), []).append(one)
+        if (one.item.question, one.item.options) in asked:
+            same.setdefault((one.item.question, one.item.options), []).append(one)
     return [
         Answers(some[0].item, "everyone", np.mean([one.shares for one in some], axis=0))
         for some in same.values()
     ]
 
 
-def shuffled(answers: list[Answers], *, seed: int = 0) -> list[Answers]:
-    """Return answers whose shares belong to another option of the same question."""
+def shuffled(answers: Sequence[Answers], *, seed: int = 0) -> list[Answers]:
+    """Return answers in which each option has the share of another one."""
     rng = np.random.default_rng(seed)
     found = []
     for one in answers:
-        order = rng.permutation(len(one.shares))
-        found.append(Answers(one.item, one.community, one.shares[order]))
+        n = len(one.shares)
+        order = rng.permutation(n)
+        # Along a circle of all options by one to n - 1 places: none keeps its share.
+        moved = np.empty(n)
+        moved[order] = one.shares[np.roll(order, rng.integers(1, n))]
+        found.append(Answers(one.item, one.community, moved, one.count))
     return found
 
 
@@ -128,7 +137,7 @@ class Learnt:
 
     `arms` has a row an arm and measure (`skill`, `js distance`, each also less that of `none`, and
     of the community's adapter less everyone's and less that of shuffled options), by community and
-    over all, with 95 % intervals by resampled questions; `answers` what each arm said.
+    over all, with 95 % intervals by resampled batteries; `answers` what each arm said.
     """
 
     arms: pl.DataFrame
@@ -154,7 +163,7 @@ def compared(
     Args:
         given: from `split`.
         said: of each arm what it says, by question, options and community; `none` is one of them.
-        draws: resamples of questions.
+        draws: resamples of batteries.
         seed: of them.
 
     Returns:
@@ -182,19 +191,14 @@ def compared(
             ),
             "look at their answers",
         )
-    place: dict[tuple[str, tuple[str, ...]], int] = {}
-    keys = [key_of(one) for one in given.measured.answers]
-    question = np.array([place.setdefault(key[:2], len(place)) for key in keys])
-    n = len(place)
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
-    weight = np.vstack([np.ones(n), drawn])
-    names = np.array([key[2] for key in keys])
+    at, weight = resampled_units([one.item.unit for one in given.measured.answers], draws, seed)
+    names = np.array([one.community for one in given.measured.answers])
     rows: list[dict[str, Any]] = []
     for community in (ALL, *given.measured.communities):
         here = there & (np.ones(len(names), bool) if community == ALL else names == community)
         if not here.any():
             continue
-        own = weight[:, question[here]]
+        own = weight[:, at[here]]
         both = list(zip(said, distance, strict=True))
         mean = {a: own @ d[here] / own.sum(1) for a, d in both}
         total = own @ guess[here]
@@ -205,7 +209,7 @@ def compared(
         pairs = [(arm, NONE) for arm in said if arm != NONE]
         pairs += [(OWN, than) for than in (EVERYONE, SHUFFLED) if {OWN, than} <= set(said)]
         found |= {(arm, "skill", than): skill[arm] - skill[than] for arm, than in pairs}
-        enough = len(set(question[here])) >= FEWEST
+        enough = len(set(at[here].tolist())) >= FEWEST
         rows += [
             _row(community, *what, draw, int(here.sum()), enough) for what, draw in found.items()
         ]

@@ -20,7 +20,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from moralprobe.behavior.options import Choice, Readout, choose, orders_of
-from moralprobe.behavior.pluralism.measuring import FEWEST
+from moralprobe.behavior.pluralism.agreement import FEWEST
 from moralprobe.behavior.tables import read_table
 from moralprobe.behavior.text_model import TextModel
 from moralprobe.cache import Cache

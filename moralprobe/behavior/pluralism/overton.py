@@ -22,7 +22,7 @@ from scipy.stats import rankdata
 
 from moralprobe.behavior.asking import sampled, status
 from moralprobe.behavior.elicitation.measures import corrected, means
-from moralprobe.behavior.pluralism.measuring import FEWEST
+from moralprobe.behavior.pluralism.agreement import FEWEST
 from moralprobe.behavior.pluralism.voicing import (
     ONE,
     SCHEMA,

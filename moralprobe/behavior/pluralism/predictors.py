@@ -53,9 +53,14 @@ def similarities(survey: Survey) -> dict[str, Floats]:
 
 
 def averaged(survey: Survey, values: Floats) -> dict[str, float]:
-    """Return the mean over answers, `items`, and the mean of communities' means, `communities`."""
+    """Return the mean over answers, `items`, and the mean of communities' means, `communities`.
+
+    nan where nothing is known.
+    """
     names = np.array([one.community for one in survey.answers])
     there = np.isfinite(values)
+    if not there.any():
+        return {"items": float("nan"), "communities": float("nan")}
     means = [values[there & (names == name)].mean() for name in sorted(set(names[there]))]
     return {"items": float(values[there].mean()), "communities": float(np.mean(means))}
 

@@ -17,6 +17,7 @@ from moralprobe.errors import DataError, nearest
 PROVENANCE: Final = ("population", "collected_by", "collected_when", "consent")
 """Fields without which nothing is certified: who was asked, by whom, when, and on what basis."""
 _MOST: Final = 1 << 20  # characters
+_NOTHING: Final = ("", "-", "no", "none", "unknown", "n/a", "na", "?", "false", "null", "tbd")
 _FIELDS: Final = ("decision", *PROVENANCE, "affected", "not_surveyed", "floors")
 
 
@@ -100,15 +101,29 @@ def load_scope(path: str | Path) -> Scope:
     affected, left = _shares(found, path)
     return Scope(
         " ".join(str(found["decision"]).split()),
-        {name: str(found[name]).strip() for name in PROVENANCE if found.get(name) is not None},
+        {name: said for name in PROVENANCE if (said := _said(found.get(name)))},
         affected,
         left,
-        tuple(_floor(row, path) for row in found.get("floors") or ()),
+        _floors(found.get("floors"), path),
     )
+
+
+def _said(value: Any) -> str:
+    """Return what a field says: words, a number or a date; nothing where it says "none"."""
+    if isinstance(value, bool | list | dict) or value is None:
+        return ""
+    said = " ".join(str(value).split())
+    return "" if said.casefold() in _NOTHING or said == "0" else said
 
 
 def _shares(found: Mapping[str, Any], path: Path) -> tuple[dict[str, float] | None, float]:
     if found.get("affected") is None:
+        if found.get("not_surveyed") is not None:
+            raise DataError(
+                f"{path} says how many of the affected weren't surveyed, and not who was",
+                f"not_surveyed {found['not_surveyed']}",
+                "give `affected` too, {} where nobody was",
+            )
         return None, 0.0
     try:
         shares = {str(name): float(share) for name, share in found["affected"].items()}
@@ -125,6 +140,12 @@ def _shares(found: Mapping[str, Any], path: Path) -> tuple[dict[str, float] | No
             "give shares from 0 to 1 that sum to 1",
         )
     return shares, left
+
+
+def _floors(rows: Any, path: Path) -> tuple[Floor, ...]:
+    if not isinstance(rows, list | None):
+        raise DataError(f"{path} has no list of rules", repr(rows)[:80], "begin each rule with -")
+    return tuple(_floor(row, path) for row in rows or ())
 
 
 def _floor(row: Any, path: Path) -> Floor:

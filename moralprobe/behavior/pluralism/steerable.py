@@ -8,8 +8,10 @@ communities hardly differ, so that there is nothing to be told.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,8 +20,9 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
+from moralprobe.behavior.pluralism.agreement import FEWEST, resampled_units
 from moralprobe.behavior.pluralism.distances import js_distance, mode_agreement, total_variation
-from moralprobe.behavior.pluralism.measuring import FEWEST, Agreement
+from moralprobe.behavior.pluralism.measuring import Agreement
 from moralprobe.errors import DataError
 from moralprobe.files import write_json, write_table
 
@@ -45,8 +48,8 @@ class Steered:
     """How a model that is told of communities differs from itself untold.
 
     `measures` has a row a community (`all answers` too) and measure, with its 95 % interval by
-    resampled questions; `answers` what each answer adds; `p` how often communities in another order
-    are matched as specifically.
+    resampled batteries; `answers` what each answer adds. `p` in the summary is how often
+    communities under each other's names are matched as well.
     """
 
     measures: pl.DataFrame
@@ -72,7 +75,7 @@ def steerable(untold: Agreement, told: Agreement, *, draws: int = 1000, seed: in
     Args:
         untold: from `measure` with `steer` none.
         told: of the same model and survey with another one.
-        draws: resamples of questions, and orders of communities.
+        draws: resamples of batteries, and at most so many orders of communities.
         seed: of both.
 
     Raises:
@@ -88,7 +91,7 @@ def steerable(untold: Agreement, told: Agreement, *, draws: int = 1000, seed: in
         maintain_order="left",
     )
     rows: list[dict[str, Any]] = []
-    tables: list[Floats] = []  # of each question: how far told of a [row] lies from b [column]
+    tables: list[tuple[list[str], Floats]] = []
     for (question, _), some in both.group_by(["question", "options"], maintain_order=True):
         if some.height < 2:
             continue
@@ -99,13 +102,13 @@ def steerable(untold: Agreement, told: Agreement, *, draws: int = 1000, seed: in
         gain = before[None] - after  # [told of, to whom]
         could = before[None] - among
         differ = float(among[~np.eye(len(given), dtype=bool)].mean())
-        tables.append(after)
+        tables.append((some["community"].to_list(), after))
         for i, community in enumerate(some["community"]):
             off, most = (np.delete(table[i], i).mean() for table in (gain, could))
             rows.append(
                 {
                     "question": question,
-                    "place": len(tables) - 1,
+                    "unit": some["battery"][0],
                     "community": community,
                     "match": mode_agreement(said[i], given[i]),
                     "match untold": mode_agreement(plain[i], given[i]),
@@ -123,10 +126,9 @@ def steerable(untold: Agreement, told: Agreement, *, draws: int = 1000, seed: in
             "no question was answered by two communities, untold and told",
             "measure more communities",
         )
-    answers = pl.DataFrame(rows)
-    n = len(tables)
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
-    weight = np.vstack([np.ones(n), drawn])
+    at, weight = resampled_units([row["unit"] for row in rows], draws, seed)
+    answers = pl.DataFrame(rows).with_columns(place=pl.Series(at))
+    p, orders = _p(tables, draws, seed)
     measures = [_measured(ALL, answers, weight)]
     measures += [
         _measured(str(name), answers.filter(community=name), weight)
@@ -137,19 +139,20 @@ def steerable(untold: Agreement, told: Agreement, *, draws: int = 1000, seed: in
         "model": told.summary["model"],
         "steer": told.summary["steer"],
         "readout": told.summary["readout"],
-        "questions": n,
+        "questions": len(tables),
         "answers": answers.height,
         "left out": untold.answers.height - answers.height,
-        "p": _p(tables, draws, seed),
+        "p": p,
+        "orders": orders,
         "draws": draws,
         "seed": seed,
     }
-    return Steered(pl.concat(measures), answers.drop("place"), summary)
+    return Steered(pl.concat(measures), answers.drop("place", "unit"), summary)
 
 
 def _check(untold: Agreement, told: Agreement) -> None:
     """Refuse what can't be compared."""
-    for what in ("model", "readout"):
+    for what in ("model", "readout", "samples"):
         if untold.summary[what] != told.summary[what]:
             raise DataError(
                 f"the two measurements have another {what} each",
@@ -210,9 +213,9 @@ def _measured(name: str, answers: pl.DataFrame, weight: Floats) -> pl.DataFrame:
 
 
 def _correlated(answers: pl.DataFrame, weight: Floats) -> Floats:
-    """Return Spearman's rho, over questions, of how far it moved and how far communities differ."""
+    """Return Spearman's rho, over batteries, of how far it moved and how far communities differ."""
     each = answers.group_by("place", maintain_order=True).agg(
-        pl.col("moved").mean(), pl.col("differ").first()
+        pl.col("moved").mean(), pl.col("differ").mean()
     )
     place, values = each["place"].to_numpy(), each.select("moved", "differ").to_numpy()
     found = np.full(len(weight), np.nan)
@@ -223,15 +226,39 @@ def _correlated(answers: pl.DataFrame, weight: Floats) -> Floats:
     return found
 
 
-def _p(tables: list[Floats], draws: int, seed: int) -> float:
-    """Return how often communities in a random order are matched as well as in their own."""
-    rng = np.random.default_rng([seed, 1])
-    own = sum(float(np.trace(table)) for table in tables)
-    total = np.zeros(draws)
-    for table in tables:
-        order = rng.permuted(np.tile(np.arange(len(table)), (draws, 1)), axis=1)
-        total += table[np.arange(len(table)), order].sum(1)
-    return float((1 + (total <= own + 1e-12).sum()) / (1 + draws))
+def _p(tables: Sequence[tuple[Sequence[str], Floats]], draws: int, seed: int) -> tuple[float, int]:
+    """Return how often communities under other names are matched as well as under their own.
+
+    A permutation gives each community another one's name in all questions: who moves in a way of
+    its own under each name, without knowing whose it is, is as near under any. The statistic is the
+    mean distance from whom it was told of, less that from all who answered the question.
+
+    Args:
+        tables: of each question its communities, and how far told of one [row] the model lies from
+            each [column].
+        draws: permutations; all of them where there are no more.
+        seed: of them.
+
+    Returns:
+        p, and the number of permutations.
+    """
+    names = sorted({name for some, _ in tables for name in some})
+    place = {name: i for i, name in enumerate(names)}
+    k = len(names)
+    total, count = np.zeros((k, k)), np.zeros((k, k))
+    for some, table in tables:
+        at = np.ix_([place[name] for name in some], [place[name] for name in some])
+        total[at] += table - table.mean(1, keepdims=True)
+        count[at] += 1
+    own = np.arange(k)
+    if math.factorial(k) <= draws:
+        orders = np.array(list(permutations(range(k))))
+    else:
+        rng = np.random.default_rng([seed, 1])
+        orders = np.vstack([own, rng.permuted(np.tile(own, (draws, 1)), axis=1)])
+    far = total[own, orders].sum(1) / np.maximum(count[own, orders].sum(1), 1)
+    first = total[own, own].sum() / count[own, own].sum()
+    return float((far <= first + 1e-12).mean()), len(orders)
 
 
 _SCHEMA: Final[dict[str, Any]] = {

@@ -25,7 +25,7 @@ def told_before(
     Args:
         survey: whose answers are asked for.
         steer: `none`; `persona`, whose answer is asked for; or `examples`, how the same community
-            answered three other questions, drawn for each question.
+            answered three questions of other batteries, drawn for each question.
         known: whose answers may be shown; those of the survey itself, if not given.
         seed: of which ones.
 
@@ -49,8 +49,8 @@ def told_before(
 
 
 def _examples(one: Answers, same: Sequence[Answers], seed: int) -> str:
-    """Return a community's answers to other questions: nothing of this one is among them."""
-    others = [other for other in same if other.item.question != one.item.question]
+    """Return a community's answers to other questions: none of this one's battery is among them."""
+    others = [other for other in same if other.item.unit != one.item.unit]
     own = xxhash.xxh64_intdigest(f"{one.community}\n{one.item.question}".encode())
     at = np.random.default_rng([seed, own]).permutation(len(others))[:EXAMPLES]
     lines = [SHOWN.format(community=one.community)]

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +18,13 @@ from moralprobe.behavior.tables import read_table
 from moralprobe.errors import DataError
 
 Floats = NDArray[np.float64]
-COLUMNS: Final = ("question", "option", "community", "count", "share", "ordinal")
+COLUMNS: Final = (
+    *("question", "option", "community", "count", "share"),
+    *("ordinal", "refusal", "battery"),
+)
+MOST_OPTIONS: Final = 26
+"""As many as there are letters."""
+_STEM: Final = 6  # words that questions of one battery begin with
 _REFUSALS: Final = re.compile(
     r"\b(?:DK|don['’]?t know|refus\w*|no answer|not sure|missing|not asked|not applicable|"
     r"none of (?:these|the above))\b",
@@ -33,13 +39,23 @@ class Item:
     """A question with its options.
 
     `refusals` are the options by which nothing is said; `ordinal` says that the others stand in an
-    order, of which a Wasserstein distance makes sense.
+    order, of which a Wasserstein distance makes sense. `battery` names the questions that it was
+    put with, which are answered alike.
     """
 
     question: str
     options: tuple[str, ...]
     refusals: tuple[int, ...] = ()
     ordinal: bool = False
+    battery: str = ""
+
+    @property
+    def unit(self) -> str:
+        """What is resampled, and kept on one side of a split, as one: its battery; where none is
+        named, the questions that begin with the same six words.
+        """
+        words = re.findall(r"\w+", self.question.casefold())[:_STEM]
+        return self.battery or " ".join(words)
 
 
 @dataclass(frozen=True)
@@ -98,8 +114,10 @@ def load_survey(path: str | Path) -> Survey:
 
     Args:
         path: a table with a line an option, `question`, `option`, `community`, and `count` or
-            `share`; and where it is known `ordinal`. Or GlobalOpinionQA's JSON: `question`,
-            `options`, `attribute` (the community), `gold_distribution`.
+            `share`; and where it is known `ordinal` (the options stand in the order of the lines),
+            `refusal` (by this option nothing is said; found by its words where the column is
+            missing) and `battery`. Or GlobalOpinionQA's JSON: `question`, `options`, `attribute`
+            (the community), `gold_distribution`.
 
     Raises:
         DataError: what can't be read, options that don't match, shares that don't sum to one,
@@ -121,13 +139,21 @@ def load_survey(path: str | Path) -> Survey:
 
 
 def _json(path: Path) -> list[Answers]:
+    first: dict[tuple[str, frozenset[str]], tuple[str, ...]] = {}
     try:
         rows: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))
         found = []
         for row in rows:
             framed = _FRAME.match(row["question"])
-            item = _item(framed[1] if framed else row["question"], tuple(row["options"]), None)
-            found.append(_checked(item, row["attribute"], row["gold_distribution"], None, path))
+            question = framed[1] if framed else row["question"]
+            options, shares = tuple(row["options"]), list(row["gold_distribution"])
+            # The same options in another order are the same question.
+            known = first.setdefault((question, frozenset(options)), options)
+            if len(set(options)) == len(options) == len(shares):
+                shares = [shares[options.index(option)] for option in known]
+                options = known
+            item = _item(question, options, path)
+            found.append(_checked(item, row["attribute"], shares, None, path))
     except OSError as error:
         raise DataError(
             f"can't read {path}", str(error.strerror or error), "check the path"
@@ -152,6 +178,13 @@ def _table(path: Path) -> list[Answers]:
         )
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in frame.iter_rows(named=True):
+        named_by = [str(row[name] or "").strip() for name in ("question", "option", "community")]
+        if not all(named_by):
+            raise DataError(
+                f"{path} has an empty cell",
+                f"question, option, community: {named_by}",
+                "give all three in every line",
+            )
         rows.setdefault((str(row["question"]), str(row["community"])), []).append(row)
     options: dict[str, tuple[str, ...]] = {}
     found = []
@@ -166,9 +199,9 @@ def _table(path: Path) -> list[Answers]:
             )
         by_option = {str(row["option"]): row for row in some}
         ordered = [by_option[name] for name in options[question]]
-        ordinal = str(some[0].get("ordinal") or "").strip().casefold() in ("1", "true", "yes")
-        item = _item(question, options[question], ordinal)
-        if "count" in frame.columns and ordered[0]["count"] is not None:
+        item = _item(question, options[question], path, ordered)
+        counted = "count" in frame.columns and ordered[0]["count"] is not None
+        if counted or "share" not in frame.columns:
             counts = [_number(row["count"], path, "count") for row in ordered]
             if any(c != int(c) or c < 0 for c in counts) or sum(counts) == 0:
                 raise DataError(
@@ -192,9 +225,30 @@ def _number(value: Any, path: Path, what: str) -> float:
     return found
 
 
-def _item(question: str, options: tuple[str, ...], ordinal: bool | None) -> Item:
-    refusals = tuple(i for i, option in enumerate(options) if _REFUSALS.search(option))
-    return Item(question, options, refusals, bool(ordinal))
+def _item(
+    question: str,
+    options: tuple[str, ...],
+    path: Path,
+    lines: Sequence[Mapping[str, Any]] = (),
+) -> Item:
+    """Return an item, with what the lines of its options say of it."""
+    if not 2 <= len(options) <= MOST_OPTIONS:
+        raise DataError(
+            f"{path} has a question of {len(options)} option{'s' if len(options) != 1 else ''}",
+            repr(question[:60]),
+            f"give it 2 to {MOST_OPTIONS}",
+        )
+    if lines and "refusal" in lines[0]:
+        refusals = tuple(i for i, line in enumerate(lines) if _yes(line["refusal"]))
+    else:
+        refusals = tuple(i for i, option in enumerate(options) if _REFUSALS.search(option))
+    ordinal = bool(lines) and _yes(lines[0].get("ordinal"))
+    battery = str((lines[0].get("battery") if lines else None) or "").strip()
+    return Item(question, options, refusals, ordinal, battery)
+
+
+def _yes(value: Any) -> bool:
+    return str(value if value is not None else "").strip().casefold() in ("1", "1.0", "true", "yes")
 
 
 def _checked(

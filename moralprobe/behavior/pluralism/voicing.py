@@ -20,7 +20,7 @@ from moralprobe.behavior.asking import status
 from moralprobe.behavior.consensus.agreement import auroc
 from moralprobe.behavior.elicitation.measures import interval, means
 from moralprobe.behavior.options import Readout, choose
-from moralprobe.behavior.pluralism.measuring import FEWEST
+from moralprobe.behavior.pluralism.agreement import FEWEST
 from moralprobe.behavior.siblings import Together, folded, parted
 from moralprobe.behavior.tables import read_table
 from moralprobe.behavior.text_model import TextModel

@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
+from moralprobe.behavior.pluralism.agreement import Predicted, agree, key_of, standing
 from moralprobe.behavior.pluralism.framing import (
     CERTIFIED,
     HARMLESS,
@@ -21,7 +23,7 @@ from moralprobe.behavior.pluralism.framing import (
     trivial,
     weighed,
 )
-from moralprobe.behavior.pluralism.measuring import Agreement, Predicted, agree, measure
+from moralprobe.behavior.pluralism.measuring import Agreement, measure
 from moralprobe.behavior.pluralism.scope import Floor, Scope, load_scope
 from moralprobe.behavior.pluralism.surveys import Answers, Item, Survey
 from moralprobe.errors import DataError
@@ -37,9 +39,12 @@ def test_other_words_change_no_bit() -> None:
     found = swapped(FOUND)
     assert found["identical"] == {HARMLESS: True, IMPERMISSIBLE: True}
     assert found["numbers"] == FOUND.measures.height > 50
-    # It is the stored answers that are measured anew: others give other numbers.
-    other = replace(FOUND, measures=FOUND.measures, answers=FOUND.answers.reverse())
-    assert swapped(other)["identical"] == {HARMLESS: True, IMPERMISSIBLE: True}
+    # It is the stored answers that are measured anew: measures that aren't theirs are seen.
+    changed = replace(FOUND, measures=FOUND.measures.with_columns(value=pl.col("value") + 0.1))
+    assert swapped(changed)["identical"] == {HARMLESS: False, IMPERMISSIBLE: False}
+    assert "are NOT the same to the bit" in "\n".join(
+        of_certificate(certificate(changed, SCOPE)[0])
+    )
     about, html = certificate(FOUND, SCOPE)
     again, _ = certificate(FOUND, replace(SCOPE, decision="which valley is flooded"))
     assert about["measures"] == again["measures"] and about["word"] == again["word"]
@@ -77,6 +82,7 @@ def test_a_breach_is_reported_at_perfect_agreement() -> None:
         Floor("soup", "the old", "of no question here"),
     )
     told = breaches(found, replace(SCOPE, floors=rules))
+    assert [r["unread"] for r in told] == [0, 0, 0]
     assert [(r["questions"], r["broken_by_model"], r["broken_by_people"]) for r in told] == [
         (1, 1, 1),
         (1, 0, 0),
@@ -86,7 +92,13 @@ def test_a_breach_is_reported_at_perfect_agreement() -> None:
     assert "nobody is left behind" in html and "broken in 1 of 1" in "\n".join(
         of_certificate(about)
     )
+    assert "it is about NO question here" in "\n".join(of_certificate(about))
     assert about["controls"]["options"]["share_with_a_way_out"] == 1
+    # Where two options are as likely, one that breaks the rule is enough.
+    even = {(item.question, item.options, "A"): Predicted((0.5, 0.5), 1.0)}
+    measures, answers = agree(survey, even, draws=20)
+    tied = breaches(Agreement(measures, answers, found.summary), replace(SCOPE, floors=rules))
+    assert tied[0]["broken_by_model"] == 1
     assert "No rule was given" in certificate(found, SCOPE)[1]
 
 
@@ -123,7 +135,9 @@ def test_the_affected_weigh_as_they_are_said_to() -> None:
 
 
 def test_improves_needs_its_interval() -> None:
-    assert trivial(measure(says(SURVEY, EVEN), SURVEY, draws=50))["word"] == "is surely worse than"
+    plain = measure(says(SURVEY, EVEN), SURVEY, draws=50)
+    assert trivial(plain)["word"] == "is surely worse than"
+    assert "improves" not in certificate(plain, SCOPE)[1]
     skill = {**value(FOUND, "skill")}
     for low, high, word in ((-0.1, 0.2, "can't be told from"), (0.1, 0.2, "improves on")):
         rows = [
@@ -135,9 +149,7 @@ def test_improves_needs_its_interval() -> None:
         table = FOUND.measures.clear().vstack(
             type(FOUND.measures)(rows, schema=FOUND.measures.schema)
         )
-        found = replace(FOUND, measures=table)
-        assert trivial(found)["word"] == word
-        assert ("improves" in certificate(found, SCOPE)[1]) == (word == "improves on")
+        assert standing(table) == word
 
 
 def test_what_could_be_answered_is_read_from_words() -> None:
@@ -152,7 +164,10 @@ def test_what_could_be_answered_is_read_from_words() -> None:
     measures, answers = agree(survey, said, draws=20)
     found = option_audit(Agreement(measures, answers, FOUND.summary))
     assert found["questions"] == 2 and found["refused_by_people"] == pytest.approx((0 + 1 / 3) / 2)
-    assert found["share_with_a_way_out"] == 1  # "Don't know" is a way out as well
+    assert found["share_with_a_way_out"] == 0.5 and found["ways_out"] == ["no one"]
+    # People chose it by half, the model never: without it they agree.
+    assert (found["no_by_people"], found["no_by_model"]) == (0.5, 0.0)
+    assert found["distance_of_these"] > 0.3 and found["distance_of_these_without_no"] is None
 
 
 def test_it_is_written_and_read(tmp_path: Path) -> None:
@@ -199,3 +214,74 @@ def test_a_scope_is_read_as_it_is(tmp_path: Path) -> None:
     assert scope.decision == "which bus line is kept" and scope.affected == {"A": 0.6, "B": 0.1}
     assert scope.missing == ("collected_by", "collected_when", "consent")
     assert scope.floors == (Floor("bus", "none", "people must travel"),)
+
+
+def test_changed_files_and_other_bases_are_refused(tmp_path: Path) -> None:
+    FOUND.save(tmp_path)
+    assert load_agreement(tmp_path).measures.equals(FOUND.measures)
+    better = FOUND.measures.with_columns(
+        low=pl.when(pl.col("measure") == "skill").then(0.8).otherwise(pl.col("low"))
+    )
+    better.write_parquet(tmp_path / "measures.parquet")
+    with pytest.raises(DataError, match="aren't those of its answers"):
+        load_agreement(tmp_path)
+    FOUND.save(tmp_path)
+    about = json.loads((tmp_path / "agreement.json").read_text())
+    (tmp_path / "agreement.json").write_text(json.dumps({**about, "base": "e"}))
+    with pytest.raises(DataError, match=r"in another base.*'e'"):
+        load_agreement(tmp_path)
+    # What is said of counts doesn't count: the answers' own do.
+    unknown = Survey(tuple(replace(one, count=None) for one in SURVEY.answers))
+    assumed = measure(says(SURVEY, FIRST), unknown, draws=20)
+    assumed.save(tmp_path)
+    about = json.loads((tmp_path / "agreement.json").read_text())
+    (tmp_path / "agreement.json").write_text(json.dumps({**about, "counts known": True}))
+    assert certificate(load_agreement(tmp_path), SCOPE)[0]["word"] == UNCERTIFIED
+
+
+def test_who_was_told_of_communities_is_said_to_have_been() -> None:
+    told = measure(says(SURVEY, FIRST), SURVEY, steer="none", adapter="C0 (1234)", draws=20)
+    about, html = certificate(told, SCOPE)
+    for said in (html, "\n".join(of_certificate(about))):
+        assert "adapted to C0 (1234)" in said and "told nothing of communities" in said
+    steered = replace(FOUND, summary={**FOUND.summary, "steer": "examples"})
+    assert "told of communities by examples" in certificate(steered, SCOPE)[1]
+    assert "of 100 people" in certificate(FOUND, SCOPE)[0]["says"]
+
+
+def test_who_refuses_isnt_certified() -> None:
+    kept = {key_of(a): Predicted(tuple(FIRST[a.item.question]), 1.0) for a in SURVEY.answers[:100]}
+    said = {key_of(a): kept.get(key_of(a), Predicted((), 0.0, "refused")) for a in SURVEY.answers}
+    measures, answers = agree(SURVEY, said, draws=20)
+    about, html = certificate(Agreement(measures, answers, FOUND.summary), SCOPE)
+    assert about["word"] == UNCERTIFIED and "42% could be read" in html
+    assert "refused 140" in html and "on 25 of 60 questions" in about["says"]
+
+
+def test_an_assumed_number_of_people_is_named_where_it_is_assumed() -> None:
+    known = measure(says(SURVEY, FIRST), SURVEY, draws=20, n=30)
+    assert "assumed" not in certificate(known, SCOPE)[1]
+
+
+@pytest.mark.parametrize("said", ["no", "0", "[]", "{}", "'-'", "none", "unknown", "n/a", "''"])
+def test_a_field_that_says_it_is_none_is_none(tmp_path: Path, said: str) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        f"decision: d\npopulation: p\ncollected_by: u\ncollected_when: 2024-05-01\nconsent: {said}\n"
+    )
+    assert load_scope(path).missing == ("consent",)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("floors: 5", "no list of rules"),
+        ("floors: {question: a}", "no list of rules"),
+        ("not_surveyed: 0.9", "and not who was"),
+    ],
+)
+def test_scopes_that_are_none(tmp_path: Path, line: str, words: str) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(f"decision: d\n{line}\n")
+    with pytest.raises(DataError, match=words):
+        load_scope(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,22 +10,23 @@ import polars as pl
 import pytest
 
 from moralprobe.behavior.options import LETTERS, Readout
-from moralprobe.behavior.pluralism.distances import js_distance
-from moralprobe.behavior.pluralism.measuring import (
+from moralprobe.behavior.pluralism.agreement import (
     ALL,
     DISTANCE,
     MEAN,
     SKILL,
-    Agreement,
     Predicted,
     agree,
     key_of,
-    measure,
+    standing,
 )
+from moralprobe.behavior.pluralism.distances import js_distance
+from moralprobe.behavior.pluralism.measuring import Agreement, measure
 from moralprobe.behavior.pluralism.predictors import pooled
 from moralprobe.behavior.pluralism.steering import told_before
 from moralprobe.behavior.pluralism.surveys import Answers, Item, Survey
 from moralprobe.behavior.text_model import Question, Scripted
+from moralprobe.behavior.verbalised import shares_said
 from moralprobe.cache import open_cache
 from moralprobe.errors import DataError, UsageError
 from moralprobe.report.pluralism import SILENT, of_agreement
@@ -110,12 +112,101 @@ def test_improves_is_said_only_where_it_is_sure() -> None:
     every = {q: np.mean(p, axis=0) for q, p in mean.items()}  # each community itself is in it
     found = measure(says(SURVEY, every), SURVEY, draws=200)
     assert value(found, SKILL)["low"] > 0 and "it improves on" in "\n".join(of_agreement(found))
-    alike = drawn(questions=25, own=0.5, seed=3)
-    other = {a.item.question: a.shares for a in drawn(25, 5, 0.5, 3).answers if a.community == "C4"}
-    unsure = measure(says(alike, other), alike, draws=200)
+    # Who is as near as the guess: now nearer, now farther, by question.
+    rng, of = np.random.default_rng(0), {}
+    for q, p in mean.items():
+        wrong = np.mean(p, axis=0) * np.exp(0.35 * rng.normal(size=len(p[0])))
+        of[q] = wrong / wrong.sum()
+    unsure = measure(says(SURVEY, of), SURVEY, draws=200)
     skill = value(unsure, SKILL)
+    assert skill["low"] <= 0 <= skill["high"]
     said = "\n".join(of_agreement(unsure))
-    assert ("improves" in said) == (skill["low"] > 0)
+    assert "improves" not in said and "it can't be told from the country-blind guess" in said
+
+
+def test_one_question_decides_nothing_however_many_answer_it() -> None:
+    one = drawn(questions=1, communities=30)
+    even = {key_of(a): Predicted((0.5, 0.5), 1.0) for a in one.answers}
+    table, _ = agree(one, even, draws=50)
+    assert table["low"].is_null().all() and standing(table) == "isn't known against"
+    # Sixty questions, and a single one that anybody else answered.
+    apart = drawn(questions=60, communities=3)
+    some = [a for i, a in enumerate(apart.answers) if i < 3 or a.community == f"C{i // 3 % 3}"]
+    survey = Survey(tuple(some))
+    said = {key_of(a): Predicted(tuple(a.shares), 1.0) for a in some}
+    table, _ = agree(survey, said, draws=50)
+    assert value(table, DISTANCE)["low"] is not None and value(table, SKILL)["low"] is None
+    assert value(table, SKILL)["n"] == 3 and value(table, DISTANCE)["n"] == len(some)
+
+
+def test_a_battery_is_resampled_as_one() -> None:
+    survey = drawn(questions=80, communities=2)
+    in_tens = Survey(
+        tuple(
+            replace(a, item=replace(a.item, battery=str(int(a.item.question.split()[1][:-1]) % 25)))
+            for a in survey.answers
+        )
+    )
+    alike = {}  # a battery is answered alike: near in one, far in another
+    for a in in_tens.answers:
+        way = 0.95 if int(a.item.battery) % 2 else 0.1
+        alike[key_of(a)] = Predicted(tuple(way * a.shares + (1 - way) / len(a.shares)), 1.0)
+    width = []
+    for some in (survey, in_tens):
+        row = value(agree(some, alike, draws=400)[0], DISTANCE)
+        width.append(row["high"] - row["low"])
+    assert width[1] > 1.3 * width[0]
+
+
+def test_too_few_questions_of_a_community_are_refused() -> None:
+    some = [a for i, a in enumerate(SURVEY.answers) if a.community != "C3" or i < 30]
+    with pytest.raises(DataError, match=r"C3 answered 7.*--communities 3"):
+        measure(says(SURVEY, FIRST), Survey(tuple(some)), draws=20)
+
+
+def test_who_samples_seldom_is_far_from_itself() -> None:
+    def draw(question: Question) -> str:
+        names = [x.split(". ", 1)[1] for x in question.text.split("\n\n")[1].splitlines()]
+        rng = np.random.default_rng([question.seed, *question.text.encode()])
+        p = FIRST[question.text.split("\n\n")[0]]
+        return LETTERS[rng.choice(len(names), p=[p[int(n.split()[1])] for n in names])]
+
+    few, many = (
+        measure(Scripted("m", draw), SURVEY, readout=Readout("sampled", n), draws=20).summary
+        for n in (1, 20)
+    )
+    assert (few["samples"], many["samples"]) == (1, 20)
+    assert few["own noise"] > 2 * many["own noise"] > 0
+
+
+def test_verbal_is_no_readout_of_options() -> None:
+    with pytest.raises(UsageError, match="aren't chosen by the readout 'verbal'"):
+        measure(says(SURVEY, FIRST), SURVEY, readout=Readout("verbal"), draws=20)
+
+
+def test_a_distribution_that_is_said_is_read() -> None:
+    def says_shares(question: Question) -> str:
+        names = [x.split(". ", 1)[1] for x in question.text.split("\n\n")[1].splitlines()]
+        p = FIRST[question.text.split("\n\n")[0]]
+        shares = [p[int(n.split()[1])] for n in names]
+        return "\n".join(f"{x}: {s:.1%}" for x, s in zip(LETTERS, shares, strict=False))
+
+    found = measure(Scripted("m", says_shares), SURVEY, readout=Readout("verbalised"), draws=20)
+    assert value(found, DISTANCE, "C0")["value"] == pytest.approx(0, abs=0.005)
+    assert found.summary["readout"] == "verbalised"
+    for said, shares in (
+        ("A: 40%\nB: 60%", [0.4, 0.6]),
+        ("A. 0.4\nB. 0.6", [0.4, 0.6]),
+        ("A - 40\nB - 59", [40 / 99, 60 / 100]),
+        ("A: 40%\nB: 40%", None),
+        ("B: 40%\nA: 60%", None),
+        ("A: 100%", None),
+        ("I can't say.", None),
+    ):
+        read = shares_said(said, 2)
+        assert (read is None) == (shares is None)
+        if read is not None:
+            assert read == pytest.approx(shares, abs=0.01)
 
 
 def test_intervals_are_by_questions() -> None:

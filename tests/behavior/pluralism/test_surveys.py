@@ -87,6 +87,13 @@ def test_json_without_its_frame(tmp_path: Path) -> None:
         ("question,option,community,count\nq,a,A,0\nq,b,A,0\n", "counts that are none"),
         ("question,option,community,share\nq,a,A,many\nq,b,A,0.5\n", "no number"),
         ("question,option,community,share\nq,a,A,0.9\nq,b,A,0.5\n", "isn't one"),
+        ("question,option,community,count\nq,a,A,\nq,b,A,2\n", "no number"),
+        ("question,option,community,count\nq,a,,3\nq,b,,2\n", "an empty cell"),
+        ("question,option,community,count\nq,a,A,3\n", "a question of 1 option"),
+        (
+            "question,option,community,count\n" + "".join(f"q,{i},A,3\n" for i in range(27)),
+            "a question of 27 options",
+        ),
     ],
 )
 def test_what_is_no_survey(tmp_path: Path, text: str, words: str) -> None:
@@ -121,3 +128,24 @@ def test_the_reference_numbers_of_32_countries() -> None:
     for n, floor in ((30, 0.115), (100, 0.061), (1000, 0.019)):
         assert found[f"noise at {n}"]["items"] == pytest.approx(floor, abs=0.001)
     assert sum(one is not None for one in pooled(survey)) == 3165
+
+
+def test_refusals_order_and_batteries_are_as_they_are_marked(tmp_path: Path) -> None:
+    text = (
+        "question,option,community,count,refusal,ordinal,battery\n"
+        "q,Refuse to fight,A,3,no,1.0,war\nq,Fight,A,4,no,1.0,war\nq,Silent,A,1,yes,1.0,war\n"
+    )
+    (one,) = load_survey(written(tmp_path, text)).answers
+    assert one.item.refusals == (2,) and one.item.ordinal and one.item.unit == "war"
+    lines = ["Is it so for all of us today?,a,A,3", "Is it so for all of us today?,b,A,3"]
+    (plain,) = load_survey(written(tmp_path, "\n".join([TABLE.splitlines()[0], *lines]))).answers
+    assert plain.item.unit == "is it so for all of"
+
+
+def test_options_in_another_order_are_the_same_question(tmp_path: Path) -> None:
+    rows = [
+        {"question": "q", "options": ["a", "b"], "attribute": "A", "gold_distribution": [0.2, 0.8]},
+        {"question": "q", "options": ["b", "a"], "attribute": "B", "gold_distribution": [0.3, 0.7]},
+    ]
+    first, second = load_survey(written(tmp_path, json.dumps(rows), "s.json")).answers
+    assert first.item == second.item and second.shares.tolist() == [0.7, 0.3]
