@@ -60,8 +60,15 @@ class Adapted:
         self.adapted.unload()
 
 
-def own_copy(name: str, device: str = "auto") -> LocalText:
+def own_copy(
+    name: str, device: str = "auto", instead: str = "name a model on this machine"
+) -> LocalText:
     """Load a model that is to be trained, which no one else asks.
+
+    Args:
+        name: as of `load_model`.
+        device: of the same.
+        instead: what to do about a model that can't be trained.
 
     Raises:
         UsageError: a model on a server.
@@ -70,7 +77,7 @@ def own_copy(name: str, device: str = "auto") -> LocalText:
         raise UsageError(
             f"{name} can't be trained",
             "its weights are on a server",
-            "name a model on this machine",
+            instead,
         )
     return LocalText(load_model(name.removeprefix(LOCAL), device=device))
 

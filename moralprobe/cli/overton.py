@@ -25,6 +25,9 @@ def overton_command(
     judge: Annotated[
         str, typer.Option(help="words, or a model that is asked: as --model.")
     ] = "words",
+    readout: Annotated[
+        str, typer.Option(help="Of a judge that is a model: logprob, or sampled.")
+    ] = "logprob",
     samples: Annotated[int, typer.Option(help="Answers to each question.", min=1)] = 5,
     tokens: Annotated[int, typer.Option(help="Of an answer.", min=1)] = 256,
     seed: Annotated[int, typer.Option(help="Of all draws.", min=0)] = 0,
@@ -40,6 +43,7 @@ def overton_command(
     Example: moralprobe pluralism overton positions.csv --model smollm2-135m --samples 2
     --out coverage
     """
+    from moralprobe.behavior.options import Readout
     from moralprobe.behavior.pluralism.overton import measure
     from moralprobe.behavior.pluralism.voicing import Asked, Words, load_positions
     from moralprobe.cache import open_cache
@@ -48,6 +52,7 @@ def overton_command(
     from moralprobe.steering.text import text_model
 
     positions = load_positions(items)
+    how = Readout(readout)
     check_writable(out)
     asked = text_model(model, device)
     other = None
@@ -60,7 +65,7 @@ def overton_command(
         found = measure(
             asked,
             positions,
-            Words() if other is None else Asked(other, cache=cache),
+            Words() if other is None else Asked(other, how, cache),
             samples=samples,
             tokens=tokens,
             draws=draws,

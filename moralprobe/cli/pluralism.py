@@ -217,7 +217,8 @@ def fit_command(
     trained = any("adapter" in arm for arm in chosen)
     if trained:
         check_peft()
-    asked = own_copy(model, device) if trained else text_model(model, device)
+    instead = "name a model on this machine, or --arms none,persona,examples"
+    asked = own_copy(model, device, instead) if trained else text_model(model, device)
     with (
         open_cache(out / "asked.jsonl", notice) as cache,
         steps("learning", quiet=quiet) as progress,

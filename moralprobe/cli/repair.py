@@ -83,7 +83,8 @@ def train_command(
     if rounds:
         check_peft()
     # A writer that is trained changes in place: it can't be the model that is instructed.
-    own = own_copy(name, device) if rounds else None
+    instead = "give --writer a model on this machine, or --rounds 0"
+    own = own_copy(name, device, instead) if rounds else None
     with open_cache(out / "answers.jsonl", notice) as cache:
         judge = calibrated(scorer, cases, readout, device, seed, cache, force=force, quiet=quiet)
         asked = text_model(model, device)

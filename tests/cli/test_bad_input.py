@@ -397,3 +397,37 @@ def test_surveys_that_cannot_be_measured(made: Path) -> None:
     Path("s.csv").write_text("question,option,community,share\nq,a,A,0.5\nq,b,A,0.5\n")
     refused(moralprobe("pluralism", "reference", "s.csv", "--out", "o"), "aren't 32 communities")
     refused(moralprobe("pluralism", "measure", "none.csv", "--out", "o"), "can't read none.csv")
+
+
+def test_communities_that_cannot_be_learnt_told_or_moved(made: Path) -> None:
+    few = "question,option,community,count\n" + "".join(
+        f"Case {q}: is it so?,{x},A,3\n" for q in range(8) for x in ("yes", "no")
+    )
+    Path("s.csv").write_text(few)
+    model = ("--model", made / "model")
+    asked = ("pluralism", "measure", "s.csv", *model, "--communities", "0", "--out", "o")
+    refused(moralprobe(*asked), "too few questions", "A answered 8", "give 20 questions")
+    refused(moralprobe(*asked, "--adapter", "nowhere"), "no adapter of a community", "fit")
+    learn = ("pluralism", "fit", "s.csv", *model, "--communities", "1", "--out", "o")
+    refused(moralprobe(*learn), "too little to learn from", "take more questions")
+    refused(moralprobe(*learn, "--arms", "persna"), "no arm 'persna'", "did you mean persona")
+    refused(moralprobe("pluralism", "steerable", "a", "b", "--out", "o"), "no measured agreement")
+    lines = [f"Case {q}: is it so?,{x},A,3" for q in range(24) for x in ("yes", "no")]
+    Path("s.csv").write_text("\n".join(["question,option,community,count", *lines]) + "\n")
+    refused(moralprobe(*asked, "--readout", "verbal"), "aren't chosen by the readout")
+    move = ("pluralism", "geometry", made / "vectors.parquet", *model, "--out", "o")
+    refused(moralprobe(*move), "communities are needed")
+    refused(moralprobe(*move, "--adapters", "nowhere"), "holds no adapter")
+    refused(moralprobe(*move, "--communities", "A", "--layers", "9"), "layer 9 is out of range")
+
+
+def test_positions_and_effects_that_are_none(made: Path) -> None:
+    Path("p.csv").write_text("question,position\nq,a\n")
+    voiced = ("pluralism", "overton", "p.csv", "--model", made / "model", "--out", "o")
+    refused(moralprobe(*voiced), "a question of one position")
+    Path("p.csv").write_text("question,position\nq,a\nq,b\nr,c\nr,d\n")
+    refused(moralprobe(*voiced, "--readout", "verbl"), "no readout 'verbl'")
+    Path("e.csv").write_text("Estimates,se,Label\n0.1,0.1,Age\n")
+    choose = ("pluralism", "dilemmas", "e.csv", "--model", made / "model", "--out", "o")
+    refused(moralprobe(*choose), "'Country'")
+    refused(moralprobe("pluralism", "dilemmas", "none.csv", "--out", "o"), "can't read none.csv")

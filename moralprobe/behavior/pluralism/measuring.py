@@ -157,7 +157,9 @@ def measure(
         raise DataError(
             "a community answered too few questions",
             f"{few} answered {survey.fewest()}",
-            f"leave out those with fewer than {FEWEST}: --communities {_enough(survey)}",
+            f"leave out those with fewer than {FEWEST}: --communities {enough}"
+            if (enough := _enough(survey))
+            else f"give {FEWEST} questions at least",
         )
     told = told_before(survey, steer, seed=seed)
     asked = list(dict.fromkeys(zip((one.item for one in survey.answers), told, strict=True)))
