@@ -99,7 +99,7 @@ def fitted(options: argparse.Namespace) -> dict[str, Any]:
     from moralprobe.moral_vectors import build_vectors
     from moralprobe.report.pluralism import of_learnt, of_moved
 
-    given = split(load_survey(options.table).best_covered(32), 2, 120)
+    given = split(load_survey(options.table).best_covered(32), 2, 100)
     model = own_copy(options.model)
     folder = options.folder / "fit"
     with open_cache(folder / "asked.jsonl") as cache:
