@@ -1,4 +1,5 @@
-"""Several samples of each prompt, read once, beside transformers' own; and options of a question.
+"""Several samples of each prompt, read once, beside transformers' own; options of a question; and
+questions in several orders of their options.
 
     python benchmarks/samples.py [--model smollm2-135m]
 
@@ -26,6 +27,7 @@ def main() -> None:
     from moralprobe import load_model
     from moralprobe.behavior.elicitation.completions import ask
     from moralprobe.behavior.elicitation.principles import load_principles
+    from moralprobe.behavior.options import lettered
     from moralprobe.behavior.text_model import Question
     from moralprobe.steering.text import LocalText
 
@@ -63,7 +65,27 @@ def main() -> None:
         for option in said:
             list(text.score_options(asked, [option]))
 
+    things = ("rain", "snow", "fog", "hail", "wind")
+    orders = [
+        Question(lettered(f"What is {number} most like?", [things[(i + k) % 5] for i in range(5)]))
+        for number in range(8)
+        for k in range(5)
+    ]
+    letters = [variant.format(x) for x in "ABCDE" for variant in ("{}", " {}")]
+    rows = [one.ids for one in text.encode(orders)]
+    of_length = [[row for row in rows if len(row) == n] for n in sorted(set(map(len, rows)))]
+
+    def beginnings() -> None:
+        list(text.score_options(orders, letters))
+
+    def whole() -> None:
+        with torch.inference_mode():
+            for some in of_length:
+                ids = torch.tensor(some, device=loaded.device)
+                loaded.model(input_ids=ids, use_cache=False, logits_to_keep=1)
+
     timed = {
+        "orders": _alternating({"ours": beginnings, "theirs": whole}, options.runs),
         "samples": _alternating({"ours": ours, "theirs": theirs}, options.runs),
         "options": _alternating({"ours": once, "theirs": each}, options.runs),
     }

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import torch
 
+_WORTH: Final = 0.1  # of the tokens: less isn't worth another reading
 _OF_ATTENTION: Final = ("DynamicLayer", "DynamicSlidingWindowLayer")
 
 
@@ -35,6 +36,62 @@ def read_alike(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> Any:
     cache = getattr(out, "past_key_values", None)
     # Some models keep what they have read under another name, and read every text themselves.
     return None if cache is None else handed(cache, of)
+
+
+def read_beginnings_once(model: Any, ids: torch.Tensor, last: int, **more: Any) -> Any:
+    """Return a model's output after texts of equal length, whose common beginnings are read once.
+
+    Texts that begin alike are cut at one place, so that as few tokens as can be are read; what
+    stands before it is read in the same way. A model that can't go on from its cache by several
+    tokens reads every text whole.
+
+    Args:
+        model: of transformers.
+        ids: [texts, tokens], without padding.
+        last: of how many tokens at the end there shall be logits.
+        more: for the model, as `use_cache`.
+    """
+    at = best_cut(ids, last)
+    if at and can_go_on(_cache(model(input_ids=ids[:1, :1], use_cache=True, logits_to_keep=1))):
+        return _in_parts(model, ids, at, last, more)
+    return model(input_ids=ids, logits_to_keep=last, **more)
+
+
+def _in_parts(model: Any, ids: torch.Tensor, at: int, last: int, more: dict[str, Any]) -> Any:
+    if not at:
+        return model(input_ids=ids, logits_to_keep=last, **more)
+    first, of = torch.unique(ids[:, :at], dim=0, return_inverse=True)
+    before = _in_parts(model, first, best_cut(first, 1), 1, {"use_cache": True})
+    cache = handed(_cache(before), of.tolist())
+    return model(
+        input_ids=ids[:, at:],
+        past_key_values=cache,
+        logits_to_keep=last,
+        **{**more, "use_cache": True},
+    )
+
+
+def best_cut(ids: torch.Tensor, last: int) -> int:
+    """Return before which token texts are cut best, 0 where too little would be saved.
+
+    Args:
+        ids: [texts, tokens], without padding.
+        last: tokens at the end that aren't cut off from each other.
+    """
+    texts, tokens = ids.shape
+    if texts < 2 or tokens <= last:
+        return 0
+    rows = torch.unique(ids, dim=0)  # in order, so that those that begin alike stand together
+    same = (rows[1:] == rows[:-1]).long().cumprod(1).sum(1)  # tokens in common with the one before
+    cut = torch.arange(1, tokens - last + 1, device=ids.device)
+    different = 1 + (same[None] < cut[:, None]).sum(1)
+    saved = cut * (texts - different)
+    best = int(saved.argmax())
+    return int(cut[best]) if saved[best] > _WORTH * texts * tokens else 0
+
+
+def _cache(out: Any) -> Any:
+    return getattr(out, "past_key_values", None)
 
 
 def handed(cache: Any, of: Sequence[int]) -> Any:

@@ -16,7 +16,7 @@ from moralprobe.behavior.text_model import Question, TextModel
 from moralprobe.errors import DataError, ModelError
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.chat import encode_prompts, has_chat
-from moralprobe.models.read_once import can_go_on, handed
+from moralprobe.models.read_once import can_go_on, handed, read_beginnings_once
 from moralprobe.models.tokens import Encoded, chat_frame
 from moralprobe.steering.apply import steering
 from moralprobe.steering.generate import context_of, generate
@@ -213,7 +213,7 @@ class LocalText:
         there = [k for k, option in enumerate(options) if option]
         longer = [k for k in there if len(options[k]) > 1]
         ids = torch.tensor(questions, device=self.model.device)
-        out = self.model.model(input_ids=ids, use_cache=True, logits_to_keep=1)
+        out = read_beginnings_once(self.model.model, ids, 1, use_cache=True)
         if not can_go_on(getattr(out, "past_key_values", None)):
             return None
         found = np.full((len(questions), len(options)), np.nan)
@@ -238,7 +238,15 @@ class LocalText:
 
     @torch.inference_mode()
     def _logprobs(self, ids: list[list[int]], last: int) -> torch.Tensor:
-        """Return log-probabilities after the last tokens, [texts, last, vocabulary] fp32."""
+        """Return log-probabilities after the last tokens, [texts, last, vocabulary] fp32.
+
+        Texts have equally many tokens. Their common beginnings are read once, where nothing steers
+        the model.
+        """
+        if self.intervention is None:
+            rows = torch.tensor(ids, device=self.model.device)
+            out = read_beginnings_once(self.model.model, rows, last, use_cache=False)
+            return self._head_of(out).float().log_softmax(dim=-1)
         batch = self.model.collate([Encoded(row, [False] * len(row), False, False) for row in ids])
         with steering(self.model, self.intervention, batch):
             out = self.model.model(input_ids=batch.ids, use_cache=False, logits_to_keep=last)

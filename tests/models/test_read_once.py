@@ -10,7 +10,13 @@ import torch
 
 from moralprobe.behavior.text_model import Question
 from moralprobe.models.causal import CausalModel
-from moralprobe.models.read_once import can_go_on, handed, read_alike
+from moralprobe.models.read_once import (
+    best_cut,
+    can_go_on,
+    handed,
+    read_alike,
+    read_beginnings_once,
+)
 from moralprobe.models.tiny import FAMILIES
 from moralprobe.steering.generate import generate
 from moralprobe.steering.sampling import Sampling
@@ -119,3 +125,40 @@ def test_a_model_that_keeps_no_keys_reads_every_text_itself(
     assert LocalText(model)._read_once([[5, 6], [7, 8]], [[5], [6, 7]]) is None
     monkeypatch.undo()
     assert generate(model, ["One day"] * 3, sampling=HOT, seeds=[1, 2, 3]) == expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_beginnings_read_once_change_nothing(family: str) -> None:
+    """Questions in several orders of their options, against each read by itself."""
+    text = LocalText(tiny(family))
+    asked = [
+        Question(f"{start} {number}?\n\nA. {first}\nB. {second}")
+        for start in ("Is it so in case", "Was it ever")
+        for number in (1, 2)
+        for first, second in (("yes", "nay"), ("nay", "yes"))
+    ]
+    written = ["A", "B", " A", " B"]
+    together = dict(text.score_options(asked, written))
+    for n, question in enumerate(asked):
+        ((_, alone),) = text.score_options([question], written)
+        np.testing.assert_allclose(together[n], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_what_begins_alike_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("llama")
+    ids = torch.tensor(
+        [[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 6, 5], [1, 2, 7, 7, 5, 6], [1, 2, 7, 7, 6, 5]]
+    )
+    assert best_cut(ids, 1) == 4 and best_cut(ids[:1], 1) == 0 and best_cut(ids, 6) == 0
+    assert best_cut(torch.arange(12).reshape(2, 6), 1) == 0
+    assert best_cut(ids, 3) == 2 and best_cut(ids[[0, 0]], 1) == 5
+    whole = model.model(input_ids=ids, logits_to_keep=2).logits
+    read = rows_read(model, monkeypatch)
+    with torch.no_grad():
+        once = read_beginnings_once(model.model, ids, 2, use_cache=False).logits
+    torch.testing.assert_close(once, whole, rtol=1e-4, atol=1e-4)
+    assert sum(read) == 1 + 2 + 2 * 2 + 4 * 2  # one to see that it can, 1 2, 3 4 and 7 7, the rest
+    order = torch.tensor([2, 0, 3, 1, 0])
+    with torch.no_grad():
+        other = read_beginnings_once(model.model, ids[order], 2).logits
+    torch.testing.assert_close(other, whole[order], rtol=1e-4, atol=1e-4)
