@@ -639,8 +639,8 @@ def communities_fit() -> str:
         )
     names = {
         "none": "the model as it was",
-        "everyone's adapter": "an adapter of all together",
-        "adapter of shuffled options": "one of shuffled options",
+        "everyone's adapter": "an adapter of everybody",
+        "adapter of shuffled options": "one of its own answers with the options shuffled",
     }
     told = (
         f"{' and '.join(summary['communities'])}; {summary['learnt']} questions to learn from, "
@@ -683,11 +683,18 @@ def communities_moved() -> str:
             one = {"value": value, "low": low, "high": high}
             cells.append(_interval(one, ".2f" if plain else "+.2f"))
         lines.append(f"| {kind} | {arm} | {' | '.join(cells)} |")
+    tried = [row for key, row in of.items() if key[2:] in shown and row["beyond_low"] is not None]
+    sure = [row for row in tried if row["beyond_low"] * row["beyond_high"] > 0]
+    beyond = f"Of {len(tried)} comparisons with an arm's controls, each by its own interval, "
+    beyond += f"{len(sure)} are apart" + (
+        ": " + "; ".join(f"{row['arm']}, {row['name']}" for row in sure) if sure else ""
+    )
+    beyond += "."
     told = (
         f"SmolLM2, layer {layer}, {found['texts']} held-out actions of the starter set: the "
         "measures of `anybody`, and those of every other arm less these; `moved` is 1 - the mean "
         "cosine with a text's state under `anybody`. "
-        "(`python benchmarks/pluralism.py DISTRIBUTIONS --part fit`)"
+        f"{beyond} (`python benchmarks/pluralism.py DISTRIBUTIONS --part fit`)"
     )
     return "\n".join([*lines, "", *textwrap.wrap(told, 110)])
 
