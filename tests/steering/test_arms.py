@@ -39,7 +39,7 @@ from moralprobe.steering.generate import generate
 from moralprobe.steering.intervention import Edit, Intervention
 from moralprobe.steering.rules import Add, ProjectOut
 from moralprobe.steering.sampling import Sampling
-from moralprobe.steering.survival import design_of, held_out, measured, steered_states
+from moralprobe.steering.survival import as_row, design_of, held_out, measures_of, steered_states
 from moralprobe.steering.tunable import Tunable
 from tests.activations.test_extract import starter, tiny
 from tests.sae.test_causal import topk, topk_of_tokens
@@ -255,12 +255,13 @@ def test_a_planted_geometry_is_seen_and_its_absence_too(read: tuple[Any, Any]) -
     noise = rng.normal(size=planted.shape).astype(np.float32)
 
     def auroc(states: np.ndarray) -> float:
-        found = measured(states, moral, design, analyses=["separation"], draws=50)
+        measures = measures_of(states, moral, design, analyses=["separation"], draws=50)
+        found = list(map(as_row, measures))
         return next(r["value"] for r in found if (r["name"], r["category"]) == ("auroc", "mean"))
 
     assert auroc(planted) > 0.95 and abs(auroc(noise) - 0.5) < 0.15
     with pytest.raises(NumericError, match="NaN"):
-        measured(planted * np.nan, moral, design)
+        measures_of(planted * np.nan, moral, design)
 
 
 def test_survival_is_measured_under_every_arm_at_later_layers(
