@@ -620,7 +620,7 @@ def communities_told() -> str:
 
 
 def communities_fit() -> str:
-    """Return what adapters of two countries are worth on other questions."""
+    """Return what adapters of a country are worth on other questions."""
     found = json.loads((RESULTS / "pluralism-fit.json").read_text())
     summary = found["summary"]
     of = {
