@@ -166,7 +166,7 @@ def of_learnt(found: Learnt) -> list[str]:
         f"{summary['name']}: {', '.join(summary['communities'])}; {summary['learnt']} questions to "
         f"learn from, {summary['measured']} others to measure on; skill against the country-blind "
         f"guess, Jensen-Shannon in base 2; {summary['compared']} of {summary['answers']} answers "
-        "are given by all arms",
+        "are given by all arms and have a guess beside them",
         "",
         f"  {'':<28} {'js distance':<22} {'skill':<26} skill less that of none",
     ]
