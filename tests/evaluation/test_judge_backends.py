@@ -314,7 +314,11 @@ def test_texts_of_one_length_are_read_together() -> None:
         lambda _m, _a, named: sizes.append(tuple(named["input_ids"].shape)), with_kwargs=True
     )
     ask(judge, [Comparison("q", "x" * n, "abcd"[k]) for k in range(4) for n in (1, 2)])
-    assert [size[0] for size in sizes] == [4, 4] and sizes[0][1] + 1 == sizes[1][1]
+    # One token to see that the model goes on from what it has read, what all four begin with, the
+    # rest of each.
+    assert [size[0] for size in sizes] == [1, 1, 4, 1, 1, 4]
+    lengths = [sizes[at + 1][1] + sizes[at + 2][1] for at in (0, 3)]
+    assert lengths[0] + 1 == lengths[1] and all(sizes[at][1] == 1 for at in (0, 3))
 
 
 def test_a_text_that_is_too_long_is_no_verdict() -> None:
