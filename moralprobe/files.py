@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -96,6 +96,15 @@ def write_table(path: Path, frame: Any) -> None:
     buffer = io.BytesIO()
     frame.write_parquet(buffer)
     write_bytes(path, buffer.getvalue())
+
+
+def write_result(
+    folder: Path, name: str, summary: Mapping[str, Any], tables: Mapping[str, Any]
+) -> None:
+    """Write tables as Parquet under their names, and then what they are of, as `NAME.json`."""
+    for table, frame in tables.items():
+        write_table(folder / f"{table}.parquet", frame)
+    write_json(folder / f"{name}.json", dict(summary))
 
 
 def canonical_json(value: Any) -> bytes:

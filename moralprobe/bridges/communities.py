@@ -24,7 +24,7 @@ from moralprobe.behavior.pluralism.steering import PERSONA
 from moralprobe.bridges.adapters import Known
 from moralprobe.bridges.lora import load_lora
 from moralprobe.errors import DataError, UsageError
-from moralprobe.files import write_json, write_table
+from moralprobe.files import write_result
 from moralprobe.geometry.draws import Draws, combined, interval
 from moralprobe.geometry.measure import Measure, summarise
 from moralprobe.models.causal import CausalModel
@@ -65,8 +65,7 @@ class Moved:
 
     def save(self, folder: Path) -> None:
         """Write `geometry.parquet` and `geometry.json`."""
-        write_table(folder / "geometry.parquet", self.geometry)
-        write_json(folder / "geometry.json", dict(self.summary))
+        write_result(folder, "geometry", self.summary, {"geometry": self.geometry})
 
 
 def move(

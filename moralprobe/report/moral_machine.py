@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from moralprobe.behavior.pluralism.agreement import word_of
 from moralprobe.report.consensus import with_interval
 
 if TYPE_CHECKING:
@@ -49,12 +50,7 @@ def of_dilemmas(found: Dilemmas) -> list[str]:
 
 def standing(skill: Mapping[str, float | None]) -> str:
     """Say how a model stands to the other countries' mean; `improves` needs all above 0."""
-    low, high = skill["low"], skill["high"]
-    if low is None or high is None:
-        return "isn't known against"
-    if low > 0:
-        return "improves on"
-    return "is surely worse than" if high < 0 else "can't be told from"
+    return word_of(skill)
 
 
 def _distances(s: Mapping[str, Any]) -> list[str]:

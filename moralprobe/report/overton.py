@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from moralprobe.behavior.pluralism.agreement import word_of
 from moralprobe.behavior.pluralism.overton import EVERY, EXACT, MEASURES, SHUFFLED, SINGLE
 from moralprobe.report.consensus import with_interval
 
@@ -88,11 +89,8 @@ def standing(found: Overton, ask: str, measure: str = "coverage", base: str = SI
     `beats` needs an interval of the paired difference above 0, and a usable judge.
     """
     (row,) = found.scores.filter(arm=ask, measure=f"{measure} - {base}").to_dicts()
-    if row["low"] is None or not found.summary["judge"]["usable"]:
-        return "isn't known against"
-    if row["low"] > 0:
-        return "beats"
-    return "is surely below" if row["high"] < 0 else "can't be told from"
+    known = row if found.summary["judge"]["usable"] else {"low": None, "high": None}
+    return word_of(known, "beats", "is surely below")
 
 
 def _verdict(found: Overton, ask: str) -> list[str]:

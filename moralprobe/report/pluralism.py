@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
-from moralprobe.behavior.pluralism.agreement import ALL, DISTANCE, MEAN, MEASURES, SKILL, standing
+from moralprobe.behavior.pluralism.agreement import (
+    ALL,
+    DISTANCE,
+    MEAN,
+    MEASURES,
+    SKILL,
+    standing,
+    word_of,
+)
 from moralprobe.behavior.pluralism.learning import EVERYONE, OWN, SHUFFLED
 from moralprobe.report.consensus import with_interval
 
@@ -193,13 +201,7 @@ def _worth(of: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> list[str]:
         row = of.get((OWN, SKILL, than))
         if row is None:
             continue
-        if row["low"] is None:
-            word = "isn't known against"
-        elif row["low"] > 0:
-            word = "improves on"
-        else:
-            word = "is surely worse than" if row["high"] < 0 else "can't be told from"
-        told.append(f"a community's own adapter {word} {what}: {_said(row, '+.3f')}")
+        told.append(f"a community's own adapter {word_of(row)} {what}: {_said(row, '+.3f')}")
     best = [
         arm
         for (arm, measure, than), row in of.items()

@@ -26,7 +26,7 @@ from moralprobe.behavior.tables import read_table
 from moralprobe.behavior.text_model import NoLogprobsError, TextModel
 from moralprobe.cache import Cache
 from moralprobe.errors import DataError, UsageError
-from moralprobe.files import write_bytes, write_json, write_table
+from moralprobe.files import write_bytes, write_result
 
 Floats = NDArray[np.float64]
 Rewrite = Callable[[Sequence[Pair]], list[str]]
@@ -60,9 +60,12 @@ class Measured:
     def save(self, folder: Path) -> None:
         """Write the tables as Parquet, `measure.json`, and `READ-FIRST.md`, a warning."""
         write_bytes(folder / "READ-FIRST.md", WARNING.encode())
-        for name in ("measures", "changes", "completions"):
-            write_table(folder / f"{name}.parquet", getattr(self, name))
-        write_json(folder / "measure.json", dict(self.summary))
+        tables = {
+            "measures": self.measures,
+            "changes": self.changes,
+            "completions": self.completions,
+        }
+        write_result(folder, "measure", self.summary, tables)
 
 
 def load_prompts(path: Path) -> pl.DataFrame:

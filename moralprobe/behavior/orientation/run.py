@@ -29,7 +29,7 @@ from moralprobe.behavior.orientation.slider import (
 from moralprobe.behavior.text_model import Question, TextModel
 from moralprobe.cache import Cache
 from moralprobe.errors import DataError
-from moralprobe.files import write_json, write_table
+from moralprobe.files import write_result
 
 _TOKENS: Final = {"described": 120, "goal": 60}
 _MARKUP: Final = re.compile(r"</?[^<>\s]{1,40}>")
@@ -50,9 +50,8 @@ class Orientation:
 
     def save(self, folder: Path) -> None:
         """Write the tables as Parquet, and `orientation.json`."""
-        for name in ("choices", "sessions", "measures"):
-            write_table(folder / f"{name}.parquet", getattr(self, name))
-        write_json(folder / "orientation.json", dict(self.summary))
+        tables = {"choices": self.choices, "sessions": self.sessions, "measures": self.measures}
+        write_result(folder, "orientation", self.summary, tables)
 
 
 def orient(

@@ -126,9 +126,8 @@ def agree(
 def resampled_units(units: Sequence[str], draws: int, seed: int) -> tuple[Ints, Floats]:
     """Return where each unit of resampling stands, [n], and how often it is drawn.
 
-    The latter is [1 + draws, units], and its first row is
-    the data as they are. By where a unit first stands, not by its words: those
-    change no number.
+    The latter is [1 + draws, units], and its first row is the data as they are. By where a unit
+    first stands, not by its words: those change no number.
     """
     place: dict[str, int] = {}
     at = np.array([place.setdefault(unit, len(place)) for unit in units], np.int64)
@@ -203,27 +202,49 @@ def _measure(
     community: str, measure: str, draws: Floats, values: Floats, unit: Ints
 ) -> dict[str, Any]:
     """Return a row: n are the answers that it is of; their batteries decide on an interval."""
-    known = draws[1:][np.isfinite(draws[1:])]
-    value = float(draws[0]) if np.isfinite(draws[0]) else None
     there = np.isfinite(values[:, MEASURES.index(DISTANCE if measure == SKILL else measure)])
     if measure == SKILL:
         there &= np.isfinite(values[:, MEASURES.index("pooled js distance")])
     n, units = int(there.sum()), len(set(unit[there].tolist()))
-    found = {"community": community, "measure": measure, "value": value, "n": n}
-    if value is not None and len(known) > len(draws) // 2 and units >= FEWEST:
-        low, high = np.quantile(known, (0.025, 0.975))
-        return {**found, "low": float(low), "high": float(high)}
-    return {**found, "low": None, "high": None}
+    return {"community": community, "measure": measure, **bounded(draws, units), "n": n}
+
+
+def bounded(draws: Floats, units: int) -> dict[str, float | None]:
+    """Return a value and its 95 % interval.
+
+    None of fewer than 20 batteries, or where most resamples give no number.
+
+    Args:
+        draws: [1 + draws], the value first; nan where there is none.
+        units: batteries that it is of.
+    """
+    if not np.isfinite(draws[0]):
+        return {"value": None, "low": None, "high": None}
+    known = draws[1:][np.isfinite(draws[1:])]
+    low = high = None
+    if units >= FEWEST and len(known) > len(draws) // 2:
+        low, high = map(float, np.quantile(known, (0.025, 0.975)))
+    return {"value": float(draws[0]), "low": low, "high": high}
 
 
 def standing(measures: pl.DataFrame) -> str:
     """Say how a model stands to the country-blind guess; `improves` needs an interval above 0."""
     (skill,) = measures.filter(measure=SKILL, community=ALL).to_dicts()
-    if skill["low"] is None:
+    return word_of(skill)
+
+
+def word_of(
+    row: Mapping[str, float | None],
+    better: str = "improves on",
+    worse: str = "is surely worse than",
+) -> str:
+    """Say by the interval of a difference how one thing stands to another."""
+    low, high = row["low"], row["high"]
+    if low is None or high is None:
         return "isn't known against"
-    if skill["low"] > 0:
-        return "improves on"
-    return "is surely worse than" if skill["high"] < 0 else "can't be told from"
+    if low > 0:
+        return better
+    return worse if high < 0 else "can't be told from"
 
 
 _ANSWERS: Final[dict[str, Any]] = {

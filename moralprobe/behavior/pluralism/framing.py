@@ -21,7 +21,6 @@ from moralprobe.behavior.pluralism.agreement import (
     DISTANCE,
     MEAN,
     SKILL,
-    Key,
     Predicted,
     agree,
     key_of,
@@ -117,24 +116,12 @@ def swapped(found: Agreement) -> dict[str, Any]:
 
 def _again(found: Agreement, name: str | None) -> pl.DataFrame:
     """Return the measures of the stored answers, with other words where a name is given."""
-    numbers: dict[tuple[str, tuple[str, ...]], int] = {}
-    batteries: dict[str, int] = {}
-    answers: list[Answers] = []
-    said: dict[Key, Predicted] = {}
-    for row in found.answers.iter_rows(named=True):
-        key = (row["question"], tuple(row["options"]))
-        number = numbers.setdefault(key, len(numbers))
-        question, options = key
-        if name is not None:
-            question = f"{name} ({number})"
-            options = tuple(f"choice {i}" for i in range(len(options)))
-        battery = str(batteries.setdefault(row["battery"], len(batteries)))
-        item = Item(question, options, tuple(row["refusals"]), row["ordinal"], battery)
-        answers.append(Answers(item, row["community"], np.array(row["shares"]), row["count"]))
-        said[key_of(answers[-1])] = Predicted(tuple(row["said"]), row["mass"], row["status"])
-    measures, _ = agree(
-        Survey(tuple(answers)), said, draws=found.summary["draws"], seed=found.summary["seed"]
-    )
+    survey = survey_of(found, name)
+    said = {
+        key_of(one): Predicted(tuple(row["said"]), row["mass"], row["status"])
+        for one, row in zip(survey.answers, found.answers.iter_rows(named=True), strict=True)
+    }
+    measures, _ = agree(survey, said, draws=found.summary["draws"], seed=found.summary["seed"])
     return measures
 
 
@@ -281,25 +268,23 @@ def trivial(found: Agreement) -> dict[str, Any]:
     }
 
 
-def survey_of(found: Agreement) -> Survey:
-    """Return what communities answered, from what was kept of it."""
-    return Survey(
-        tuple(
-            Answers(
-                Item(
-                    row["question"],
-                    tuple(row["options"]),
-                    tuple(row["refusals"]),
-                    row["ordinal"],
-                    row["battery"],
-                ),
-                row["community"],
-                np.array(row["shares"]),
-                row["count"],
-            )
-            for row in found.answers.iter_rows(named=True)
-        )
-    )
+def survey_of(found: Agreement, name: str | None = None) -> Survey:
+    """Return what communities answered, from what was kept of it; with other words where a name is
+    given.
+    """
+    numbers: dict[tuple[str, tuple[str, ...]], int] = {}
+    batteries: dict[str, int] = {}
+    answers: list[Answers] = []
+    for row in found.answers.iter_rows(named=True):
+        question, options, battery = row["question"], tuple(row["options"]), row["battery"]
+        number = numbers.setdefault((question, options), len(numbers))
+        if name is not None:
+            question = f"{name} ({number})"
+            options = tuple(f"choice {i}" for i in range(len(options)))
+            battery = str(batteries.setdefault(battery, len(batteries)))
+        item = Item(question, options, tuple(row["refusals"]), row["ordinal"], battery)
+        answers.append(Answers(item, row["community"], np.array(row["shares"]), row["count"]))
+    return Survey(tuple(answers))
 
 
 def provenance(found: Agreement, scope: Scope) -> dict[str, Any]:

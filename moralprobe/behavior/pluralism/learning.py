@@ -23,12 +23,13 @@ from moralprobe.behavior.pluralism.agreement import (
     Key,
     Predicted,
     agree,
+    bounded,
     resampled_units,
 )
 from moralprobe.behavior.pluralism.predictors import pooled
 from moralprobe.behavior.pluralism.surveys import Answers, Survey
 from moralprobe.errors import DataError
-from moralprobe.files import write_json, write_table
+from moralprobe.files import write_result
 
 Floats = NDArray[np.float64]
 NONE, EXAMPLES, PERSONA = "none", "examples", "persona"
@@ -146,9 +147,8 @@ class Learnt:
 
     def save(self, folder: Path) -> None:
         """Write the tables as Parquet, and `fit.json`."""
-        for name in ("arms", "answers"):
-            write_table(folder / f"{name}.parquet", getattr(self, name))
-        write_json(folder / "fit.json", dict(self.summary))
+        tables = {"arms": self.arms, "answers": self.answers}
+        write_result(folder, "fit", self.summary, tables)
 
 
 def compared(
@@ -209,28 +209,19 @@ def compared(
         pairs = [(arm, NONE) for arm in said if arm != NONE]
         pairs += [(OWN, than) for than in (EVERYONE, SHUFFLED) if {OWN, than} <= set(said)]
         found |= {(arm, "skill", than): skill[arm] - skill[than] for arm, than in pairs}
-        enough = len(set(at[here].tolist())) >= FEWEST
+        units, n = len(set(at[here].tolist())), int(here.sum())
         rows += [
-            _row(community, *what, draw, int(here.sum()), enough) for what, draw in found.items()
+            {
+                "community": community,
+                "arm": arm,
+                "measure": measure,
+                "than": than,
+                **bounded(each, units),
+                "n": n,
+            }
+            for (arm, measure, than), each in found.items()
         ]
     return pl.DataFrame(rows, schema=_SCHEMA), answers
-
-
-def _row(
-    community: str, arm: str, measure: str, than: str, draws: Floats, n: int, enough: bool
-) -> dict[str, Any]:
-    known = draws[1:][np.isfinite(draws[1:])]
-    low, high = np.quantile(known, (0.025, 0.975)) if enough and len(known) else (None, None)
-    return {
-        "community": community,
-        "arm": arm,
-        "measure": measure,
-        "than": than,
-        "value": float(draws[0]) if np.isfinite(draws[0]) else None,
-        "low": low,
-        "high": high,
-        "n": n,
-    }
 
 
 _SCHEMA: Final[dict[str, Any]] = {

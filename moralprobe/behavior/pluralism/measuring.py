@@ -26,7 +26,7 @@ from moralprobe.behavior.text_model import TextModel
 from moralprobe.behavior.verbalised import verbalised
 from moralprobe.cache import Cache
 from moralprobe.errors import DataError
-from moralprobe.files import write_json, write_table
+from moralprobe.files import write_result
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -47,9 +47,8 @@ class Agreement:
 
     def save(self, folder: Path) -> None:
         """Write the tables as Parquet, and `agreement.json`."""
-        for name in ("measures", "answers"):
-            write_table(folder / f"{name}.parquet", getattr(self, name))
-        write_json(folder / "agreement.json", dict(self.summary))
+        tables = {"measures": self.measures, "answers": self.answers}
+        write_result(folder, "agreement", self.summary, tables)
 
 
 def predict(

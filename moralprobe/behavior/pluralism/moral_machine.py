@@ -25,7 +25,7 @@ from moralprobe.behavior.tables import read_table
 from moralprobe.behavior.text_model import TextModel
 from moralprobe.cache import Cache
 from moralprobe.errors import DataError
-from moralprobe.files import write_json, write_table
+from moralprobe.files import write_result
 
 Floats = NDArray[np.float64]
 LABELS: Final = (
@@ -106,9 +106,8 @@ class Dilemmas:
 
     def save(self, folder: Path) -> None:
         """Write the tables as Parquet, and `dilemmas.json`."""
-        for name in ("effects", "countries", "choices"):
-            write_table(folder / f"{name}.parquet", getattr(self, name))
-        write_json(folder / "dilemmas.json", dict(self.summary))
+        tables = {"effects": self.effects, "countries": self.countries, "choices": self.choices}
+        write_result(folder, "dilemmas", self.summary, tables)
 
 
 def load_effects(path: str | Path) -> Countries:

@@ -39,7 +39,7 @@ from moralprobe.behavior.pluralism.voicing import (
 from moralprobe.behavior.text_model import Question, TextModel
 from moralprobe.cache import Cache
 from moralprobe.errors import UsageError, nearest
-from moralprobe.files import write_json, write_table
+from moralprobe.files import write_result
 
 ASKS: Final = {
     "plain": "{}",
@@ -86,9 +86,8 @@ class Overton:
 
     def save(self, folder: Path) -> None:
         """Write the tables as Parquet, and `overton.json`."""
-        for name in ("scores", "answers", "judge"):
-            write_table(folder / f"{name}.parquet", getattr(self, name))
-        write_json(folder / "overton.json", dict(self.summary))
+        tables = {"scores": self.scores, "answers": self.answers, "judge": self.judge}
+        write_result(folder, "overton", self.summary, tables)
 
 
 def measure(

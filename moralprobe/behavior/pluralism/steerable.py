@@ -20,11 +20,11 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from moralprobe.behavior.pluralism.agreement import FEWEST, resampled_units
+from moralprobe.behavior.pluralism.agreement import bounded, resampled_units
 from moralprobe.behavior.pluralism.distances import js_distance, mode_agreement, total_variation
 from moralprobe.behavior.pluralism.measuring import Agreement
 from moralprobe.errors import DataError
-from moralprobe.files import write_json, write_table
+from moralprobe.files import write_result
 
 Floats = NDArray[np.float64]
 ALL: Final = "all answers"
@@ -58,9 +58,8 @@ class Steered:
 
     def save(self, folder: Path) -> None:
         """Write the tables as Parquet, and `steerable.json`."""
-        for name in ("measures", "answers"):
-            write_table(folder / f"{name}.parquet", getattr(self, name))
-        write_json(folder / "steerable.json", dict(self.summary))
+        tables = {"measures": self.measures, "answers": self.answers}
+        write_result(folder, "steerable", self.summary, tables)
 
 
 def steerable(untold: Agreement, told: Agreement, *, draws: int = 1000, seed: int = 0) -> Steered:
@@ -193,22 +192,16 @@ def _measured(name: str, answers: pl.DataFrame, weight: Floats) -> pl.DataFrame:
         "moved where communities agree": own[:, alike] @ moved[alike] / own[:, alike].sum(1),
         "moved by how they differ": _correlated(answers, weight),
     }
-    rows = []
-    for measure in MEASURES:
-        value, known = float(found[measure][0]), found[measure][1:]
-        known = known[np.isfinite(known)]
-        enough = answers["place"].n_unique() >= FEWEST and len(known) > len(weight) // 2
-        low, high = np.quantile(known, (0.025, 0.975)) if enough else (None, None)
-        rows.append(
-            {
-                "community": name,
-                "measure": measure,
-                "value": value if np.isfinite(value) else None,
-                "low": low,
-                "high": high,
-                "n": answers.height,
-            }
-        )
+    units = answers["place"].n_unique()
+    rows = [
+        {
+            "community": name,
+            "measure": measure,
+            **bounded(found[measure], units),
+            "n": answers.height,
+        }
+        for measure in MEASURES
+    ]
     return pl.DataFrame(rows, schema=_SCHEMA)
 
 
