@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from moralprobe.behavior.text_model import Question
+from moralprobe.models import read_once
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.read_once import (
     best_cut,
@@ -162,3 +163,13 @@ def test_what_begins_alike_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None
     with torch.no_grad():
         other = read_beginnings_once(model.model, ids[order], 2).logits
     torch.testing.assert_close(other, whole[order], rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_that_cannot_go_on_reads_every_text_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("llama")
+    ids = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]])
+    monkeypatch.setattr(read_once, "can_go_on", lambda cache: False)
+    read = rows_read(model, monkeypatch)
+    with torch.no_grad():
+        read_beginnings_once(model.model, ids, 1)
+    assert read == [1, 8]  # one token to see that it can't

@@ -21,6 +21,7 @@ from moralprobe.behavior.pluralism.framing import (
     option_audit,
     swapped,
     trivial,
+    ways_out,
     weighed,
 )
 from moralprobe.behavior.pluralism.measuring import Agreement, measure
@@ -97,8 +98,9 @@ def test_a_breach_is_reported_at_perfect_agreement() -> None:
     # Where two options are as likely, one that breaks the rule is enough.
     even = {(item.question, item.options, "A"): Predicted((0.5, 0.5), 1.0)}
     measures, answers = agree(survey, even, draws=20)
-    tied = breaches(Agreement(measures, answers, found.summary), replace(SCOPE, floors=rules))
-    assert tied[0]["broken_by_model"] == 1
+    both = (*rules[:1], Floor("left behind", "nobody", "somebody is left behind"))
+    tied = breaches(Agreement(measures, answers, found.summary), replace(SCOPE, floors=both))
+    assert [one["broken_by_model"] for one in tied] == [1, 1]
     assert "No rule was given" in certificate(found, SCOPE)[1]
 
 
@@ -261,6 +263,25 @@ def test_who_refuses_isnt_certified() -> None:
 def test_an_assumed_number_of_people_is_named_where_it_is_assumed() -> None:
     known = measure(says(SURVEY, FIRST), SURVEY, draws=20, n=30)
     assert "assumed" not in certificate(known, SCOPE)[1]
+
+
+def test_ends_of_a_scale_say_neither_no_nor_none() -> None:
+    scale = (
+        "Not at all likely",
+        "Never heard of it",
+        "No difference",
+        "Nothing at all",
+        "Don't know",
+    )
+    no = (
+        "No",
+        "No, never",
+        "None of the above",
+        "neither",
+        "It should not be built",
+        "Do not build",
+    )
+    assert ways_out(scale, (4,)) == [] and ways_out(no, ()) == list(range(len(no)))
 
 
 @pytest.mark.parametrize("said", ["no", "0", "[]", "{}", "'-'", "none", "unknown", "n/a", "''"])
