@@ -110,7 +110,7 @@ def extraction() -> str:
     }
     beside = ", ".join(f"{ratios[key]:.2f} times {name}" for name, key in others.items())
     return (
-        f"On {found['machine']['cores']} cores, {found['model']} in {found['dtype']}, all layers "
+        f"On {_cores(found)}, {found['model']} in {found['dtype']}, all layers "
         f"and {len(found['poolings'])} poolings, checked and written:\n"
         f"**{speed['ours']:.0f} texts a second**, {found['ratio']:.2f} times transformers with "
         f"length-sorted batches of {size} ({speed[best]:.0f}),\n{beside}; peak memory "
@@ -146,7 +146,7 @@ def plan() -> str:
     found = json.loads((RESULTS / "plan.json").read_text())
     return (
         f"So planned, {found['texts']:,} texts were to take {found['planned_seconds']:.0f} s on "
-        f"{found['machine']['cores']} cores with {found['model']}, and took\n"
+        f"{_cores(found)} with {found['model']}, and took\n"
         f"{found['seconds']:.0f} s; {found['planned_bytes'] / 1e6:,.0f} MB were planned and "
         f"{found['bytes'] / 1e6:,.0f} MB written (`python benchmarks/plan.py`)."
     )
@@ -196,7 +196,7 @@ def sae_speed() -> str:
     alive, dying = (ours / stock for ours, stock in zip(rate["ours"], rate["stock"], strict=True))
     return (
         f"Inside SAELens' trainer, {found['d_in']} to {found['d_sae']:,}, k {found['k']}, batches "
-        f"of {found['batch']:,}, on {found['machine']['cores']} cores: {rate['ours'][0]:,.0f} "
+        f"of {found['batch']:,}, on {_cores(found)}: {rate['ours'][0]:,.0f} "
         f"activations a\nsecond, {alive:.1f} times SAELens' own step in fp32, and {dying:.1f} "
         f"times while most features are dead and being revived.\nAfter {found['steps']} steps from "
         f"the same weights {held['ours']:.4f} of the held-out variance is unexplained, by SAELens' "
@@ -350,7 +350,7 @@ def consensus() -> str:
     found = json.loads((RESULTS / "consensus.json").read_text())
     return (
         f"{found['items']:,} items of {found['models']} models under {found['theories']} theories, "
-        f"on {found['machine']['cores']} cores: a fit takes {found['seconds']['exact']:.2f} s\n"
+        f"on {_cores(found)}: a fit takes {found['seconds']['exact']:.2f} s\n"
         f"(binned {found['seconds']['binned']:.2f} s, moments {found['seconds']['moments']:.2f} s; "
         f"medians of {found['repeats']}), the command with its {found['shuffles']} shuffles and\n"
         f"{found['draws']} resamples {found['whole_seconds']:.0f} s "
@@ -498,7 +498,7 @@ def elicitation() -> str:
         f"{found['moved']} principles have another beginning in the end; "
         f"Self-BLEU of the beginnings {' and '.join(f'{x:.0f}' for x in bleu.values())}. "
         f"K = {summary['k']} fresh completions of each prompt. The whole run took {minutes:.0f} "
-        f"minutes on {found['machine']['cores']} cores "
+        f"minutes on {_cores(found)} "
         f"({', '.join(f'{name} {s / 60:.0f}' for name, s in found['seconds'].items())}; "
         "`python benchmarks/elicitation.py MORAL_STORIES FOLDER`)."
     )
@@ -572,7 +572,7 @@ def communities() -> str:
         f"{_interval(of[every, 'mode agreement'])}; its entropy is "
         f"{_interval(of[every, 'entropy ratio'])} times the people's. Nearest is {nearest} "
         f"({low:.3f} away), farthest {farthest} ({high:.3f}). {found['seconds'] / 60:.0f} minutes "
-        f"on {found['machine']['cores']} cores "
+        f"on {_cores(found)} "
         "(`python benchmarks/pluralism.py DISTRIBUTIONS --part measure`)."
     )
     return "\n".join([*lines, "", *textwrap.wrap(told, 110)])
@@ -642,9 +642,13 @@ def communities_fit() -> str:
         "everyone's adapter": "an adapter of everybody",
         "adapter of shuffled options": "one of its own answers with the options shuffled",
     }
+    losses = ", ".join(
+        f"{before:.2f} to {after:.2f} ({name})" for name, (before, after) in summary["loss"].items()
+    )
     told = (
         f"{' and '.join(summary['communities'])}; {summary['learnt']} questions to learn from, "
-        f"{summary['measured']} others to measure on. A country's own adapter "
+        f"{summary['measured']} others to measure on. Losses went from {losses}. "
+        "A country's own adapter "
         + "; it ".join(
             f"{_stands(of['adapter', 'skill', than])} {what} "
             f"({_interval(of['adapter', 'skill', than], '+.2f')})"
@@ -761,7 +765,7 @@ def orientation() -> str:
         f"sessions are transitive, of random ones {order['chance']:.0%}. Its likeliest letter is "
         f"{most['letter']}, in {most['count'] / found['answers']:.0%} of the answers: options are "
         f"shuffled, so that a letter that is liked gives noise. "
-        f"{found['seconds']['run'] / 60:.1f} minutes on {found['machine']['cores']} cores "
+        f"{found['seconds']['run'] / 60:.1f} minutes on {_cores(found)} "
         "(`python benchmarks/orientation.py`)."
     )
     return "\n".join([*lines, "", *textwrap.wrap(told, 110)])
@@ -803,6 +807,14 @@ def ring() -> str:
     return "\n".join([*lines, "", *textwrap.wrap(told, 110)])
 
 
+def _cores(found: dict[str, Any]) -> str:
+    """Return on what something ran."""
+    machine = found["machine"]
+    return f"{machine['cores']} cores" + (
+        " (with bf16 instructions)" if machine.get("bf16_instructions") else ""
+    )
+
+
 def _interval(row: dict[str, Any], form: str = ".2f") -> str:
     if row["value"] is None:
         return "none"
@@ -840,12 +852,12 @@ def steering_page() -> str:
     found = json.loads((RESULTS / "page.json").read_text())
     soak = json.loads((RESULTS / "page-soak.json").read_text())
     return (
-        f"On {found['machine']['cores']} cores with {found['model']}, {found['new_tokens']} new "
+        f"On {_cores(found)} with {found['model']}, {found['new_tokens']} new "
         f"tokens, medians of {found['rounds']} alternating runs: both texts take\n"
         f"**{found['pair_ratio']:.2f} times** what `generate` takes for one, and the first piece "
         f"comes after {found['first_ratio']:.2f} times its time\n"
-        f"({found['seconds']['page_first']:.2f} s against {found['seconds']['first']:.2f} s): the "
-        f"prompt is read twice. In {soak['minutes']:g} minutes of mixed use,\n"
+        f"({found['seconds']['page_first']:.3f} s against {found['seconds']['first']:.3f} s): the "
+        f"default's prompt is read before the\nother's. In {soak['minutes']:g} minutes of mixed use, "
         f"{sum(soak['answers'].values()):,} answers, the server's memory went from "
         f"{soak['mb_early']:,} to {soak['mb_late']:,} MB ({soak['growth']:+.1%})."
     )
@@ -872,7 +884,7 @@ def steering_speed() -> str:
     lines = [
         f"Time of writing {found['new_tokens']} tokens on {found['model']}, as a part of the "
         f"model's "
-        f"own, medians of {found['rounds']} alternating runs on {found['machine']['cores']} cores; "
+        f"own, medians of {found['rounds']} alternating runs on {_cores(found)}; "
         f"the encoder's weights are {found['encoder_of_model']:.0%} of the model's bytes.",
         "",
         "| prompts at once | "
@@ -898,7 +910,7 @@ def attention() -> str:
     lengths = [row["length"] for row in found["bf16"]["rows"]]
     return (
         "An operation of attention counts as three of a linear layer there: on "
-        f"{found['machine']['cores']} cores, at the widths of\nSmolLM2-135M and in sequences of "
+        f"{_cores(found)}, at the widths of\nSmolLM2-135M and in sequences of "
         f"{lengths[0]} to {lengths[-1]} tokens, it takes {min(slower):.1f} to {max(slower):.1f} "
         "times as long."
     )
@@ -945,7 +957,7 @@ def analyses() -> str:
         f"{pairs['li2026']:,}) at {all_['layers']} layers in both modes,",
         "with 1,000 permutations and 1,000 resamples (200 of the ridge's read-outs): "
         f"{all_['seconds'] / 60:.0f} minutes",
-        f"and {all_['peak_gb']:.1f} GB on {found['machine']['cores']} cores; density clusters, "
+        f"and {all_['peak_gb']:.1f} GB on {_cores(found)}; density clusters, "
         f"with the rest of structure: {density['seconds'] / 60:.0f} minutes.",
         f"Twice as many texts take {twice['ratio']:.1f} times as long, and {peaks[1]:.1f} GB "
         f"instead of {peaks[0]:.1f}.",

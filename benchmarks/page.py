@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 from writing import check_lengths, command_of, endless, options_of
 
 PROMPT = "My neighbour lost her job last week. What could I do for her?"
@@ -40,10 +41,11 @@ def main() -> None:
         table = Path(folder) / "starter.parquet"
         build_vectors("starter").save(table)
         model = load_model(options.model)
-        with endless(), served(options.model, table) as url:
+        # A browser has its connection open.
+        with endless(), served(options.model, table) as url, httpx.Client(timeout=None) as client:
             for round_ in range(options.rounds + 1):
                 found: dict[str, float] = {}
-                ways = [lambda: alone(model, options), lambda: asked(url, options)]
+                ways = [lambda: alone(model, options), lambda: asked(client, url, options)]
                 for way in ways if round_ % 2 else reversed(ways):
                     found |= way()
                 if round_:  # the first round warms up, and reads the direction's texts
@@ -110,14 +112,12 @@ def alone(model: Any, options: Any) -> dict[str, float]:
     return {"first": pieces[0], "whole": pieces[-1]}
 
 
-def asked(url: str, options: Any) -> dict[str, float]:
+def asked(client: httpx.Client, url: str, options: Any) -> dict[str, float]:
     """Ask the page's server; the whole is what came before its last look at both texts."""
-    import httpx
-
     source = {"kind": "direction", "target": "moral", "layer": options.layer, "strength": 0.05}
     request = {"prompt": PROMPT, "max_tokens": options.tokens, "sources": [source]}
     start, pieces, last = time.perf_counter(), [], ""
-    with httpx.stream("POST", f"{url}/api/steer", json=request, timeout=None) as answer:
+    with client.stream("POST", f"{url}/api/steer", json=request) as answer:
         for line in answer.iter_lines():
             if line == "event: piece":
                 pieces.append(time.perf_counter() - start)

@@ -4,7 +4,7 @@
     python benchmarks/pluralism.py EFFECTS --part dilemmas [--model smollm2-135m]
 
 DISTRIBUTIONS is GlobalOpinionQA's JSON: `measure` takes the 32 countries with most answers, `steer`
-the first four of them, `fit` the first. EFFECTS is the Moral Machine's table of countries.
+the first four of them, `fit` the first two. EFFECTS is the Moral Machine's table of countries.
 Answers are kept in --folder, so that `steer` needn't ask again what `measure` has asked.
 """
 
@@ -88,7 +88,10 @@ def steered(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def fitted(options: argparse.Namespace) -> dict[str, Any]:
-    """Train adapters of a country, and measure them on other questions and in hidden states."""
+    """Train adapters of two countries, and measure them on other questions and in hidden states.
+
+    How long they are trained was chosen by the loss on what they learn from, and by nothing else.
+    """
     from moralprobe.behavior.pluralism.learning import ARMS, split
     from moralprobe.behavior.pluralism.surveys import load_survey
     from moralprobe.bridges.adapters import adapters_in
@@ -99,11 +102,18 @@ def fitted(options: argparse.Namespace) -> dict[str, Any]:
     from moralprobe.moral_vectors import build_vectors
     from moralprobe.report.pluralism import of_learnt, of_moved
 
-    given = split(load_survey(options.table).best_covered(32), 1, 100)
+    given = split(load_survey(options.table).best_covered(32), 2, 200)
     model = own_copy(options.model)
     folder = options.folder / "fit"
     with open_cache(folder / "asked.jsonl") as cache:
-        found = learn(model, given, arms=ARMS, out=folder, cache=cache, progress=told)
+        found = learn(
+            model,
+            given,
+            arms=ARMS,
+            out=folder,
+            cache=cache,
+            progress=told,
+        )
     found.save(folder)
     print("\n".join(of_learnt(found)), flush=True)
     moved = move(

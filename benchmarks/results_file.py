@@ -17,12 +17,15 @@ RESULTS = Path(__file__).parent / "results"
 def machine() -> dict[str, Any]:
     """Return the processor, the cores that this process may use, and the versions."""
     name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
+    told, info = "", Path("/proc/cpuinfo")
     if info.is_file():
-        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        told = info.read_text()
+        models = [line for line in told.splitlines() if line.startswith("model name")]
         name = models[0].split(":")[1].strip() if models else name
+    bf16 = any(flag in told.split() for flag in ("avx512_bf16", "amx_bf16"))
     gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
-    return {"processor": name, "cores": cores(), **gpu, **environment()}
+    processor = {"processor": name, "cores": cores(), "bf16_instructions": bf16}
+    return {**processor, **gpu, **environment()}
 
 
 def suffix() -> str:

@@ -50,7 +50,7 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Training:
-    """How an adapter is trained.
+    """How an adapter is trained; larger models than of some hundred million weights want less.
 
     Args:
         epochs: over the questions, each under one drawn order of its options.
@@ -59,8 +59,8 @@ class Training:
         batch: questions a step.
     """
 
-    epochs: int = 3
-    lr: float = 2e-4
+    epochs: int = 6
+    lr: float = 1e-3
     rank: int = 8
     batch: int = 8
 

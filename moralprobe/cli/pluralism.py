@@ -178,7 +178,7 @@ def fit_command(
     communities: Annotated[int, typer.Option(help="Those with most answers.", min=1)] = 2,
     questions: Annotated[
         int, typer.Option(help="Of each community, half of them to learn from.", min=40)
-    ] = 120,
+    ] = 200,
     arms: Annotated[
         str,
         typer.Option(
@@ -186,8 +186,8 @@ def fit_command(
             "options; all, if not given."
         ),
     ] = "",
-    epochs: Annotated[int, typer.Option(help="Of training.", min=1)] = 3,
-    lr: Annotated[float, typer.Option(help="Of training, AdamW's.")] = 2e-4,
+    epochs: Annotated[int, typer.Option(help="Of training.", min=1)] = 6,
+    lr: Annotated[float, typer.Option(help="Of training, AdamW's; less for larger models.")] = 1e-3,
     rank: Annotated[int, typer.Option(help="Of the LoRA matrices.", min=1)] = 8,
     draws: Annotated[int, typer.Option(help="Resamples of questions.", min=20)] = 1000,
     seed: Seed = 0,

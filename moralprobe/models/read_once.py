@@ -100,6 +100,35 @@ def handed(cache: Any, of: Sequence[int]) -> Any:
     return cache
 
 
+def joined(cache: Any, other: Any) -> Any:
+    """Return a cache with the rows of both, the other's last; both have read as many tokens.
+
+    Args:
+        cache: one that `can_go_on`; it is changed.
+        other: of the same model.
+    """
+    for layer, more in zip(cache.layers, other.layers, strict=True):
+        if layer.get_seq_length() > 0:  # some layers keep nothing, and look at another's
+            layer.keys = torch.cat([layer.keys, more.keys])
+            layer.values = torch.cat([layer.values, more.values])
+    return cache
+
+
+def forgets_last(cache: Any) -> bool:
+    """Take the last token out of a cache that `can_go_on`, if it still holds all that were read.
+
+    Layers that look at a window of the text have let go of what the token before the last saw.
+    """
+    layers = [layer for layer in cache.layers if layer.get_seq_length() > 0]
+    if any(layer.keys.shape[-2] < layer.get_seq_length() for layer in layers):
+        return False
+    for layer in layers:
+        layer.keys, layer.values = layer.keys[..., :-1, :], layer.values[..., :-1, :]
+        if type(layer).__name__ != _OF_ATTENTION[0]:
+            layer.cumulative_length -= 1
+    return True
+
+
 def can_go_on(cache: Any) -> bool:
     """Return whether several tokens at once may follow a cache.
 

@@ -187,6 +187,8 @@ def of_learnt(found: Learnt) -> list[str]:
             f"  {arm:<28} {_said(distance):<22} {_said(skill, '+.3f'):<26} {gain}".rstrip()
         )
     lines += ["", *(f"  {line}" for line in _worth(of))]
+    for name, (before, after) in summary["loss"].items():
+        lines.append(f"  the loss of {name} went from {before:.3f} to {after:.3f} nats")
     return [*lines, "", SILENT]
 
 

@@ -59,6 +59,7 @@ def steering(
     steered: Sequence[bool] | None = None,
     *,
     scored: bool = False,
+    passed: int = 0,
 ) -> Iterator[Steered]:
     """Steer what the model makes of a batch within the `with`: one forward pass, or a generation.
 
@@ -73,6 +74,7 @@ def steering(
         positions: which tokens are edited; see `positions.reach`.
         steered: which of the batch's texts are edited at all; every one, if not given.
         scored: the batch holds what is written too; see `positions.reach`.
+        passed: tokens of the batch that were read before, and aren't given again.
 
     Yields:
         What was done, filled as it happens.
@@ -91,7 +93,9 @@ def steering(
     by_layer: dict[int, list[Edit]] = {}
     for edit in intervention.active:
         by_layer.setdefault(edit.layer, []).append(edit)
-    layers: dict[int, _Layer] = {at: _Layer(edits, reached) for at, edits in by_layer.items()}
+    layers: dict[int, _Layer] = {
+        at: _Layer(edits, reached, passed) for at, edits in by_layer.items()
+    }
     with edited_blocks(model.decoder, layers):
         yield Steered(batch, list(layers.values()))
     for layer, edited in layers.items():
@@ -138,11 +142,11 @@ def steered_logits(
 class _Layer:
     """The edits of one layer in one run, and how many tokens have passed there."""
 
-    def __init__(self, edits: list[Edit], reached: Reach) -> None:
+    def __init__(self, edits: list[Edit], reached: Reach, passed: int = 0) -> None:
         self.record: list[tuple[int, torch.Tensor, torch.Tensor]] = []
         self._edits = edits
         self._reach = reached
-        self._passed = 0
+        self._passed = passed
         self._later = bool(reached.generated.any()), bool(reached.generated.all())
         self._device: torch.device | None = None
 

@@ -18,6 +18,7 @@ from moralprobe.models.tokens import Batch, Encoded
 from moralprobe.steering.apply import steering
 from moralprobe.steering.intervention import Intervention
 from moralprobe.steering.positions import check_positions
+from moralprobe.steering.reading import Drawn, keeping, read_in_turn
 from moralprobe.steering.sampling import Draw, Sampling
 
 BATCH: Final = 16
@@ -222,20 +223,38 @@ def _generate(
     batch = model.collate(encoded, side="left")
     ends = end_ids(model)
     stream = on_text and _Stream(model.tokenizer, len(prompts), ends, on_text)
-    with steering(model, intervention, batch, positions, edited) as steered:
+
+    def drawn(rows: Sequence[int]) -> Draw:
+        prompt, text, seed = zip(*((prompts[i], encoded[i], seeds[i]) for i in rows), strict=True)
+        return Draw(sampling, prompt, text, seed)
+
+    draws: Drawn = drawn(range(len(prompts)))
+    active = intervention is not None and bool(intervention.active)
+    begun, passed = None, 0
+    if intervention is not None and active and len(set(edited)) > 1 and batch.ids.shape[1] > 1:
+        say = stream.say if stream else None
+        begun = read_in_turn(model, batch, intervention, positions, edited, drawn, say)
+        draws = keeping(draws, begun.first)
+        passed = 0 if begun.cache is None else batch.ids.shape[1] - 1
+    with steering(model, intervention, batch, positions, edited, passed=passed) as steered:
         out = continued(
             model,
             batch,
             sampling.max_new_tokens,
-            Draw(sampling, prompts, encoded, seeds),
+            draws,
             ends,
             stop=stop,
             stream=stream,
-            plain=intervention is None,
+            cache=begun and begun.cache,
+            alike=not active,
         )
     new = [_until(row, ends) for row in out.tolist()]
     # The last token of a text is never read again.
     edits, change = steered.edits([len(ids) - 1 for ids in new])
+    if begun is not None and begun.steered is not None:
+        for row, n, size in zip(begun.edited, *begun.steered.edits(), strict=True):
+            change[row] = (edits[row] * change[row] + n * size) / max(1, edits[row] + n)
+            edits[row] += n
     return [
         Generation(
             prompt=prompt,
@@ -259,11 +278,10 @@ def continued(
     *,
     stop: Callable[[], bool] = lambda: False,
     stream: Any = None,
-    plain: bool = True,
+    cache: Any = None,
+    alike: bool = True,
 ) -> torch.Tensor:
     """Return up to n more tokens of each text, [texts, new tokens].
-
-    Texts that are the same are read once.
 
     Args:
         model: from `load_model`.
@@ -273,7 +291,8 @@ def continued(
         ends: tokens at which a text ends; none where all go on to the last.
         stop: asked before every token.
         stream: what transformers calls a streamer.
-        plain: the model is as it is; one that is edited reads every text itself.
+        cache: of all but the texts' last tokens, where they were read before.
+        alike: texts that are the same are read once; false where edits tell them apart.
     """
     from transformers import GenerationConfig
 
@@ -285,11 +304,13 @@ def continued(
         eos_token_id=sorted(ends) or None,
         use_cache=True,
     )
+    if cache is None and alike:
+        cache = read_alike(model.model, batch.ids, batch.mask)
     with _no_defaults(model), few_rows(model.model):
         out: torch.Tensor = model.model.generate(
             input_ids=batch.ids,
             attention_mask=batch.mask.long(),
-            past_key_values=read_alike(model.model, batch.ids, batch.mask) if plain else None,
+            past_key_values=cache,
             generation_config=config,
             logits_processor=[drawn],
             stopping_criteria=[
@@ -354,14 +375,21 @@ class _Stream:
             if own and own[-1] in self._ends:
                 continue
             own.append(token)
-            text = self._tokenizer.decode(own, skip_special_tokens=True)
-            if not text.endswith("\N{REPLACEMENT CHARACTER}"):
-                self._say(row, text)
+            self._tell(row, own)
+
+    def say(self, row: int, token: int) -> None:
+        """Hand on a text's first token, which comes again with those of the others."""
+        self._tell(row, [token])
 
     def end(self) -> None:
         """Hand on what is left."""
         for row, own in enumerate(self._ids):
             self._say(row, self._tokenizer.decode(own, skip_special_tokens=True))
+
+    def _tell(self, row: int, ids: list[int]) -> None:
+        text = self._tokenizer.decode(ids, skip_special_tokens=True)
+        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            self._say(row, text)
 
     def _say(self, row: int, text: str) -> None:
         if piece := text[len(self._said[row]) :]:

@@ -15,6 +15,7 @@ from moralprobe.errors import DataError, ModelError, NumericError, UsageError
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.load import load_model
 from moralprobe.models.tiny import FAMILIES, tiny_model, tiny_tokenizer
+from moralprobe.steering import reading
 from moralprobe.steering.generate import end_ids, generate, side_by_side
 from moralprobe.steering.intervention import Edit, Intervention
 from moralprobe.steering.rules import Add, Cap, Gate, ProjectOut
@@ -221,17 +222,80 @@ def test_a_strength_of_0_is_no_steering_at_all() -> None:
 
 
 @pytest.mark.parametrize("positions", ["all", "prompt", "generated"])
-def test_side_by_side_is_the_model_as_it_is_and_steered(positions: str) -> None:
-    model = tiny()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_side_by_side_is_the_model_as_it_is_and_steered(family: str, positions: str) -> None:
+    model = tiny(family)
     how: dict[str, Any] = {"sampling": SAMPLING, "chat": False}
-    plain, steered = side_by_side(model, PROMPTS[1], some_edits(), positions=positions, **how)
-    assert plain == generate(model, PROMPTS[1:2], **how)[0] and plain.edits == 0
-    (alone,) = generate(model, PROMPTS[1:2], some_edits(), positions=positions, **how)
-    assert (steered.ids, steered.edits) == (alone.ids, alone.edits) and steered.edits > 0
-    same = side_by_side(model, PROMPTS[1], some_edits() * 0, positions=positions, **how)
-    assert same == (plain, plain)
+    # The second is longer than a family's window.
+    for prompt in (PROMPTS[1], "He " + "went on and on " * 6):
+        plain, steered = side_by_side(model, prompt, some_edits(), positions=positions, **how)
+        assert plain == generate(model, [prompt], **how)[0] and plain.edits == 0
+        (alone,) = generate(model, [prompt], some_edits(), positions=positions, **how)
+        assert (steered.ids, steered.edits) == (alone.ids, alone.edits) and steered.edits > 0
+        assert steered.change == pytest.approx(alone.change, rel=1e-4)
+        same = side_by_side(model, prompt, some_edits() * 0, positions=positions, **how)
+        assert same == (plain, plain)
     with pytest.raises(UsageError, match="steered or not"):
         generate(model, PROMPTS, some_edits(), steered=[True], **how)
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_what_isnt_edited_begins_before_what_is_is_read(
+    goes_on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, how = tiny(), Sampling(max_new_tokens=7, temperature=0.9, seed=3, repetition_penalty=1.3)
+    if not goes_on:  # as of a model whose cache can't be put together
+        monkeypatch.setattr(reading, "can_go_on", lambda cache: False)
+    happened: list[tuple[str, Any, str]] = []
+
+    class Told(Add):
+        def __call__(self, x: torch.Tensor) -> torch.Tensor:
+            happened.append(("edited", tuple(x.shape[:2]), ""))
+            return super().__call__(x)
+
+    edit = Edit(1, Told(vector(1)), 0.7)
+    prompts, edited = [PROMPTS[0], PROMPTS[1], PROMPTS[1]], [True, False, True]
+    written = generate(
+        model,
+        prompts,
+        Intervention((edit,)),
+        steered=edited,
+        sampling=how,
+        chat=False,
+        on_text=lambda row, piece: happened.append(("said", row, piece)),
+    )
+    assert happened[0][:2] == ("said", 1)
+    width = len(model.tokenizer(PROMPTS[1])["input_ids"])
+    assert happened[1] == ("edited", (2, width - 1) if goes_on else (3, width), "")
+    for row, one in enumerate(written):
+        assert "".join(piece for what, at, piece in happened if (what, at) == ("said", row)) == (
+            one.text
+        )
+        alone = generate(
+            model,
+            [prompts[row]],
+            Intervention((edit,)) if edited[row] else None,
+            sampling=how,
+            chat=False,
+        )
+        assert (one.ids, one.edits) == (alone[0].ids, alone[0].edits)
+
+
+def test_nothing_is_said_where_the_other_text_cant_be_edited() -> None:
+    said: list[str] = []
+    foreign = Intervention((Edit(1, Add(torch.ones(D + 1))),))
+    for edit, how in ((foreign, {}), (some_edits(), {"positions": "spans", "spans": [(0, 0)]})):
+        with pytest.raises((ModelError, UsageError, DataError)):
+            side_by_side(
+                tiny(),
+                PROMPTS[1],
+                edit,
+                sampling=SAMPLING,
+                chat=False,
+                on_text=lambda row, piece: said.append(piece),
+                **how,  # type: ignore[arg-type]
+            )
+    assert not said
 
 
 def test_the_same_seed_gives_the_same_text_and_another_another() -> None:
