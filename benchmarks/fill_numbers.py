@@ -851,16 +851,18 @@ def steering_page() -> str:
     """Say what the page's two texts cost beside one, and whether its server's memory grows."""
     found = json.loads((RESULTS / "page.json").read_text())
     soak = json.loads((RESULTS / "page-soak.json").read_text())
-    return (
+    told = (
         f"On {_cores(found)} with {found['model']}, {found['new_tokens']} new "
-        f"tokens, medians of {found['rounds']} alternating runs: both texts take\n"
+        f"tokens, medians of {found['rounds']} alternating runs: both texts take "
         f"**{found['pair_ratio']:.2f} times** what `generate` takes for one, and the first piece "
-        f"comes after {found['first_ratio']:.2f} times its time\n"
+        f"comes after {found['first_ratio']:.2f} times its time "
         f"({found['seconds']['page_first']:.3f} s against {found['seconds']['first']:.3f} s): the "
-        f"default's prompt is read before the\nother's. In {soak['minutes']:g} minutes of mixed use, "
+        f"default's prompt is read before the other's. In {soak['minutes']:g} minutes of mixed "
+        "use, "
         f"{sum(soak['answers'].values()):,} answers, the server's memory went from "
         f"{soak['mb_early']:,} to {soak['mb_late']:,} MB ({soak['growth']:+.1%})."
     )
+    return "\n".join(textwrap.wrap(told, 110))
 
 
 def _published(found: dict[str, Any]) -> list[float]:
