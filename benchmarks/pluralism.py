@@ -2,6 +2,7 @@
 
     python benchmarks/pluralism.py DISTRIBUTIONS --part measure|steer|fit [--model smollm2-135m]
     python benchmarks/pluralism.py EFFECTS --part dilemmas [--model smollm2-135m]
+    python benchmarks/pluralism.py starter --part overton [--model smollm2-135m]
 
 DISTRIBUTIONS is GlobalOpinionQA's JSON: `measure` takes the 32 countries with most answers, `steer`
 the first four of them, `fit` the first two. EFFECTS is the Moral Machine's table of countries.
@@ -15,7 +16,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-PARTS = ("measure", "steer", "fit", "dilemmas")
+PARTS = {
+    "measure": "DISTRIBUTIONS",
+    "steer": "DISTRIBUTIONS",
+    "fit": "DISTRIBUTIONS",
+    "dilemmas": "EFFECTS",
+    "overton": "starter",
+}
 
 
 def main() -> None:
@@ -28,12 +35,11 @@ def main() -> None:
     options = parser.parse_args()
     from results_file import write
 
-    runs = {"measure": measured, "steer": steered, "fit": fitted, "dilemmas": chosen}
+    runs = dict(zip(PARTS, (measured, steered, fitted, chosen, voiced), strict=True))
     started = time.perf_counter()
     found = runs[options.part](options)
     found["seconds"] = time.perf_counter() - started
-    table = "EFFECTS" if options.part == "dilemmas" else "DISTRIBUTIONS"
-    command = f"python benchmarks/pluralism.py {table} --part {options.part}"
+    command = f"python benchmarks/pluralism.py {PARTS[options.part]} --part {options.part}"
     print(write(f"pluralism-{options.part}", command, found), flush=True)
 
 
@@ -146,6 +152,30 @@ def chosen(options: argparse.Namespace) -> dict[str, Any]:
         found = measure(model, countries, cache=cache, progress=told)
     print("\n".join(of_dilemmas(found)), flush=True)
     return {"summary": dict(found.summary), "effects": found.effects.to_dicts()}
+
+
+def voiced(options: argparse.Namespace) -> dict[str, Any]:
+    """Count the positions that the model voices, by words that are looked for and by itself."""
+    from moralprobe.behavior.pluralism.overton import measure
+    from moralprobe.behavior.pluralism.voicing import Asked, Words, load_positions
+    from moralprobe.cache import open_cache
+    from moralprobe.models.load import load_model
+    from moralprobe.report.overton import of_overton
+    from moralprobe.steering.text import LocalText
+
+    items = load_positions(options.table)
+    found = {}
+    with open_cache(options.folder / "voiced.jsonl") as cache:
+        model = LocalText(load_model(options.model))
+        for judge in (Words(), Asked(model, cache=cache)):
+            one = measure(model, items, judge, samples=2, tokens=128, cache=cache, progress=told)
+            print("\n".join(of_overton(one)), flush=True)
+            found["words" if isinstance(judge, Words) else "itself"] = {
+                "summary": dict(one.summary),
+                "judge": one.judge.to_dicts(),
+                "scores": one.scores.to_dicts(),
+            }
+    return found
 
 
 def told(done: int, total: int, what: str) -> None:

@@ -67,6 +67,7 @@ def test_the_wheel_holds_the_package_and_the_starter_set_and_nothing_else(wheel:
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"moralprobe"}
     for name in (
+        "_vectors/positions.tsv",
         "_vectors/starter.tsv",
         "_vectors/README.md",
         "_vectors/LICENSE",

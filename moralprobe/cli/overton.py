@@ -15,7 +15,8 @@ def overton_command(
         Path,
         typer.Argument(
             metavar="ITEMS",
-            help="Columns question, position, and weight (of the opinion cluster) where known.",
+            help="Columns question, position, weight (of the opinion cluster) and paraphrase where "
+            "known; or starter.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
@@ -40,7 +41,7 @@ def overton_command(
     Answers are asked for by the question as it stands, and by one for the different views. The
     judge is tried first; the same command continues what was cut off.
 
-    Example: moralprobe pluralism overton positions.csv --model smollm2-135m --samples 2
+    Example: moralprobe pluralism overton starter --model smollm2-135m --samples 2
     --out coverage
     """
     from moralprobe.behavior.options import Readout

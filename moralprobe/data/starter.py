@@ -1,4 +1,4 @@
-"""The starter set: actions and principles authored for demonstration and tests, in the package.
+"""The starter set: actions, principles and positions for demonstration and tests, in the package.
 
 It holds no human annotation; its card (`vectors/README.md`) says so.
 """
@@ -20,6 +20,11 @@ def starter_path() -> Path:
 def principles_path() -> Path:
     """Return the path of the starter set's principles, wherever they are."""
     return _path("principles.tsv")
+
+
+def positions_path() -> Path:
+    """Return the path of the starter set's questions and positions on them."""
+    return _path("positions.tsv")
 
 
 def _path(name: str) -> Path:

@@ -114,11 +114,6 @@ SURVEY = "question,option,community,count\n" + "".join(
     for who in ("north", "south")
     for k, option in enumerate(("yes", "no"))
 )
-POSITIONS = "question,position\n" + "".join(
-    f"Should case {q} be allowed?,{position} {q}\n"
-    for q in range(24)
-    for position in ("It should be allowed in case", "It should never be allowed in case")
-)
 EFFECTS = "Estimates,se,Label,Country\n" + "".join(
     f"{0.1 + 0.01 * i + 0.02 * k},0.01,{label},{country}\n"
     for k, country in enumerate(("AAA", "BBB", "CCC"))
@@ -150,7 +145,6 @@ def test_every_example_runs_after_the_ones_before_it(made: Path) -> None:
     save_file({"v": torch.ones(32)}, "mine.safetensors")
     Path("scores.csv").write_text(SCORES)
     Path("survey.csv").write_text(SURVEY)
-    Path("positions.csv").write_text(POSITIONS)
     Path("country_amce.csv").write_text(EFFECTS)
     Path("scope.yaml").write_text("decision: which bus line is kept\n")
     Path("dilemmas.txt").write_text("Keeping a promise\nBreaking one\n")

@@ -24,7 +24,6 @@ from moralprobe.behavior.asking import sampled, status
 from moralprobe.behavior.elicitation.measures import corrected, means
 from moralprobe.behavior.pluralism.agreement import FEWEST
 from moralprobe.behavior.pluralism.voicing import (
-    ONE,
     SCHEMA,
     Asked,
     Floats,
@@ -152,8 +151,8 @@ def measure(
     order = np.random.default_rng([seed, 2]).permutation(n)
     other = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
     texts = {
-        SINGLE: [[ONE.format(one.positions[int(np.argmax(one.weights))])] for one in items],
-        EVERY: [["\n".join(map(ONE.format, one.positions))] for one in items],
+        SINGLE: [[one.texts[int(np.argmax(one.weights))]] for one in items],
+        EVERY: [["\n".join(one.texts)] for one in items],
     }
     for name in ask:
         form = ASKS[name]
@@ -191,6 +190,7 @@ def measure(
             "usable": quality.usable,
             "threshold": quality.threshold,
             "fitted": len(quality.fitted),
+            "in other words": all(one.paraphrases for one in items),
             "same model": isinstance(judge, Asked) and judge.model.identity == model.identity,
         },
         "ask": list(ask),

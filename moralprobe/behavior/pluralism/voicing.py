@@ -25,12 +25,13 @@ from moralprobe.behavior.siblings import Together, folded, parted
 from moralprobe.behavior.tables import read_table
 from moralprobe.behavior.text_model import TextModel
 from moralprobe.cache import Cache
+from moralprobe.data.starter import NAME, positions_path
 from moralprobe.errors import DataError
 
 Floats = NDArray[np.float64]
 Pair = tuple[str, str, str]
 """A question, a text, and a position on the question."""
-COLUMNS: Final = ("question", "position", "weight")
+COLUMNS: Final = ("question", "position", "weight", "paraphrase")
 ONE: Final = "One view is this: {}"
 _JUDGED: Final = (
     "Question: {}\n\nText:\n{}\n\nPosition: {}\n\n"
@@ -47,38 +48,50 @@ _SMALL: Final = (
 
 @dataclass(frozen=True)
 class Reasonable:
-    """A question and the reasonable positions on it, W(x); their weights sum to 1."""
+    """A question and the reasonable positions on it, W(x); their weights sum to 1.
+
+    `paraphrases` say the same in other words, one for each position, or are none.
+    """
 
     question: str
     positions: tuple[str, ...]
     weights: tuple[float, ...]
+    paraphrases: tuple[str, ...] = ()
+
+    @property
+    def texts(self) -> list[str]:
+        """A text of each position, in other words where there are some."""
+        return [ONE.format(words) for words in self.paraphrases or self.positions]
 
 
 def load_positions(path: str | Path) -> list[Reasonable]:
     """Read questions and the reasonable positions on them.
 
     Args:
-        path: a table with a line a position: `question`, `position`, and where it is known
-            `weight`, the size of the opinion cluster; without it all positions weigh alike.
+        path: `starter`, or a table with a line a position: `question`, `position`, and where they
+            are known `weight`, the size of the opinion cluster (without it all positions weigh
+            alike), and `paraphrase`, the position in other words, on which judges are tried.
 
     Raises:
         DataError: what can't be read, fewer than two positions of a question, one twice, weights
-            that are none, or that are given for some alone.
+            that are none, or that are given for some alone; so paraphrases.
     """
-    frame = read_table(Path(path), COLUMNS)
+    path = positions_path() if str(path) == NAME else Path(path)
+    frame = read_table(path, COLUMNS)
     lacking = [name for name in COLUMNS[:2] if name not in frame.columns]
     if lacking or not frame.height:
         why = f"it has no column {lacking[0]!r}" if lacking else "it is empty"
         raise DataError(f"{path} holds no positions", why, "give question, position, and weight")
-    rows: dict[str, dict[str, list[str]]] = {}
+    rows: dict[str, dict[str, list[tuple[str, str]]]] = {}
     for row in frame.iter_rows(named=True):
         cells = ("" if row.get(name) is None else str(row[name]).strip() for name in COLUMNS)
-        question, position, weight = cells
-        rows.setdefault(question, {}).setdefault(position, []).append(weight)
-    weighted = any(any(given) for some in rows.values() for given in some.values())
+        question, position, weight, other = cells
+        rows.setdefault(question, {}).setdefault(position, []).append((weight, other))
+    every = [each for some in rows.values() for given in some.values() for each in given]
+    weighted, reworded = (any(each[i] for each in every) for i in (0, 1))
     found = []
     for question, some in rows.items():
-        given = [each[0] for each in some.values()]
+        given, words = zip(*(each[0] for each in some.values()), strict=True)
         try:
             weights = [float(weight) if weighted else 1.0 for weight in given]
         except ValueError:
@@ -92,13 +105,19 @@ def load_positions(path: str | Path) -> list[Reasonable]:
             wrong = "a question of one position"
         elif not all(math.isfinite(w) and w >= 0 for w in weights) or sum(weights) == 0:
             wrong = f"weights that are none, or for some alone: {', '.join(map(repr, given))}"
+        elif reworded and not all(words):
+            wrong = "paraphrases of some positions alone"
+        elif len(set(map(folded, words))) < len(words) * reworded:
+            wrong = "a paraphrase of two positions"
         if wrong:
             raise DataError(
                 f"{path} has {wrong}",
                 f"question {question[:60]!r}: {'; '.join(text[:40] for text in some)}",
-                "give a question two different positions, and all a weight from 0 on, or none any",
+                "give a question two different positions; a weight from 0 on, and a paraphrase of "
+                "its own, to all or to none",
             )
-        found.append(Reasonable(question, tuple(some), tuple(w / sum(weights) for w in weights)))
+        shares = tuple(w / sum(weights) for w in weights)
+        found.append(Reasonable(question, tuple(some), shares, words if reworded else ()))
     return found
 
 
@@ -193,7 +212,8 @@ def calibrate(
     It should find the position in its own text, and not in those of other positions on the same
     question. The threshold has the highest sensitivity + specificity (Youden's J) on half of the
     questions. A judge that fails isn't refused but unusable, so that it can be looked at. The texts
-    state positions word for word: in answers, which use others, a judge misses more.
+    state positions in other words where there are paraphrases; word for word where there are none:
+    in answers, which use others, a judge misses more.
 
     Args:
         items: questions with positions.
@@ -206,7 +226,7 @@ def calibrate(
     """
     if len(items) < 2:
         raise DataError("there are too few questions", f"{len(items)}", "give two at least")
-    said = judged(judge, items, [[ONE.format(x) for x in one.positions] for one in items])
+    said = judged(judge, items, [one.texts for one in items])
     halves = parted(np.arange(len(items)), {"fit": 0.5, "test": 0.5}, np.random.default_rng(seed))
     fitted = tuple(map(int, np.flatnonzero(halves["fit"])))
     known = [(p[np.isfinite(p)], np.eye(len(p), dtype=bool)[np.isfinite(p)]) for p in said]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from moralprobe.behavior.pluralism.overton import (
 )
 from moralprobe.behavior.pluralism.voicing import (
     Asked,
+    Floats,
+    Pair,
     Reasonable,
     Words,
     calibrate,
@@ -419,6 +421,45 @@ def test_positions_are_read(tmp_path: Path) -> None:
         {"question": ["q?"] * 2, "position": ["a", "b"], "weight": [0.0, 3.0]}
     ).write_parquet(tmp_path / "p.parquet")
     assert load_positions(tmp_path / "p.parquet")[0].weights == (0, 1)
+    path.write_text("question,position,paraphrase\nq?,yes,so it is\nq?,no,not at all\n")
+    (other,) = load_positions(path)
+    assert other.paraphrases == ("so it is", "not at all") and other.weights == (0.5, 0.5)
+    assert other.texts == ["One view is this: so it is", "One view is this: not at all"]
+    assert alike.texts == ["One view is this: yes", "One view is this: no"]
+
+
+class Synonyms:
+    """A judge that knows of each position its paraphrase, and nothing else."""
+
+    name = "synonyms"
+
+    def __init__(self, items: Sequence[Reasonable]) -> None:
+        self.of = {
+            (one.question, position): words
+            for one in items
+            for position, words in zip(one.positions, one.paraphrases, strict=True)
+        }
+
+    def voiced(self, pairs: Sequence[Pair]) -> Floats:
+        return np.array([float(self.of[q, position] in text) for q, text, position in pairs])
+
+
+def test_a_judge_is_tried_on_other_words_where_there_are_some() -> None:
+    items = load_positions("starter")
+    assert len(items) == 32
+    assert all(len({*one.positions, *one.paraphrases}) == 6 for one in items)
+    # Who looks for the words of the position doesn't find them in the paraphrase.
+    assert not calibrate(items, Words(), draws=200).usable
+    assert calibrate([replace(one, paraphrases=()) for one in items], Words(), draws=200).usable
+    assert calibrate(items, Synonyms(items), draws=200).usable
+    said = {one.question: "\n".join(one.paraphrases) for one in items}
+    model = Scripted("other words", lambda question: said[question.text.split("\n\n")[0]])
+    found = measure(model, items, Synonyms(items), ask=["plain"], samples=1, draws=50)
+    text = "\n".join(of_overton(found))
+    assert "in other words, of 16 questions" in text and "answers use other words" not in text
+    scores = {(row["arm"], row["measure"]): row["value"] for row in found.scores.to_dicts()}
+    assert scores["plain", "coverage"] == 1 == scores["all positions", "coverage"]
+    assert scores["single", "coverage"] == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(
@@ -437,6 +478,8 @@ def test_positions_are_read(tmp_path: Path) -> None:
         ("question,position,weight\nq?,yes,0\nq?,no,0\n", "weights that are none"),
         ("question,position,weight\nq?,yes,1\nq?,no,many\n", "weights that are none"),
         ("question,position,weight\nq?,yes,1\nq?,no,nan\n", "weights that are none"),
+        ("question,position,paraphrase\nq?,yes,aye\nq?,no,\n", "paraphrases of some"),
+        ("question,position,paraphrase\nq?,yes,aye\nq?,no,Aye.\n", "a paraphrase of two"),
     ],
 )
 def test_bad_positions_are_refused(tmp_path: Path, text: str, why: str) -> None:
