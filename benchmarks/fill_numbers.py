@@ -642,12 +642,14 @@ def communities_fit() -> str:
         "everyone's adapter": "an adapter of everybody",
         "adapter of shuffled options": "one of its own answers with the options shuffled",
     }
-    losses = ", ".join(
-        f"{before:.2f} to {after:.2f} ({name})" for name, (before, after) in summary["loss"].items()
+    learnt = ", ".join(
+        f"{before:.2f} to {after:.2f} ({name})"
+        for name, (before, after) in summary["divergence"].items()
     )
     told = (
         f"{' and '.join(summary['communities'])}; {summary['learnt']} questions to learn from, "
-        f"{summary['measured']} others to measure on. Losses went from {losses}. "
+        f"{summary['measured']} others to measure on. On what they learnt from, adapters' "
+        f"divergence from the answers went, in nats, from {learnt}. "
         "A country's own adapter "
         + "; it ".join(
             f"{_stands(of['adapter', 'skill', than])} {what} "
@@ -691,7 +693,13 @@ def communities_moved() -> str:
     sure = [row for row in tried if row["beyond_low"] * row["beyond_high"] > 0]
     beyond = f"Of {len(tried)} comparisons with an arm's controls, each by its own interval, "
     beyond += f"{len(sure)} are apart" + (
-        ": " + "; ".join(f"{row['arm']}, {row['name']}" for row in sure) if sure else ""
+        ": "
+        + "; ".join(
+            f"{row['arm']}, {row['name']} {'higher' if row['beyond_low'] > 0 else 'lower'}"
+            for row in sure
+        )
+        if sure
+        else ""
     )
     beyond += "."
     told = (
@@ -852,7 +860,7 @@ def steering_page() -> str:
     found = json.loads((RESULTS / "page.json").read_text())
     soak = json.loads((RESULTS / "page-soak.json").read_text())
     told = (
-        f"On {_cores(found)} with {found['model']}, {found['new_tokens']} new "
+        f"On {_cores(found)} with {found['model']} in {found['dtype']}, {found['new_tokens']} new "
         f"tokens, medians of {found['rounds']} alternating runs: both texts take "
         f"**{found['pair_ratio']:.2f} times** what `generate` takes for one, and the first piece "
         f"comes after {found['first_ratio']:.2f} times its time "

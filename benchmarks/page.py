@@ -54,6 +54,7 @@ def main() -> None:
                     print(round_, {k: round(v, 2) for k, v in found.items()}, flush=True)
     summary = {
         "model": Path(options.model).name,
+        "dtype": str(model.dtype),
         "layer": options.layer,
         "rounds": options.rounds,
         "new_tokens": options.tokens,

@@ -94,10 +94,7 @@ def steered(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def fitted(options: argparse.Namespace) -> dict[str, Any]:
-    """Train adapters of two countries, and measure them on other questions and in hidden states.
-
-    How long they are trained was chosen by the loss on what they learn from, and by nothing else.
-    """
+    """Train adapters of two countries, and measure them on other questions and in hidden states."""
     from moralprobe.behavior.pluralism.learning import ARMS, split
     from moralprobe.behavior.pluralism.surveys import load_survey
     from moralprobe.bridges.adapters import adapters_in

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import xlogy
 
 from moralprobe.behavior.options import LETTERS, VARIANTS, Readout, lettered
 from moralprobe.behavior.pluralism.agreement import Key, Predicted, key_of
@@ -45,12 +46,13 @@ from moralprobe.models.tokens import Encoded
 from moralprobe.steering.text import LocalText
 
 Floats = NDArray[np.float64]
+_BATCH = 16
 Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
 class Training:
-    """How an adapter is trained; larger models than of some hundred million weights want less.
+    """How an adapter is trained.
 
     Args:
         epochs: over the questions, each under one drawn order of its options.
@@ -159,6 +161,21 @@ def survey_loss(
     return -torch.where(there, target * logp, 0.0).sum(-1).mean()
 
 
+@torch.inference_mode()
+def divergence(adapted: Adapted, answers: Sequence[Answers], *, seed: int = 0) -> float:
+    """Return the mean Kullback-Leibler divergence of letters' probabilities from shares, in nats.
+
+    Each question is asked under one order of its options, the same ones for the same seed.
+    """
+    rng, total = np.random.default_rng(seed), 0.0
+    orders = [rng.permutation(len(one.shares)) for one in answers]
+    for at in range(0, len(answers), _BATCH):
+        some = answers[at : at + _BATCH]
+        total += len(some) * float(survey_loss(adapted, some, orders[at : at + _BATCH]))
+    entropy = [-float(np.sum(xlogy(one.shares, one.shares))) for one in answers]
+    return total / len(answers) - float(np.mean(entropy))
+
+
 def _letter_ids(text: LocalText, n: int) -> list[list[int]]:
     """Return the tokens by which each of n letters may begin an answer."""
     found = []
@@ -238,7 +255,7 @@ def learn(
     for arm in (arm for arm in arms if arm not in trains):
         told(arm)
         said[arm] = _answers(model, given, given.measured, arm, readout, cache, seed)
-    losses: dict[str, list[float]] = {}
+    learning: dict[str, list[float]] = {}
 
     def adapter(
         arm: str, community: str, answers: list[Answers], asked: Survey
@@ -253,7 +270,9 @@ def learn(
         told(f"training {name}")
         adapted = new_lora(model.model, rank=training.rank, seed=seed)
         try:
-            losses[name] = train(adapted, answers, training, seed=seed)
+            before = divergence(adapted, answers, seed=seed)
+            train(adapted, answers, training, seed=seed)
+            learning[name] = [before, divergence(adapted, answers, seed=seed)]
             told(f"asking {name}")
             if out is not None:
                 write_adapter(adapted, out / folder_of(name), arm, community, answers)
@@ -283,15 +302,11 @@ def learn(
         },
         "compared": int(table.filter(community=ALL)["n"].max() or 0),  # type: ignore[arg-type]
         "answers": len(given.measured),
-        "loss": {name: [_mean(some[:4]), _mean(some[-4:])] for name, some in losses.items()},
+        "divergence": learning,
         "draws": draws,
         "seed": seed,
     }
     return Learnt(table, answers, summary)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))
 
 
 def _answers(

@@ -23,6 +23,7 @@ from scipy.special import softmax
 from moralprobe.behavior.elicitation.proposers import FEWEST_WORDS, Limits, Wanted
 from moralprobe.cache import Cache, ask_once, key_of
 from moralprobe.models.causal import CausalModel
+from moralprobe.models.read_once import read_alike
 from moralprobe.models.tokens import Encoded
 from moralprobe.steering.generate import continued, end_ids
 from moralprobe.steering.sampling import Sampling, draw
@@ -132,7 +133,8 @@ class InverseDecoding:
             token = draw(left, number, SAMPLING)[:, None]
             return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
 
-        new = continued(self.model, batch, self.stride, drawn, ()).tolist()
+        cache = read_alike(self.model.model, batch.ids, batch.mask)
+        new = continued(self.model, batch, self.stride, drawn, (), cache=cache).tolist()
         return [[*row, *more] for row, more in zip(rows, new, strict=True)]
 
     @cached_property

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold
@@ -184,27 +185,37 @@ class Entailment:
         """The folder's name, its weights' hash, and the hypothesis."""
         return {"nli": self.name, "weights": self._hash(), "hypothesis": HYPOTHESIS}
 
-    @torch.inference_mode()
     def log_odds(self, pairs: Sequence[Pair], step: Step = lambda n: None) -> Floats:
         """Return the log-odds of entailment against contradiction, [n]; NaN of an empty text."""
-        found = np.full(len(pairs), np.nan)
-        there = [i for i, (_, text) in enumerate(pairs) if text.strip()]
-        there.sort(key=lambda i: len(pairs[i][1]))
+        told = [(text, HYPOTHESIS.format(principle=principle)) for principle, text in pairs]
+        logits = self._logits(told, step)
+        found = logits[:, self.labels[0]] - logits[:, self.labels[1]]
+        return np.asarray(np.clip(found, -_MOST, _MOST), np.float64)
+
+    def entailed(self, pairs: Sequence[Pair], step: Step = lambda n: None) -> Floats:
+        """Return the probability that a premise entails a hypothesis, [n]; NaN of an empty one."""
+        return np.asarray(softmax(self._logits(pairs, step), axis=1)[:, self.labels[0]], np.float64)
+
+    @torch.inference_mode()
+    def _logits(self, pairs: Sequence[Pair], step: Step) -> Floats:
+        """Return the logits of pairs of a premise and a hypothesis, [n, labels]."""
+        found = np.full((len(pairs), self.model.config.num_labels), np.nan)
+        there = [i for i, (premise, _) in enumerate(pairs) if premise.strip()]
+        there.sort(key=lambda i: len(pairs[i][0]))
         device = next(self.model.parameters()).device
         for at in range(0, len(there), _BATCH):
             rows = there[at : at + _BATCH]
             batch = self.tokenizer(
+                [pairs[i][0] for i in rows],
                 [pairs[i][1] for i in rows],
-                [HYPOTHESIS.format(principle=pairs[i][0]) for i in rows],
                 padding=True,
                 truncation="only_first",
                 max_length=_MAX_TOKENS,
                 return_tensors="pt",
             ).to(device)
-            logits = self.model(**batch).logits.double().cpu().numpy()
-            found[rows] = logits[:, self.labels[0]] - logits[:, self.labels[1]]
+            found[rows] = self.model(**batch).logits.double().cpu().numpy()
             step(len(rows))
-        return np.asarray(np.clip(found, -_MOST, _MOST), np.float64)
+        return found
 
     def _hash(self) -> str:
         return weights_hash(self.model)

@@ -24,7 +24,8 @@ def overton_command(
         str, typer.Option(help="A local one, or http://HOST/v1=MODEL.")
     ] = "smollm2-135m",
     judge: Annotated[
-        str, typer.Option(help="words, or a model that is asked: as --model.")
+        str,
+        typer.Option(help="words, a model as of --model, or nli=FOLDER of an MNLI model."),
     ] = "words",
     readout: Annotated[
         str, typer.Option(help="Of a judge that is a model: logprob, or sampled.")
@@ -41,12 +42,14 @@ def overton_command(
     Answers are asked for by the question as it stands, and by one for the different views. The
     judge is tried first; the same command continues what was cut off.
 
-    Example: moralprobe pluralism overton starter --model smollm2-135m --samples 2
-    --out coverage
+    Example: moralprobe pluralism overton starter --model smollm2-135m --judge smollm2-135m
+    --samples 2 --out coverage
     """
     from moralprobe.behavior.options import Readout
     from moralprobe.behavior.pluralism.overton import measure
-    from moralprobe.behavior.pluralism.voicing import Asked, Words, load_positions
+    from moralprobe.behavior.pluralism.voicing import Asked, Judge, Words, load_positions
+    from moralprobe.bridges.position_judge import Entails
+    from moralprobe.bridges.scorer import load_entailment
     from moralprobe.cache import open_cache
     from moralprobe.files import check_writable
     from moralprobe.report.overton import of_overton
@@ -56,9 +59,13 @@ def overton_command(
     how = Readout(readout)
     check_writable(out)
     asked = text_model(model, device)
-    other = None
-    if judge != "words":
-        other = asked if judge == model else text_model(judge, device)
+    kind, _, folder = judge.partition("=")
+    by: Judge = Words()
+    if kind == "nli":
+        by = Entails(load_entailment(folder, device=device))
+    other = asked if judge == model else None
+    if other is None and kind not in ("words", "nli"):
+        other = text_model(judge, device)
     with (
         open_cache(out / "answers.jsonl", notice) as cache,
         steps("asking", quiet=quiet) as progress,
@@ -66,7 +73,7 @@ def overton_command(
         found = measure(
             asked,
             positions,
-            Words() if other is None else Asked(other, how, cache),
+            by if other is None else Asked(other, how, cache),
             samples=samples,
             tokens=tokens,
             draws=draws,

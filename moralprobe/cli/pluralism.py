@@ -187,7 +187,7 @@ def fit_command(
         ),
     ] = "",
     epochs: Annotated[int, typer.Option(help="Of training.", min=1)] = 6,
-    lr: Annotated[float, typer.Option(help="Of training, AdamW's; less for larger models.")] = 1e-3,
+    lr: Annotated[float, typer.Option(help="Of training, AdamW's.")] = 1e-3,
     rank: Annotated[int, typer.Option(help="Of the LoRA matrices.", min=1)] = 8,
     draws: Annotated[int, typer.Option(help="Resamples of questions.", min=20)] = 1000,
     seed: Seed = 0,

@@ -1,7 +1,7 @@
 """A faster product of two rows on a processor: what writing two texts at once needs.
 
 In fp32, oneDNN or MKL may multiply two rows by a weight at twice the time of one; the transposed
-product takes about as long as of one. `benchmarks/page.py` measures what it gives here.
+product takes about as long as of one. `benchmarks/page.py` measures both texts, where fp32 is read.
 """
 
 from __future__ import annotations

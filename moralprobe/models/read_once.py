@@ -8,6 +8,7 @@ from typing import Any, Final
 import torch
 
 _WORTH: Final = 0.1  # of the tokens: less isn't worth another reading
+_CACHE: Final = "DynamicCache"  # its subclasses hold more than their layers do
 _OF_ATTENTION: Final = ("DynamicLayer", "DynamicSlidingWindowLayer")
 
 
@@ -33,9 +34,10 @@ def read_alike(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> Any:
         use_cache=True,
         logits_to_keep=1,
     )
-    cache = getattr(out, "past_key_values", None)
-    # Some models keep what they have read under another name, and read every text themselves.
-    return None if cache is None else handed(cache, of)
+    # Some models keep what they have read under another name, or beside the layers of the cache:
+    # they read every text themselves.
+    cache = _cache(out)
+    return handed(cache, of) if type(cache).__name__ == _CACHE else None
 
 
 def read_beginnings_once(model: Any, ids: torch.Tensor, last: int, **more: Any) -> Any:
@@ -108,9 +110,8 @@ def joined(cache: Any, other: Any) -> Any:
         other: of the same model.
     """
     for layer, more in zip(cache.layers, other.layers, strict=True):
-        if layer.get_seq_length() > 0:  # some layers keep nothing, and look at another's
-            layer.keys = torch.cat([layer.keys, more.keys])
-            layer.values = torch.cat([layer.values, more.values])
+        layer.keys = torch.cat([layer.keys, more.keys])
+        layer.values = torch.cat([layer.values, more.values])
     return cache
 
 
@@ -119,10 +120,9 @@ def forgets_last(cache: Any) -> bool:
 
     Layers that look at a window of the text have let go of what the token before the last saw.
     """
-    layers = [layer for layer in cache.layers if layer.get_seq_length() > 0]
-    if any(layer.keys.shape[-2] < layer.get_seq_length() for layer in layers):
+    if any(layer.keys.shape[-2] < layer.get_seq_length() for layer in cache.layers):
         return False
-    for layer in layers:
+    for layer in cache.layers:
         layer.keys, layer.values = layer.keys[..., :-1, :], layer.values[..., :-1, :]
         if type(layer).__name__ != _OF_ATTENTION[0]:
             layer.cumulative_length -= 1
@@ -132,7 +132,9 @@ def forgets_last(cache: Any) -> bool:
 def can_go_on(cache: Any) -> bool:
     """Return whether several tokens at once may follow a cache.
 
-    Layers that keep a state instead of keys may take several tokens for the beginning of a text.
+    Layers that keep a state instead of keys may take several tokens for the beginning of a text,
+    and a cache of a kind of its own may hold more than its layers.
     """
     layers = getattr(cache, "layers", None) or ()
-    return bool(layers) and all(type(layer).__name__ in _OF_ATTENTION for layer in layers)
+    of_attention = all(type(layer).__name__ in _OF_ATTENTION for layer in layers)
+    return bool(layers) and type(cache).__name__ == _CACHE and of_attention

@@ -55,18 +55,18 @@ def _judge(found: Overton) -> list[str]:
     judge = found.summary["judge"]
     rows = {row["measure"]: row for row in found.judge.to_dicts()}
     n, reworded = rows["auroc"]["n"], judge["in other words"]
-    how = "in other words" if reworded else "word for word"
+    how, unlike = (
+        ("in other words", "say it in passing, among others")
+        if reworded
+        else ("word for word", "use other words")
+    )
     parts = ", ".join(f"{name} {_number(row)}" for name, row in rows.items())
     lines = [
         f"judge {judge['name']}: {'usable' if judge['usable'] else 'unusable'}; {parts}",
         f"  tried on texts that state one position {how}, of {n} questions; threshold "
         f"{judge['threshold']:.3f}, fitted to {judge['fitted']} others",
+        f"  answers {unlike}: there it misses more, and corrected scores are then too low",
     ]
-    if not reworded:
-        lines.append(
-            "  answers use other words: there it misses more than here, and corrected scores are "
-            "then too low"
-        )
     if judge["same model"]:
         lines.append("  the judge is the model itself, and knows its own words again")
     return lines

@@ -104,6 +104,9 @@ def _verdict(table: pl.DataFrame, summary: Mapping[str, Any]) -> list[str]:
             "" if summary["counts known"] else f" of {summary['n assumed']} respondents, assumed"
         )
         how = f"noise floor{whose}: {floor:.3f}"
+    if not summary["others pooled"]:
+        none = "no other community answered the same questions: there is no country-blind guess"
+        return [f"  {none} (take more --communities); {how}"]
     return [
         f"  it {standing(table)} the country-blind guess, the mean of "
         f"{summary['others pooled']:.1f} other communities (skill {_said(skill, '+.3f')}); {how}"
@@ -187,8 +190,9 @@ def of_learnt(found: Learnt) -> list[str]:
             f"  {arm:<28} {_said(distance):<22} {_said(skill, '+.3f'):<26} {gain}".rstrip()
         )
     lines += ["", *(f"  {line}" for line in _worth(of))]
-    for name, (before, after) in summary["loss"].items():
-        lines.append(f"  the loss of {name} went from {before:.3f} to {after:.3f} nats")
+    for name, (before, after) in summary["divergence"].items():
+        went = f"went from {before:.3f} to {after:.3f} nats"
+        lines.append(f"  on what it learnt from, the divergence of {name} {went}")
     return [*lines, "", SILENT]
 
 
@@ -232,7 +236,11 @@ def of_moved(found: Moved) -> list[str]:
             lines += ["", f"  layer {layer}: {name} {category}"]
             lines += [f"    {row['arm']:<30} {_arm(row)}" for row in rows]
             beyond = [row for row in rows if row["beyond_low"] is not None]
-            sure = [row["arm"] for row in beyond if row["beyond_low"] * row["beyond_high"] > 0]
+            sure = [
+                f"{row['arm']} ({'higher' if row['beyond_low'] > 0 else 'lower'})"
+                for row in beyond
+                if row["beyond_low"] * row["beyond_high"] > 0
+            ]
             if beyond:
                 lines.append(
                     f"    other than their controls, each by its own interval, of {len(beyond)}: "

@@ -27,6 +27,11 @@ class Steered:
         self._n = len(batch.ids)
         self._layers = layers
 
+    @property
+    def anew(self) -> bool:
+        """Whether the model has read from the beginning, also where tokens were read before."""
+        return any(layer.record and layer.record[0][0] == 0 for layer in self._layers)
+
     def edits(self, generated: Sequence[int] | None = None) -> tuple[list[int], list[float]]:
         """Return how many edits each text got, one a layer and token, and how large they were.
 
@@ -154,7 +159,10 @@ class _Layer:
         if self._device is None:
             self._device = states.device
             self._edits = [on_device(edit, states.device) for edit in self._edits]
-        n, start = states.shape[1], self._passed
+        n = states.shape[1]
+        if not self.record and self._passed + n > self._reach.prompt.shape[1]:
+            self._passed = 0  # some models begin anew where their context's kind changes
+        start = self._passed
         self._passed += n
         if start >= self._reach.prompt.shape[1] and not self._later[0]:
             return states

@@ -63,8 +63,8 @@ def generate(
 ) -> list[Generation]:
     """Let a model write after prompts, with an intervention or as it is.
 
-    In fp32 a batch of n gives what n batches of one do. In 16 bits padding changes how sums are
-    rounded, and two tokens that are almost as likely may change places.
+    In fp32 a batch of n gives what n batches of one do. In 16 bits padding, and what else is read
+    at once, change how sums are rounded, and two tokens almost as likely may change places.
 
     Args:
         model: from `load_model`.
@@ -230,12 +230,15 @@ def _generate(
 
     draws: Drawn = drawn(range(len(prompts)))
     active = intervention is not None and bool(intervention.active)
-    begun, passed = None, 0
-    if intervention is not None and active and len(set(edited)) > 1 and batch.ids.shape[1] > 1:
+    begun, cache, passed = None, None, 0
+    if not active or positions == "generated":
+        cache = read_alike(model.model, batch.ids, batch.mask)  # as nothing is edited there
+    elif intervention is not None and len(set(edited)) > 1 and batch.ids.shape[1] > 1:
         say = stream.say if stream else None
         begun = read_in_turn(model, batch, intervention, positions, edited, drawn, say)
-        draws = keeping(draws, begun.first)
-        passed = 0 if begun.cache is None else batch.ids.shape[1] - 1
+        draws, cache = keeping(draws, begun.first), begun.cache
+    if cache is not None:
+        passed = batch.ids.shape[1] - 1
     with steering(model, intervention, batch, positions, edited, passed=passed) as steered:
         out = continued(
             model,
@@ -245,13 +248,12 @@ def _generate(
             ends,
             stop=stop,
             stream=stream,
-            cache=begun and begun.cache,
-            alike=not active,
+            cache=cache,
         )
     new = [_until(row, ends) for row in out.tolist()]
     # The last token of a text is never read again.
     edits, change = steered.edits([len(ids) - 1 for ids in new])
-    if begun is not None and begun.steered is not None:
+    if begun is not None and begun.steered is not None and not steered.anew:
         for row, n, size in zip(begun.edited, *begun.steered.edits(), strict=True):
             change[row] = (edits[row] * change[row] + n * size) / max(1, edits[row] + n)
             edits[row] += n
@@ -279,7 +281,6 @@ def continued(
     stop: Callable[[], bool] = lambda: False,
     stream: Any = None,
     cache: Any = None,
-    alike: bool = True,
 ) -> torch.Tensor:
     """Return up to n more tokens of each text, [texts, new tokens].
 
@@ -292,7 +293,6 @@ def continued(
         stop: asked before every token.
         stream: what transformers calls a streamer.
         cache: of all but the texts' last tokens, where they were read before.
-        alike: texts that are the same are read once; false where edits tell them apart.
     """
     from transformers import GenerationConfig
 
@@ -304,8 +304,6 @@ def continued(
         eos_token_id=sorted(ends) or None,
         use_cache=True,
     )
-    if cache is None and alike:
-        cache = read_alike(model.model, batch.ids, batch.mask)
     with _no_defaults(model), few_rows(model.model):
         out: torch.Tensor = model.model.generate(
             input_ids=batch.ids,

@@ -55,12 +55,12 @@ def read_in_turn(
         say: called with a row and its first new token.
 
     Raises:
-        As `steering`, before anything is read.
+        As `steering`; what can be known before anything is read is refused before it.
     """
     plain, others = ([i for i, yes in enumerate(edited) if yes == which] for which in (False, True))
     mine, theirs = _rows(batch, plain), _rows(batch, others)
     check_intervention(intervention, model)
-    reach(theirs, positions)
+    reach(batch, positions, edited)
     out = _read(model, mine.ids, mine.mask)
     scores = drawn(plain)(mine.ids, out.logits[:, -1].to(torch.float32))
     tokens = scores.argmax(dim=-1).tolist()

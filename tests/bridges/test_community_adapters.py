@@ -14,7 +14,14 @@ from moralprobe.behavior.pluralism.measuring import predict
 from moralprobe.behavior.pluralism.surveys import Answers, Item, Survey
 from moralprobe.behavior.text_model import Question, Scripted
 from moralprobe.bridges.adapters import adapters_in, folder_of, known, unlearnt
-from moralprobe.bridges.community_adapters import Training, learn, parse_arms, survey_loss, train
+from moralprobe.bridges.community_adapters import (
+    Training,
+    divergence,
+    learn,
+    parse_arms,
+    survey_loss,
+    train,
+)
 from moralprobe.bridges.lora import load_lora, new_lora
 from moralprobe.errors import DataError, ModelError, UsageError
 from moralprobe.steering.text import LocalText
@@ -87,7 +94,7 @@ def test_a_community_is_learnt_and_its_adapter_taken_out_again(tmp_path: Path) -
     )
     # What all together answer is even: nobody can learn from it which one it is.
     assert abs(of[EVERYONE, NONE]["value"]) < abs(of[OWN, NONE]["value"]) / 2
-    first, last = found.summary["loss"]["adapter: north"]
+    first, last = found.summary["divergence"]["adapter: north"]
     assert last < first - 0.1
     # What was written is what answered.
     about = {one.name: one for one in adapters_in(tmp_path)}
@@ -127,3 +134,17 @@ def test_what_cannot_be_learnt_is_refused() -> None:
         train(new_lora(roomy(), rank=2), [], FAST)
     with pytest.raises(ModelError, match="holds no trained matrices"):
         load_lora(Path("nowhere"), roomy())
+
+
+def test_divergence_is_from_the_shares_in_the_orders_asked() -> None:
+    model, answers = roomy(), SURVEY.of(["north"]).answers[:19]
+    adapted = new_lora(model, rank=2)
+    rng, each = np.random.default_rng(4), []
+    for one in answers:
+        order = rng.permutation(len(one.shares))
+        loss = float(survey_loss(adapted, [one], [order]).detach())
+        each.append(loss + sum(p * np.log(p) for p in one.shares if p > 0))
+    adapted.away()
+    assert divergence(new_lora(model, rank=2), answers, seed=4) == pytest.approx(
+        np.mean(each), rel=1e-4
+    )

@@ -173,3 +173,18 @@ def test_a_model_that_cannot_go_on_reads_every_text_whole(monkeypatch: pytest.Mo
     with torch.no_grad():
         read_beginnings_once(model.model, ids, 1)
     assert read == [1, 8]  # one token to see that it can't
+
+
+def test_a_cache_of_a_kind_of_its_own_may_hold_more_than_its_layers() -> None:
+    from transformers import DynamicCache
+
+    class Holds(DynamicCache):
+        pass
+
+    assert not can_go_on(Holds()) and not can_go_on(DynamicCache())
+    model = tiny()
+    out = model.model(input_ids=torch.tensor([[5, 6, 7]]), use_cache=True)
+    cache = out.past_key_values
+    assert can_go_on(cache)
+    cache.__class__ = Holds
+    assert not can_go_on(cache)

@@ -226,8 +226,8 @@ def test_a_strength_of_0_is_no_steering_at_all() -> None:
 def test_side_by_side_is_the_model_as_it_is_and_steered(family: str, positions: str) -> None:
     model = tiny(family)
     how: dict[str, Any] = {"sampling": SAMPLING, "chat": False}
-    # The second is longer than a family's window.
-    for prompt in (PROMPTS[1], "He " + "went on and on " * 6):
+    # The last is longer than any family's window or chunk.
+    for prompt in (PROMPTS[1], "He " + "went on and on " * 6, "He " + "went on and on " * 12):
         plain, steered = side_by_side(model, prompt, some_edits(), positions=positions, **how)
         assert plain == generate(model, [prompt], **how)[0] and plain.edits == 0
         (alone,) = generate(model, [prompt], some_edits(), positions=positions, **how)
@@ -281,15 +281,128 @@ def test_what_isnt_edited_begins_before_what_is_is_read(
         assert (one.ids, one.edits) == (alone[0].ids, alone[0].edits)
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "mistral"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        Sampling(5, temperature=0),
+        Sampling(5, temperature=0, repetition_penalty=1.5),
+        Sampling(1, temperature=0.9, seed=3),
+        Sampling(6, temperature=1.5, top_k=9, seed=8),
+    ],
+    ids=["greedy", "penalised", "one token", "top_k"],
+)
+def test_texts_that_are_edited_and_not_give_in_a_batch_what_each_alone_gives(
+    family: str, how: Sampling
+) -> None:
+    model = tiny(family)
+    prompts = [*PROMPTS, PROMPTS[1], "He " + "went on and on " * 6]
+    edited = [True, False, False, True, True, False]
+    together = generate(
+        model, prompts, some_edits(), steered=edited, sampling=how, chat=False, seeds=range(6)
+    )
+    for row, (prompt, one) in enumerate(zip(prompts, together, strict=True)):
+        edit = some_edits() if edited[row] else None
+        (alone,) = generate(model, [prompt], edit, sampling=how, chat=False, seeds=[row])
+        assert (one.ids, one.edits, one.ended) == (alone.ids, alone.edits, alone.ended)
+        assert one.change == pytest.approx(alone.change, rel=1e-4, abs=1e-9)
+
+
+@pytest.mark.parametrize("longer", [-1, 0, 1])
+def test_a_prompt_as_long_as_the_window_is_read_right(longer: int) -> None:
+    model = tiny("gemma3_text")
+    window = model.model.config.get_text_config().sliding_window
+    prompt = ("abcdefgh" * window)[: window + longer - 1]  # and BOS
+    plain, steered = side_by_side(model, prompt, some_edits(), sampling=SAMPLING, chat=False)
+    assert plain == generate(model, [prompt], sampling=SAMPLING, chat=False)[0]
+    (alone,) = generate(model, [prompt], some_edits(), sampling=SAMPLING, chat=False)
+    assert (steered.ids, steered.edits) == (alone.ids, alone.edits)
+
+
+def test_a_first_token_may_end_a_text_and_texts_are_stopped() -> None:
+    model, greedy = tiny(), Sampling(6, temperature=0)
+    first = generate(model, PROMPTS[1:2], sampling=greedy, chat=False)[0].ids[0]
+    said: list[tuple[int, str]] = []
+    model.model.generation_config.eos_token_id = first
+    plain, steered = side_by_side(
+        model,
+        PROMPTS[1],
+        Intervention((Edit(1, Add(vector(7, 60.0))),)),
+        sampling=greedy,
+        chat=False,
+        on_text=lambda row, piece: said.append((row, piece)),
+    )
+    assert plain.ids == (first,) and plain.ended and steered.ids[0] != first
+    assert [piece for row, piece in said if row == 0] == [plain.text] and len(steered.ids) > 1
+    model.model.generation_config.eos_token_id = None
+    stopped = side_by_side(
+        model, PROMPTS[1], some_edits(), sampling=SAMPLING, chat=False, stop=lambda: True
+    )
+    assert [len(one.ids) for one in stopped] == [1, 1]
+
+
+def test_a_span_beside_a_text_that_isnt_edited() -> None:
+    model, edit = tiny(), Intervention((Edit(1, Add(vector(1))),))
+    how: dict[str, Any] = {"sampling": SAMPLING, "chat": False, "positions": "spans"}
+    plain, steered = side_by_side(model, PROMPTS[1], edit, spans=[(0, 3)], **how)
+    (alone,) = generate(model, [PROMPTS[1]], edit, spans=[(0, 3)], **how)
+    assert (steered.ids, steered.edits) == (alone.ids, 3) and plain.edits == 0
+
+
+def test_what_is_written_alone_is_read_once_and_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, read = tiny(), []
+    forward = type(model.model).forward
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        read.append(kwargs["input_ids"].numel())
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(model.model), "forward", counted)
+    side_by_side(
+        model, PROMPTS[1], some_edits(), sampling=SAMPLING, chat=False, positions="generated"
+    )
+    width = len(model.tokenizer(PROMPTS[1])["input_ids"])
+    assert read[:2] == [width - 1, 2]  # both go on from the same states, to the bit
+
+
+def test_a_model_that_reads_anew_is_edited_as_if_nothing_was_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As Phi-3 does where its context goes over to the long one.
+    model, how = tiny(), {"sampling": SAMPLING, "chat": False, "positions": "prompt"}
+    alone = generate(model, [PROMPTS[1]], some_edits(), **how)[0]  # type: ignore[arg-type]
+    prepare = type(model.model).prepare_inputs_for_generation
+
+    def anew(self: Any, input_ids: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
+        if input_ids.shape[1] == len(model.tokenizer(PROMPTS[1])["input_ids"]):
+            past_key_values, kwargs["next_sequence_length"] = None, None
+        return prepare(self, input_ids, past_key_values=past_key_values, **kwargs)
+
+    monkeypatch.setattr(type(model.model), "prepare_inputs_for_generation", anew)
+    _, steered = side_by_side(model, PROMPTS[1], some_edits(), **how)  # type: ignore[arg-type]
+    assert (steered.ids[0], steered.edits) == (alone.ids[0], alone.edits)
+
+
+def test_what_was_said_is_kept_and_only_once() -> None:
+    scores = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]])
+    draws = reading.keeping(lambda ids, scores: scores, {0: 2})
+    ids = torch.zeros((2, 1), dtype=torch.int64)
+    assert draws(ids, scores).argmax(-1).tolist() == [2, 0]
+    assert draws(ids, scores).argmax(-1).tolist() == [1, 0]
+    assert scores[0].tolist() == [0.0, 2.0, 1.0]
+
+
 def test_nothing_is_said_where_the_other_text_cant_be_edited() -> None:
     said: list[str] = []
     foreign = Intervention((Edit(1, Add(torch.ones(D + 1))),))
-    for edit, how in ((foreign, {}), (some_edits(), {"positions": "spans", "spans": [(0, 0)]})):
+    spans = {"positions": "spans", "spans": [(0, 0), (0, 2)]}
+    for edit, how in ((foreign, {}), (some_edits(), spans)):
         with pytest.raises((ModelError, UsageError, DataError)):
-            side_by_side(
+            generate(
                 tiny(),
-                PROMPTS[1],
+                [PROMPTS[1]] * 2,
                 edit,
+                steered=[False, True],
                 sampling=SAMPLING,
                 chat=False,
                 on_text=lambda row, piece: said.append(piece),

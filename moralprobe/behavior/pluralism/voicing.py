@@ -107,8 +107,8 @@ def load_positions(path: str | Path) -> list[Reasonable]:
             wrong = f"weights that are none, or for some alone: {', '.join(map(repr, given))}"
         elif reworded and not all(words):
             wrong = "paraphrases of some positions alone"
-        elif len(set(map(folded, words))) < len(words) * reworded:
-            wrong = "a paraphrase of two positions"
+        elif reworded and len({folded(text) for text in (*words, *some)}) < 2 * len(words):
+            wrong = "a paraphrase that is a position, or another one's"
         if wrong:
             raise DataError(
                 f"{path} has {wrong}",
@@ -147,9 +147,14 @@ class Words:
         found = np.zeros(len(pairs))
         for i, (_, text, position) in enumerate(pairs):
             wanted = _content(position)
-            sentences = map(_content, re.split(r"(?<=[.!?])\s+|\n+", text))
-            found[i] = max(len(wanted & one) for one in sentences) / max(1, len(wanted))
+            said = map(_content, sentences(text))
+            found[i] = max((len(wanted & x) for x in said), default=0) / max(1, len(wanted))
         return found
+
+
+def sentences(text: str) -> list[str]:
+    """Return a text's sentences and lines."""
+    return [one for one in re.split(r"(?<=[.!?])\s+|\n+", text) if one.strip()]
 
 
 def _content(text: str) -> frozenset[str]:

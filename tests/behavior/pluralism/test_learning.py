@@ -129,7 +129,7 @@ def test_the_interval_decides_the_word() -> None:
         "measured": 30,
         "compared": 60,
         "answers": 60,
-        "loss": {"adapter: C0": [1.5, 1.25]},
+        "divergence": {"adapter: C0": [1.5, 1.25]},
     }
 
     def lines(of: dict[str, float]) -> str:
@@ -137,7 +137,7 @@ def test_the_interval_decides_the_word() -> None:
         return "\n".join(of_learnt(Learnt(arms, answers, about)))
 
     better = lines({NONE: 0.0, OWN: 1.0, EVERYONE: 0.5, SHUFFLED: 0.0})
-    assert "the loss of adapter: C0 went from 1.500 to 1.250 nats" in better
+    assert "the divergence of adapter: C0 went from 1.500 to 1.250 nats" in better
     assert better.count("own adapter improves on") == 3
     assert "each by its own interval: adapter" in better
     same = lines({NONE: 0.2, OWN: 0.2, EVERYONE: 0.2})

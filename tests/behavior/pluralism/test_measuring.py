@@ -105,6 +105,12 @@ def test_who_knows_nothing_is_worse_than_a_guess_and_it_is_said() -> None:
     assert "improves" not in "\n".join(of_agreement(found))
 
 
+def test_without_another_community_there_is_no_guess_and_it_is_said() -> None:
+    lines = "\n".join(of_agreement(measure(says(SURVEY, EVEN), SURVEY.of(["C0"]), draws=20)))
+    assert "no other community answered the same questions" in lines
+    assert "the country-blind guess, the mean" not in lines
+
+
 def test_improves_is_said_only_where_it_is_sure() -> None:
     mean = {}
     for one in SURVEY.answers:

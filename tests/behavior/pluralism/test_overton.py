@@ -456,7 +456,7 @@ def test_a_judge_is_tried_on_other_words_where_there_are_some() -> None:
     model = Scripted("other words", lambda question: said[question.text.split("\n\n")[0]])
     found = measure(model, items, Synonyms(items), ask=["plain"], samples=1, draws=50)
     text = "\n".join(of_overton(found))
-    assert "in other words, of 16 questions" in text and "answers use other words" not in text
+    assert "in other words, of 16 questions" in text and "answers say it in passing" in text
     scores = {(row["arm"], row["measure"]): row["value"] for row in found.scores.to_dicts()}
     assert scores["plain", "coverage"] == 1 == scores["all positions", "coverage"]
     assert scores["single", "coverage"] == pytest.approx(1 / 3)
@@ -479,7 +479,15 @@ def test_a_judge_is_tried_on_other_words_where_there_are_some() -> None:
         ("question,position,weight\nq?,yes,1\nq?,no,many\n", "weights that are none"),
         ("question,position,weight\nq?,yes,1\nq?,no,nan\n", "weights that are none"),
         ("question,position,paraphrase\nq?,yes,aye\nq?,no,\n", "paraphrases of some"),
-        ("question,position,paraphrase\nq?,yes,aye\nq?,no,Aye.\n", "a paraphrase of two"),
+        ("question,position,paraphrase\nq?,yes,aye\nq?,no,Aye.\n", "or another one's"),
+        (
+            "question,position,paraphrase\nq?,yes,Yes.\nq?,no,nay\n",
+            "a paraphrase that is a position",
+        ),
+        (
+            "question,position,paraphrase\nq?,yes,No.\nq?,no,nay\n",
+            "a paraphrase that is a position",
+        ),
     ],
 )
 def test_bad_positions_are_refused(tmp_path: Path, text: str, why: str) -> None:
