@@ -661,6 +661,41 @@ def communities_fit() -> str:
     return "\n".join([*lines, "", *textwrap.wrap(told, 110)])
 
 
+def communities_voiced() -> str:
+    """Return how many positions a real model voices, by the judges that are at hand."""
+    found = json.loads((RESULTS / "pluralism-overton.json").read_text())
+    judges = {name: one for name, one in found.items() if name in ("words", "itself")}
+    lines = [f"| judge | {' | '.join(judges)} |", "|" + "---|" * (1 + len(judges))]
+    worth = {name: {row["measure"]: row for row in one["judge"]} for name, one in judges.items()}
+    for measure in ("auroc", "sensitivity", "specificity"):
+        cells = (_interval(of[measure]) for of in worth.values())
+        lines.append(f"| {measure} of the judge | {' | '.join(cells)} |")
+    arms = {"plain": "asked plain", "many": "asked many", "single": "one position alone"}
+    arms |= {"shuffled many": "answers to other questions, many", "all positions": "all positions"}
+    usable = {name: one["summary"]["judge"]["usable"] for name, one in judges.items()}
+    for arm, what in arms.items() if any(usable.values()) else ():
+        cells = []
+        for name, one in judges.items():
+            (row,) = (
+                row for row in one["scores"] if (row["arm"], row["measure"]) == (arm, "coverage")
+            )
+            cells.append(_interval(row) if usable[name] else "")
+        lines.append(f"| coverage, {what} | {' | '.join(cells)} |")
+    summary = found["words"]["summary"]
+    none = [name for name, can in usable.items() if not can]
+    told = (
+        f"SmolLM2's {summary['samples']} answers to each of the {summary['questions']} starter "
+        f"questions, asked plain and for the different views, {summary['tokens']} tokens at most. "
+        + (
+            f"No coverage is told by {' and '.join(none)}: unusable on paraphrases. "
+            if none
+            else ""
+        )
+        + "(`python benchmarks/pluralism.py starter --part overton`)"
+    )
+    return "\n".join([*lines, "", *textwrap.wrap(told, 110)])
+
+
 def communities_moved() -> str:
     """Return how telling a real model of countries, and adapters, move its moral geometry."""
     found = json.loads((RESULTS / "pluralism-fit.json").read_text())["geometry"]
@@ -859,9 +894,10 @@ def steering_page() -> str:
     """Say what the page's two texts cost beside one, and whether its server's memory grows."""
     found = json.loads((RESULTS / "page.json").read_text())
     soak = json.loads((RESULTS / "page-soak.json").read_text())
+    model = f"{found['model']} in {found['dtype'].removeprefix('torch.')}"
     told = (
-        f"On {_cores(found)} with {found['model']} in {found['dtype']}, {found['new_tokens']} new "
-        f"tokens, medians of {found['rounds']} alternating runs: both texts take "
+        f"On {_cores(found)} with {model}, {found['new_tokens']} new tokens, medians of "
+        f"{found['rounds']} alternating runs: both texts take "
         f"**{found['pair_ratio']:.2f} times** what `generate` takes for one, and the first piece "
         f"comes after {found['first_ratio']:.2f} times its time "
         f"({found['seconds']['page_first']:.3f} s against {found['seconds']['first']:.3f} s): the "
@@ -1076,6 +1112,7 @@ def filled(page: str) -> str:
         "communities_told": communities_told,
         "communities_fit": communities_fit,
         "communities_moved": communities_moved,
+        "communities_voiced": communities_voiced,
         "dilemmas": dilemmas,
         "orientation": orientation,
         "ring": ring,
