@@ -572,7 +572,7 @@ def communities() -> str:
         f"{_interval(of[every, 'mode agreement'])}; its entropy is "
         f"{_interval(of[every, 'entropy ratio'])} times the people's. Nearest is {nearest} "
         f"({low:.3f} away), farthest {farthest} ({high:.3f}). {found['seconds'] / 60:.0f} minutes "
-        f"on {_cores(found)} in {summary['model']['dtype']} "
+        f"on {_cores(found)} in {summary['model']['dtype'].removeprefix('torch.')} "
         "(`python benchmarks/pluralism.py DISTRIBUTIONS --part measure`)."
     )
     return "\n".join([*lines, "", *textwrap.wrap(told, 110)])
