@@ -31,7 +31,6 @@ class Encoded:
 
     `ids` holds the tokenizer's leading special tokens (BOS where it adds one) and no trailing ones:
     the last token is always the text's own. `action` marks the tokens that overlap the action.
-    Texts may share these lists: they are replaced, never changed.
     """
 
     ids: list[int]
@@ -236,7 +235,6 @@ def encode(
     spelled_out = frozenset(tokenizer.all_special_ids)
     columns = ("input_ids", "offset_mapping", "special_tokens_mask")
     same: dict[int, int] = {}
-    marks: dict[bytes, list[bool]] = {}
     encoded: list[Encoded] = []
     # Some at a time: what the tokenizer says of a token takes many times the room of its id.
     for at in range(0, len(texts), _AT_ONCE):
@@ -253,9 +251,7 @@ def encode(
         rows = zip(*(found[c] for c in columns), spans[at : at + _AT_ONCE], strict=True)
         for ids, offsets, special, span in rows:
             shared_ids = [same.setdefault(i, i) for i in ids]
-            one = _one(shared_ids, offsets, special, span, max_tokens, spelled_out)
-            # Few patterns of marks stand for many texts: one list of each is kept.
-            encoded.append(replace(one, action=marks.setdefault(bytes(one.action), one.action)))
+            encoded.append(_one(shared_ids, offsets, special, span, max_tokens, spelled_out))
     return encoded
 
 
