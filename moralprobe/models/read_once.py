@@ -26,18 +26,28 @@ def read_alike(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> Any:
     if len(place) == len(of) or ids.shape[1] < 2:
         return None
     first = [of.index(i) for i in range(len(place))]
-    held = mask[first, :-1].long()
-    out = model(
-        input_ids=ids[first, :-1],
+    # Some models keep what they have read under another name, or beside the layers of the cache:
+    # they read every text themselves.
+    cache = cache_of(read(model, ids[first, :-1], mask[first, :-1]))
+    return handed(cache, of) if type(cache).__name__ == _CACHE else None
+
+
+def read(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> Any:
+    """Return a model's output after texts that are padded on the left, with its cache.
+
+    Args:
+        model: of transformers.
+        ids: [texts, tokens].
+        mask: [texts, tokens], false at padding.
+    """
+    held = mask.long()
+    return model(
+        input_ids=ids,
         attention_mask=held,
         position_ids=(held.cumsum(-1) - 1).clamp(min=0),
         use_cache=True,
         logits_to_keep=1,
     )
-    # Some models keep what they have read under another name, or beside the layers of the cache:
-    # they read every text themselves.
-    cache = _cache(out)
-    return handed(cache, of) if type(cache).__name__ == _CACHE else None
 
 
 def read_beginnings_once(model: Any, ids: torch.Tensor, last: int, **more: Any) -> Any:
@@ -54,7 +64,7 @@ def read_beginnings_once(model: Any, ids: torch.Tensor, last: int, **more: Any) 
         more: for the model, as `use_cache`.
     """
     at = best_cut(ids, last)
-    if at and can_go_on(_cache(model(input_ids=ids[:1, :1], use_cache=True, logits_to_keep=1))):
+    if at and can_go_on(cache_of(model(input_ids=ids[:1, :1], use_cache=True, logits_to_keep=1))):
         return _in_parts(model, ids, at, last, more)
     return model(input_ids=ids, logits_to_keep=last, **more)
 
@@ -64,7 +74,7 @@ def _in_parts(model: Any, ids: torch.Tensor, at: int, last: int, more: dict[str,
         return model(input_ids=ids, logits_to_keep=last, **more)
     first, of = torch.unique(ids[:, :at], dim=0, return_inverse=True)
     before = _in_parts(model, first, best_cut(first, 1), 1, {"use_cache": True})
-    cache = handed(_cache(before), of.tolist())
+    cache = handed(cache_of(before), of.tolist())
     return model(
         input_ids=ids[:, at:],
         past_key_values=cache,
@@ -92,7 +102,8 @@ def best_cut(ids: torch.Tensor, last: int) -> int:
     return int(cut[best]) if saved[best] > _WORTH * texts * tokens else 0
 
 
-def _cache(out: Any) -> Any:
+def cache_of(out: Any) -> Any:
+    """Return the cache in a model's output, or none."""
     return getattr(out, "past_key_values", None)
 
 

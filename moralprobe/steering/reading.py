@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from moralprobe.models.causal import CausalModel
-from moralprobe.models.read_once import can_go_on, forgets_last, joined
+from moralprobe.models.read_once import cache_of, can_go_on, forgets_last, joined, read
 from moralprobe.models.tokens import Batch
 from moralprobe.steering.apply import Steered, steering
 from moralprobe.steering.intervention import Intervention, check_intervention
@@ -61,20 +61,20 @@ def read_in_turn(
     mine, theirs = _rows(batch, plain), _rows(batch, others)
     check_intervention(intervention, model)
     reach(batch, positions, edited)
-    out = _read(model, mine.ids, mine.mask)
+    out = read(model.model, mine.ids, mine.mask)
     scores = drawn(plain)(mine.ids, out.logits[:, -1].to(torch.float32))
     tokens = scores.argmax(dim=-1).tolist()
     first = dict(zip(plain, tokens, strict=True))
     if say is not None:
         for row, token in first.items():
             say(row, token)
-    # The last token is read by all texts together. Some models keep a cache under another name.
-    cache = getattr(out, "past_key_values", None)
+    # The last token is read by all texts together.
+    cache = cache_of(out)
     if not can_go_on(cache) or not forgets_last(cache):
         return Begun(None, first, others, None)
     with steering(model, intervention, theirs, positions) as steered:
-        other = _read(model, theirs.ids[:, :-1], theirs.mask[:, :-1]).past_key_values
-    both = joined(cache, other)
+        other = read(model.model, theirs.ids[:, :-1], theirs.mask[:, :-1])
+    both = joined(cache, cache_of(other))
     order = {row: i for i, row in enumerate((*plain, *others))}
     both.reorder_cache(torch.tensor([order[row] for row in range(len(edited))]))
     return Begun(both, first, others, steered)
@@ -97,14 +97,3 @@ def keeping(drawn: Drawn, first: Mapping[int, int]) -> Drawn:
 
 def _rows(batch: Batch, rows: list[int]) -> Batch:
     return replace(batch, ids=batch.ids[rows], mask=batch.mask[rows], action=batch.action[rows])
-
-
-def _read(model: CausalModel, ids: torch.Tensor, mask: torch.Tensor) -> Any:
-    held = mask.long()
-    return model.model(
-        input_ids=ids,
-        attention_mask=held,
-        position_ids=(held.cumsum(-1) - 1).clamp(min=0),
-        use_cache=True,
-        logits_to_keep=1,
-    )

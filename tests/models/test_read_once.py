@@ -19,10 +19,10 @@ from moralprobe.models.read_once import (
     read_beginnings_once,
 )
 from moralprobe.models.tiny import FAMILIES
-from moralprobe.steering.generate import generate
+from moralprobe.steering.generate import generate, side_by_side
 from moralprobe.steering.sampling import Sampling
 from moralprobe.steering.text import LocalText
-from tests.steering.test_generate import tiny
+from tests.steering.test_generate import some_edits, tiny
 
 HOT = Sampling(12, temperature=1.0, top_p=1.0)
 # The longest is longer than a family's window, and padding stands before the others.
@@ -70,6 +70,16 @@ def test_a_prompt_is_read_once_for_all_its_samples(monkeypatch: pytest.MonkeyPat
     read.clear()
     generate(model, ["One day", "One dog"], sampling=HOT)
     assert read[0] == 2 * length
+
+
+def test_a_prompt_that_isnt_edited_is_read_once_for_both_texts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny("llama")
+    read = rows_read(model, monkeypatch)
+    side_by_side(model, "One day", some_edits(), sampling=HOT, positions="generated")
+    # Both go on from the same states, to the bit.
+    assert read[:2] == [len(model.tokenizer("One day")["input_ids"]) - 1, 2]
 
 
 def test_what_is_padded_otherwise_is_another_text() -> None:

@@ -349,22 +349,6 @@ def test_a_span_beside_a_text_that_isnt_edited() -> None:
     assert (steered.ids, steered.edits) == (alone.ids, 3) and plain.edits == 0
 
 
-def test_what_is_written_alone_is_read_once_and_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, read = tiny(), []
-    forward = type(model.model).forward
-
-    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
-        read.append(kwargs["input_ids"].numel())
-        return forward(self, *args, **kwargs)
-
-    monkeypatch.setattr(type(model.model), "forward", counted)
-    side_by_side(
-        model, PROMPTS[1], some_edits(), sampling=SAMPLING, chat=False, positions="generated"
-    )
-    width = len(model.tokenizer(PROMPTS[1])["input_ids"])
-    assert read[:2] == [width - 1, 2]  # both go on from the same states, to the bit
-
-
 def test_a_model_that_reads_anew_is_edited_as_if_nothing_was_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
