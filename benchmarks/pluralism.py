@@ -103,7 +103,7 @@ def fitted(options: argparse.Namespace) -> dict[str, Any]:
     from moralprobe.bridges.lora import own_copy
     from moralprobe.cache import open_cache
     from moralprobe.moral_vectors import build_vectors
-    from moralprobe.report.pluralism import of_learnt, of_moved
+    from moralprobe.report.pluralism import SHOWN_GEOMETRY, of_learnt, of_moved
 
     given = split(load_survey(options.table).best_covered(32), 2, 200)
     model = own_copy(options.model)
@@ -128,10 +128,12 @@ def fitted(options: argparse.Namespace) -> dict[str, Any]:
         progress=told,
     )
     print("\n".join(of_moved(moved)), flush=True)
+    shown = {("moved", "all"), *SHOWN_GEOMETRY}
+    rows = [row for row in moved.geometry.to_dicts() if (row["name"], row["category"]) in shown]
     return {
         "summary": dict(found.summary),
         "arms": found.arms.to_dicts(),
-        "geometry": {**moved.summary, "rows": moved.geometry.to_dicts()},
+        "geometry": {**moved.summary, "rows": rows},
     }
 
 

@@ -44,6 +44,12 @@ def test_a_persona_moves_states_and_nothing_moves_by_itself(vectors: MoralVector
         assert row["less"] in (None, 0)
     lines = "\n".join(of_moved(found))
     assert "category_rdm all" in lines and "less its controls" in lines
+    (sure,) = [line for line in lines.splitlines() if "other than their controls" in line][:1]
+    for name in ("Japan", "in general"):
+        low, high = moved[name]["beyond_low"], moved[name]["beyond_high"]
+        word = "higher" if low > 0 else "lower" if high < 0 else None
+        assert (f"{name} ({word})" in sure) == (word is not None)
+    assert any(word in sure for word in ("higher", "lower"))
     again = move(model, vectors, ["Japan"], [1], analyses=["separation"], draws=20)
     assert rows(again, "moved")["Japan"] == moved["Japan"]
 

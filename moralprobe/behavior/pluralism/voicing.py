@@ -217,8 +217,8 @@ def calibrate(
     It should find the position in its own text, and not in those of other positions on the same
     question. The threshold has the highest sensitivity + specificity (Youden's J) on half of the
     questions. A judge that fails isn't refused but unusable, so that it can be looked at. The texts
-    state positions in other words where there are paraphrases; word for word where there are none:
-    in answers, which use others, a judge misses more.
+    state positions in other words where there are paraphrases, else word for word: in answers,
+    which say more and otherwise, a judge misses more.
 
     Args:
         items: questions with positions.
