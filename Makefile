@@ -24,7 +24,7 @@ test: install
 	$(PYTEST) --dist loadscope -m 'not slow'
 
 test-slow: install
-	$(PYTEST) --dist loadgroup --no-loadscope-reorder -m slow
+	$(PYTEST) --dist load -m slow
 
 lint: install
 	$(BIN)/ruff check .

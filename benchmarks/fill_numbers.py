@@ -192,15 +192,39 @@ def sae_speed() -> str:
             statistics.median(value for value, dead in blocks if (dead > 0) == some)
             for some in (False, True)
         ]
-    held = {name: 1 - rows[0]["explained_variance"] for name, rows in found["held_out"].items()}
     alive, dying = (ours / stock for ours, stock in zip(rate["ours"], rate["stock"], strict=True))
     return (
         f"Inside SAELens' trainer, {found['d_in']} to {found['d_sae']:,}, k {found['k']}, batches "
         f"of {found['batch']:,}, on {_cores(found)}: {rate['ours'][0]:,.0f} "
         f"activations a\nsecond, {alive:.1f} times SAELens' own step in fp32, and {dying:.1f} "
-        f"times while most features are dead and being revived.\nAfter {found['steps']} steps from "
-        f"the same weights {held['ours']:.4f} of the held-out variance is unexplained, by SAELens' "
-        f"own {held['stock']:.4f}.\n{_sae_speed_on_a_gpu()}"
+        f"times while most features are dead and being revived.\n{_sae_speed_on_a_gpu()}\n\n"
+        f"{_sae_quality()}"
+    )
+
+
+def _sae_quality() -> str:
+    """What both explain of held-out texts after as many steps from the same weights."""
+    measures = ("explained_variance", "recovered_from_zero", "recovered_from_mean")
+    lines, steps = [], set()
+    for arch in ("topk", "batchtopk"):
+        path = RESULTS / f"sae-{arch}.json"
+        if not path.exists():
+            continue
+        found = json.loads(path.read_text())
+        steps.add(found["steps"])
+        of = found["held_out"]
+        for seed, ours, stock in zip(found["seeds"], of["ours"], of["stock"], strict=True):
+            cells = [f"{ours[name]:.4f}, {stock[name]:.4f}" for name in measures]
+            lines.append(f"| `{arch}`, {seed} | " + " | ".join(cells) + " |")
+    return "\n".join(
+        [
+            f"After {' or '.join(map(str, sorted(steps)))} steps from the same weights, on texts "
+            "that were held out, ours and SAELens' own:",
+            "",
+            "| architecture, seed | variance explained | loss recovered of zeros | of the mean |",
+            "|---|---|---|---|",
+            *lines,
+        ]
     )
 
 
@@ -226,6 +250,31 @@ def _row(rows: list[dict[str, Any]], arm: str, name: str, layer: int | None = No
     return f"{row['value']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
 
 
+def _over_control(found: dict[str, Any], table: str, name: str, layer: int) -> str | None:
+    """Return what steering has over the best control; None of results that don't say."""
+    for row in found.get("over_best_control", {}).get(table, []):
+        if (row["name"], row["layer"]) == (name, layer):
+            gain = f"{row['gain']:+.3f} [{row['gain_low']:+.3f}, {row['gain_high']:+.3f}]"
+            return f"{gain} ({row['control']})"
+    return None
+
+
+def _defects(about: dict[str, Any]) -> str:
+    """Say what the published loss asks for in vain."""
+    shares = about.get("defects")
+    if shares is None:
+        return (
+            "Its features were chosen on dev and test texts, not on the dev split alone: these "
+            "test texts flatter its column after."
+        )
+    return (
+        f"Of its targets above 0, {shares['unreachable']:.0%} lie below a half, where its sigmoid "
+        f"never is; of its pairs {shares['tied']:.0%} tie, and of the others "
+        f"{shares['in_margin']:.0%} are inside the margin at the end; "
+        f"{shares['other_axis']:.0%} of what counts for an axis' contrast isn't tagged with it."
+    )
+
+
 def _of_topology(mode: str) -> str:
     """Say what tuning does to held-out texts, at the layer and at the last one."""
     found = json.loads((RESULTS / f"topology-{mode}.json").read_text())
@@ -243,32 +292,65 @@ def _of_topology(mode: str) -> str:
 
     measures = {
         "category_rdm": "`category_rdm`",
-        "opposed_cosine": "opposed cosine",
+        "opposed_cosine": "opposed cosine (lower is better)",
         "auroc": "AUROC",
         "spearman_given_length": "gradient given length",
         "r2": "R2 of the ten dimensions",
     }
-    arms = ("unsteered", "steered", "shuffled")
+    arms, told = ("unsteered", "steered", "shuffled"), "over_best_control" in found
     lines = [
         f"`{mode}` on {found['model']}, layer {about['layer']}: {about['features']:,} of "
         f"{about['of']:,} features tuned; {n:,} held-out texts. The match of categories has a null "
         f"up to {null:.3f} and, under the controls, {min(beside):.3f} to {max(beside):.3f}.",
         "",
-        "| measure, layer | before | after | tuned to shuffled labels |",
-        "|---|---|---|---|",
+        "| measure, layer | before | after | tuned to shuffled labels "
+        + ("| gain over the best control [interval] |" if told else "|"),
+        "|---|---|---|---|" + ("---|" if told else ""),
     ]
+
+    def line(table: str, name: str, layer: int, said: str) -> str:
+        cells = [_row(found[table], arm, name, layer) for arm in arms]
+        cells += [_over_control(found, table, name, layer) or ""] if told else []
+        return f"| {said} | " + " | ".join(cells) + " |"
+
     for name, said in measures.items():
-        cells = [_row(rows, arm, name) for arm in arms]
-        lines.append(f"| {said}, {about['layer']} | " + " | ".join(cells) + " |")
+        lines.append(line("geometry", name, about["layer"], f"{said}, {about['layer']}"))
     steered, twin = (
         next(r for r in rows if (r["arm"], r["name"]) == (arm, "category_rdm"))
         for arm in ("steered", "shuffled")
     )
-    cells = [_row(later, arm, "category_rdm", last) for arm in arms]
-    lines.append(f"| {measures['category_rdm']}, {last} (the last) | " + " | ".join(cells) + " |")
-    if steered["ci_low"] <= twin["value"]:
+    lines.append(
+        line("survival", "category_rdm", last, f"{measures['category_rdm']}, {last} (the last)")
+    )
+    # Results of an earlier version have no paired interval.
+    if twin["gain_low"] <= 0 if "gain_low" in twin else steered["ci_low"] <= twin["value"]:
         lines += ["", f"Shuffled labels match as well: what `{mode}` reaches isn't of the labels."]
+    if mode == "li2026":
+        lines += ["", _defects(about)]
+    if seeds := found.get("seeds"):
+        lines += ["", _over_seeds([rows, *seeds.values()], measures)]
     return "\n".join(lines)
+
+
+def _over_seeds(runs: list[list[dict[str, Any]]], measures: dict[str, str]) -> str:
+    """Say how far what is reached hangs on the seed."""
+
+    def span(arm: str, name: str) -> str:
+        values = [
+            next(
+                r["value"]
+                for r in rows
+                if (r["arm"], r["name"]) == (arm, name) and r["category"] in ("all", "mean")
+            )
+            for rows in runs
+        ]
+        return f"{min(values):.3f} to {max(values):.3f}"
+
+    said = "; ".join(
+        f"{measure} {span('steered', name)}, shuffled {span('shuffled', name)}"
+        for name, measure in measures.items()
+    )
+    return f"Tuned with {len(runs)} seeds, after: {said}."
 
 
 def topology() -> str:
@@ -282,14 +364,24 @@ def steering() -> str:
     found = json.loads((RESULTS / "topology-geometry.json").read_text())
     rows, later, about = found["geometry"], found["survival"], found["about"]
     last = max(row["layer"] for row in later)
+    here, there = (
+        _over_control(found, table, "category_rdm", layer)
+        for table, layer in (("geometry", about["layer"]), ("survival", last))
+    )
+    beside = (
+        f"Over the best control\nthat is {here} and {there}."
+        if here and there
+        else f"Shuffled labels, tuned as long, leave it at\n"
+        f"{_row(rows, 'shuffled', 'category_rdm')} and "
+        f"{_row(later, 'shuffled', 'category_rdm', last)}."
+    )
     return (
         f"On {found['model']}, layer {about['layer']}, tuning {about['features']:,} features takes "
         f"the likeness of the ten categories' geometry to\nthe human one from "
         f"{_row(rows, 'unsteered', 'category_rdm')} to {_row(rows, 'steered', 'category_rdm')} on "
         f"held-out texts, and from\n{_row(later, 'unsteered', 'category_rdm', last)} to "
-        f"{_row(later, 'steered', 'category_rdm', last)} at layer {last}, the last. Shuffled "
-        f"labels, tuned as long, leave it at\n{_row(rows, 'shuffled', 'category_rdm')} and "
-        f"{_row(later, 'shuffled', 'category_rdm', last)}. {_are_texts_better()}"
+        f"{_row(later, 'steered', 'category_rdm', last)} at layer {last}, the last. {beside} "
+        f"{_are_texts_better()}"
     )
 
 
@@ -311,26 +403,45 @@ def evaluation() -> str:
     found = json.loads((RESULTS / "evaluation.json").read_text())
     (judge,), (about,) = found["judges"], found["interventions"]
     checked, sampling = judge["accuracy"], found["options"]["sampling"]
+    chance = _effect(found, "unsteered", "accuracy")["chance"]
+    said = {
+        "KL": "KL per token, benign requests",
+        "loss": "loss of neutral text",
+        "accuracy": f"knowledge, chance {chance:.2f}",
+        "lead of the better": "lead of the better answer of known pairs, nats per token",
+    }
+    said = {name: said[name] for name in said if _effect(found, "unsteered", name)}
+    told = any(row.get("change") is not None for row in found["effects"])
+    heads = [f"{head}, change" if told and name != "KL" else head for name, head in said.items()]
+    heads = ["states are changed by", *heads] if told else heads
     lines = [
         f"{found['model']['name']}, layer {about['layer']}, {about['features']:,} features of "
         f"{about['of']:,} tuned; {found['prompts']['n']} prompts, "
         f"{sampling['max_new_tokens']} new tokens, {len(found['options']['seeds'])} seeds, the "
         f"model itself as the judge over HTTP. {found['verdict']['said']}",
         "",
-        "| arm | win rate, both orders | as published | verdicts missing "
-        "| KL per token, benign requests | loss of neutral text | knowledge, chance "
-        f"{_effect(found, 'unsteered', 'accuracy')['chance']:.2f} |",
-        "|---|---|---|---|---|---|---|",
+        "| arm | win rate, both orders | counted as published | verdicts missing "
+        f"| {' | '.join(heads)} |",
+        "|---|---|---|---|" + "---|" * len(heads),
     ]
     for arm, at in found["arms"].items():
         judged = {r["measure"]: r for r in found["judged"] if r["arm"] == arm}
         won, published = judged["win rate"], judged["win rate as published"]
         cells = [_between(won), f"{published['value']:.2f}"]
         cells.append(f"{won['missing']} of {won['missing'] + won['pairs']}")
-        for measure in ("KL", "loss", "accuracy"):
+        if told:
+            cells.append("" if at["change"] is None else f"{at['change']['value']:.1%}")
+        for measure in said:
             row = _effect(found, arm, measure, at["strength"])
-            cells.append("" if row is None else _between(row))
+            cells.append("" if row is None else _changed(row))
         lines.append(f"| {arm} | {' | '.join(cells)} |")
+    if told:
+        lines += [
+            "",
+            "A change is from the unsteered model, in the same resamples of the same items; that "
+            "of states is over their length, on the prompts that are judged.",
+            *(f"{one[0].upper()}{one[1:]}." for one in found["unlike_arms"]),
+        ]
     return "\n".join(
         [
             *lines,
@@ -338,9 +449,10 @@ def evaluation() -> str:
             f"On {checked['pairs']} pairs whose better answer is known the judge is right in "
             f"{_between(checked)} of both orders; it leans to the answer that is shown first by "
             f"{_between(judge['position_bias'])} (0.50 is always), and stands by its verdict in "
-            f"{judge['self_consistency']['value']:.0%} of pairs when they are turned. By the "
-            f"published protocol, the model as it is shown first, win rates are "
-            f"{min(_published(found)):.2f} to {max(_published(found)):.2f}.",
+            f"{judge['self_consistency']['value']:.0%} of pairs when they are turned. The "
+            f"same texts counted as published, of the verdicts with the model as it is shown first "
+            f"alone, have win rates of {min(_published(found)):.2f} to "
+            f"{max(_published(found)):.2f}.",
         ]
     )
 
@@ -922,6 +1034,14 @@ def _effect(
 
 def _between(row: dict[str, Any]) -> str:
     return f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+
+
+def _changed(row: dict[str, Any]) -> str:
+    """Return a measure's change from the unsteered model, or itself where it has none, as KL."""
+    if row["measure"] == "KL" or row.get("change") is None:
+        return _between(row)
+    ends = f"[{row['change_low']:+.3f}, {row['change_high']:+.3f}]"
+    return f"{row['value']:.2f}, {row['change']:+.3f} {ends}"
 
 
 def steering_speed() -> str:

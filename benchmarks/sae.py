@@ -10,7 +10,8 @@ the variance explained and the loss recovered on texts that were held out.
 
 `--real` trains one as `moralprobe sae train` does, judges it beside SAELens' own evaluation, trains
 another seed and one of shuffled activations, and looks for moral features in the first table, each
-step timed. With `--keep DIR` what is trained stays there.
+step timed. With `--keep DIR` what is trained stays there with its time, or, without `--real`, what
+was measured of each seed: the same command then doesn't do it again.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--arch", default="topk", choices=["topk", "batchtopk"])
     parser.add_argument("--real", action="store_true", help="train, judge and search one")
-    parser.add_argument("--keep", help="with --real: a folder in which what is trained is kept")
+    parser.add_argument("--keep", help="a folder in which what is trained, or measured, is kept")
     options = parser.parse_args()
     if options.real:
         real(options)
@@ -58,7 +60,9 @@ def main() -> None:
     source = TokenSource(model, train, [options.layer], seed=0)
     source.read(0, 0)
     seeds = [int(seed) for seed in options.seeds.split(",")]
-    runs = [one(options, model, source, held, seed) for seed in seeds]
+    runs = [
+        kept(options, seed, lambda s=seed: one(options, model, source, held, s)) for seed in seeds
+    ]
     rate = {
         name: statistics.median(rate for run in runs for rate in run[name]["rates"])
         for name in ("ours", "stock")
@@ -107,36 +111,41 @@ def real(options: Any) -> None:
 
     model = load_model(options.model)
     recipe = Recipe(arch=options.arch, steps=options.steps)
-    seconds = {}
-    states: list[dict[str, Any]] = []
+    seconds: dict[str, float] = {}
 
-    def train(name: str, seed: int, *, shuffled: bool = False) -> Any:
+    def train(name: str, seed: int, *, shuffled: bool = False) -> tuple[Any, dict[str, Any]]:
         start, path = time.perf_counter(), Path(options.keep or folder) / name
-        if path.exists():
-            raise SystemExit(f"{path} exists: what is trained already can't be timed")
-        train_sae(
-            model,
-            options.vectors,
-            path,
-            layers=str(options.layer),
-            recipe=replace(recipe, seed=seed),
-            shuffled=shuffled,
-            progress=lambda state: states.append(copy.deepcopy(vars(state))),
-        )
-        seconds[name] = time.perf_counter() - start
+        told = path.with_suffix(".json")
+        if not told.exists():
+            states: list[dict[str, Any]] = []
+            train_sae(
+                model,
+                options.vectors,
+                path,
+                layers=str(options.layer),
+                recipe=replace(recipe, seed=seed),
+                shuffled=shuffled,
+                progress=lambda state: states.append(copy.deepcopy(vars(state))),
+            )
+            how = {
+                "seconds": time.perf_counter() - start,
+                "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+                "figures": states[:: max(1, len(states) // 12)],
+            }
+            told.write_text(json.dumps(how))
+        how = json.loads(told.read_text())
+        seconds[name] = how["seconds"]
         print(name, round(seconds[name]), "s", flush=True)
-        return load_sae(path)
+        return load_sae(path), how
 
     with tempfile.TemporaryDirectory() as folder:
-        loaded = train("sae", 0)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        steps = list(states)
+        loaded, training = train("sae", 0)
         start = time.perf_counter()
         found = evaluate_sae(loaded, model)
         seconds["evaluate"] = time.perf_counter() - start
         texts, held = read_texts(model, TextOptions(tuple(options.vectors)))
         peer = evaluate_with_sae_lens(loaded, model, spread(held.encoded, 500))
-        other, null = train("other", 1), train("shuffled", 0, shuffled=True)
+        (other, _), (null, _) = train("other", 1), train("shuffled", 0, shuffled=True)
         start = time.perf_counter()
         features = find_features(loaded, model, options.vectors[0], others=[other], null=null)
         seconds["features"] = time.perf_counter() - start
@@ -147,8 +156,8 @@ def real(options: Any) -> None:
         "recipe": vars(recipe),
         "tokens": len(texts),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
-        "peak_gib_of_training": round(memory, 1),
-        "figures": steps[:: max(1, len(steps) // 12)],
+        "peak_gib_of_training": round(training["peak_gib"], 1),
+        "figures": training["figures"],
         "sinks": found.sinks,
         "reconstruction": reconstruction,
         "loss": vars(found.loss),
@@ -163,6 +172,17 @@ def real(options: Any) -> None:
     )
     print(write("sae-real", command, summary))
     print(json.dumps(summary, indent=1))
+
+
+def kept(options: Any, seed: int, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what was measured of a seed, or measure it; each takes many minutes."""
+    if not options.keep:
+        return run()
+    path = Path(options.keep) / f"{options.arch}-{options.steps}-steps-seed-{seed}.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(run()))
+    return dict(json.loads(path.read_text()))
 
 
 def one(options: Any, model: Any, source: Any, held: Any, seed: int) -> dict[str, Any]:

@@ -204,7 +204,7 @@ def _with_causal(
     most: int,
     seed: int,
 ) -> MoralFeatures:
-    """Add what ablating the strongest features does: `causal`, its interval, `causal_null`."""
+    """Add what ablating the strongest does: `causal`, `causal_null`, their intervals."""
     strongest = found.frame.filter("chosen").sort("replicated", "t", descending=True).head(most)
     features = strongest["feature"].to_numpy()
     poles = np.array([POLES.index(pole) for pole in strongest["pole"]], np.int64)
@@ -215,6 +215,8 @@ def _with_causal(
         "causal_low": scores.low,
         "causal_high": scores.high,
         "causal_null": scores.null_score,
+        "causal_null_low": scores.null_low,
+        "causal_null_high": scores.null_high,
     }
     table = pl.DataFrame({"feature": features, **columns}).with_columns(
         pl.col(pl.Float64).fill_nan(None), causal_n=pl.Series(scores.texts)
@@ -225,6 +227,7 @@ def _with_causal(
         "median": tried["causal"].median(),
         "down": int((tried["causal_high"] < 0).sum()),
         "null_median": tried["causal_null"].median(),
+        "null_down": int((tried["causal_null_high"] < 0).sum()),
         "layer": scores.readout_layer,
         "readout_r": dict(zip(POLES, scores.readout_r.tolist(), strict=True)),
     }

@@ -13,6 +13,7 @@ import polars as pl
 
 from moralprobe.cache import open_cache
 from moralprobe.errors import StoreError, UsageError
+from moralprobe.evaluation.changes import Effect, change_of_states, unlike
 from moralprobe.evaluation.effects import Suites, side_effects_of, suites_of
 from moralprobe.evaluation.judge_check import JudgeCheck, KnownPair, known_pairs
 from moralprobe.evaluation.judges import Judge
@@ -22,6 +23,7 @@ from moralprobe.evaluation.settings import Options
 from moralprobe.evaluation.trial import Trial, Variant, chosen
 from moralprobe.files import write_json, write_table
 from moralprobe.models.causal import CausalModel
+from moralprobe.steering.arms import UNSTEERED
 from moralprobe.steering.intervention import Intervention, check_intervention
 
 FILE: Final = "evaluation.json"
@@ -32,7 +34,7 @@ class Evaluation:
     """What was found. `summary` is JSON: the verdict, what was asked, judges and their checks.
 
     `judged` has a row an arm, judge and measure; `texts` one an answer; `effects` one an arm and
-    measure of side effects and moral suites.
+    measure of side effects and moral suites, with its change from the unsteered model's.
     """
 
     summary: dict[str, Any]
@@ -97,7 +99,7 @@ def evaluate_intervention(
         prompts: that are answered; none, to measure side effects and suites alone.
         judges: who compare; none, to have texts alone.
         known: pairs that judges are checked on; those of this project, if not given.
-        suites: what else is measured; side effects, if not given.
+        suites: what else is measured; side effects and known pairs, if not given.
         options: strengths, seeds, decoding, protocol.
         progress: called with answers and verdicts that are there, and about how many there will be.
         say: called with what a user should know.
@@ -141,7 +143,7 @@ def evaluate_intervention(
             batch=options.batch,
         )
         pairs = tuple(known_pairs() if known is None else known)
-        run = Run(trial, made, tuple(judges), pairs, options, progress)
+        run = Run(trial, made, tuple(judges), pairs, options, progress, say)
         if prompts is None:
             variants, missing = run.variants(options.off)
             found = Found(best=chosen(variants, {}), missing=missing)
@@ -150,6 +152,8 @@ def evaluate_intervention(
         else:
             found = run.audited(prompts)
         effects = _effects(run, found.best, suites)
+    places = {name: _place(run, variant) for name, variant in found.best.items()}
+    changes = {name: change_of_states(at, found.texts, effects) for name, at in places.items()}
     summary = {
         "protocol": options.protocol,
         "model": {"name": model.name, "dtype": str(model.dtype).removeprefix("torch.")},
@@ -160,10 +164,16 @@ def evaluate_intervention(
         "options": asdict(options),
         "suites": suites.described(),
         "arms": {
-            name: {"strength": v.strength, "layers": list(made[v.source].layers)}
+            name: {
+                "strength": v.strength,
+                "layers": list(made[v.source].layers),
+                "change": changes[name],
+            }
             for name, v in found.best.items()
         },
+        "unlike_arms": unlike(changes),
         "missing_arms": found.missing,
+        "unfinished": found.unfinished,
         "judges": [_of_check(check) for check in found.checks],
         "decoding": found.decoding,
         "agreement": found.agreement,
@@ -191,6 +201,7 @@ _JUDGED: Final = {
     "prompts": pl.Int64,
     "pairs": pl.Int64,
     "missing": pl.Int64,
+    "unfinished": pl.Int64,
 }
 _TEXTS: Final = {
     "arm": pl.String,
@@ -203,6 +214,7 @@ _TEXTS: Final = {
     "seed": pl.Int64,
     "text": pl.String,
     "thought": pl.String,
+    "unfinished": pl.Boolean,
     "tokens": pl.Int64,
     "ended": pl.Boolean,
     "edits": pl.Int64,
@@ -218,9 +230,13 @@ _EFFECTS: Final = {
     "value": pl.Float64,
     "low": pl.Float64,
     "high": pl.Float64,
+    "change": pl.Float64,
+    "change_low": pl.Float64,
+    "change_high": pl.Float64,
     "chance": pl.Float64,
     "surface": pl.Float64,
     "n": pl.Int64,
+    "left_out": pl.Int64,
     "unit": pl.String,
     "status": pl.String,
 }
@@ -231,19 +247,29 @@ def _of_check(check: JudgeCheck) -> dict[str, Any]:
     return {**said, "fails": list(check.fails)}
 
 
+def _place(run: Run, variant: Variant) -> dict[str, Any]:
+    """Return the columns that say which variant a row is of, whatever the prompts."""
+    return {k: v for k, v in run.place(variant, "").items() if k != "half"}
+
+
 def _effects(run: Run, best: Mapping[str, Variant], suites: Suites) -> list[dict[str, Any]]:
-    """Measure every variant's perplexity and KL, and all of it of each arm's chosen one."""
-    rows: list[dict[str, Any]] = []
+    """Measure what needs no answers for every variant, and all of it for each arm's chosen one."""
     every, _ = run.variants(run.options.off)
     variants = [v for v in every if v.name in best]
+    found: list[tuple[dict[str, Any], Effect]] = []
     for done, variant in enumerate(variants):
         run.progress(done, len(variants), f"side effects: {variant.name} at {variant.strength:g}")
-        place = {k: v for k, v in run.place(variant, "").items() if k != "half"}
-        own = best[variant.name]
+        own, place = best[variant.name], _place(run, variant)
         whole = (variant.source, variant.strength) == (own.source, own.strength)
-        seed = run.options.seed
-        found = list(side_effects_of(run.trial, variant.arm, suites, whole=whole, seed=seed))
-        if whole:
-            found += suites_of(run.trial, variant.arm, suites, seed=seed)
-        rows += [{**place, **row} for row in found]
-    return rows
+        for measure in (side_effects_of, suites_of):
+            found += [
+                (place, effect)
+                for effect in measure(
+                    run.trial, variant.arm, suites, whole=whole, seed=run.options.seed
+                )
+            ]
+    plain = {effect.key: effect for place, effect in found if place["arm"] == UNSTEERED}
+    return [
+        {**place, **effect.row(None if place["arm"] == UNSTEERED else plain.get(effect.key))}
+        for place, effect in found
+    ]

@@ -26,6 +26,7 @@ from moralprobe.sae.pooled import states_of_table
 from moralprobe.sae.tokens import options_of
 from moralprobe.sites import parse_layers
 from moralprobe.steering.arms import (
+    STEERED,
     UNSTEERED,
     controls_of,
     density_of,
@@ -48,7 +49,6 @@ from moralprobe.steering.topology import Fitted, Schedule, tune
 from moralprobe.steering.tunable import Tunable
 
 TUNED: Final = "tuned"
-STEERED: Final = "steered"
 Progress = Callable[[int, int, str], None]
 
 
@@ -64,9 +64,9 @@ def _tokens(progress: Progress) -> Callable[[int, int], None]:
 class Topology:
     """A fitted intervention with its controls, how the tuning went, and what it does.
 
-    `history` has a row an epoch of the tuning and of its shuffled twin (`shuffled`). `geometry` has
-    a row an arm and measure of held-out texts at the edited layer: `unsteered` is before, `steered`
-    after. `sae` is the whole autoencoder with the tuned features in it.
+    `history` has a row an epoch of the tuning and of its shuffled twin (`shuffled`). `geometry` is
+    what `survival` gives at the edited layer: `unsteered` is before, `steered` after. `sae` is the
+    whole autoencoder with the tuned features in it.
     """
 
     intervention: Intervention
@@ -202,7 +202,7 @@ def does_it_survive(
         progress: called with steps done, steps in all, and what is done.
 
     Returns:
-        A row an arm, layer and measure: value, interval, null range, p and n.
+        A row an arm, layer and measure; see `survival`.
 
     Raises:
         ModelError: an intervention of another model, layer or width.

@@ -43,6 +43,8 @@ def test_the_strongest_are_ablated_on_their_poles_beside_their_matches() -> None
         ("causal_low", scores.low),
         ("causal_high", scores.high),
         ("causal_null", scores.null_score),
+        ("causal_null_low", scores.null_low),
+        ("causal_null_high", scores.null_high),
         ("causal_n", scores.texts),
     ):
         np.testing.assert_allclose(rows[column].to_numpy(), values[::-1], rtol=1e-5)
@@ -50,6 +52,7 @@ def test_the_strongest_are_ablated_on_their_poles_beside_their_matches() -> None
     assert found.frame["causal"].null_count() == n - 2
     said = found.summary["causal"]
     assert said["features"] == 2 and said["down"] == int((scores.high < 0).sum())
+    assert said["null_down"] == int((scores.null_high < 0).sum())
     assert said["readout_r"][POLES[POLE]] == pytest.approx(scores.readout_r[POLE])
     # Those that hold come first, whatever their t.
     one = _with_causal(MoralFeatures(frame, {}), loaded, model, read, most=1, seed=0)

@@ -19,12 +19,16 @@ from moralprobe.evaluation.effects import Suites, parse_suites
 from moralprobe.evaluation.judge_backends import ScriptedJudge
 from moralprobe.evaluation.judge_check import known_pairs
 from moralprobe.evaluation.judges import Asked, Comparison, JudgeError
+from moralprobe.evaluation.options import token_logprobs
 from moralprobe.evaluation.prompts import Prompt, Prompts
 from moralprobe.evaluation.settings import Options
+from moralprobe.evaluation.side_effects import encode_texts, neutral
 from moralprobe.models.causal import CausalModel
+from moralprobe.steering.apply import steered_logits
 from moralprobe.steering.intervention import Edit, Intervention, model_of
 from moralprobe.steering.rules import Add
 from moralprobe.steering.sampling import Sampling
+from tests.evaluation.test_changes import naive_change
 from tests.steering.test_generate import tiny, vector
 
 KNOWN = {pair.question: pair.better for pair in known_pairs()}
@@ -35,7 +39,7 @@ QUICK = Options(
     seeds=(0, 1),
     sampling=Sampling(max_new_tokens=8, temperature=0.9),
 )
-NONE = Suites(side_effects=False)
+NONE = Suites(side_effects=False, pairs=False)
 
 
 def prompts(n: int = len(TEXTS)) -> Prompts:
@@ -125,9 +129,20 @@ def test_a_judge_that_leaves_too_much_out_fails(tmp_path: Path) -> None:
 
 
 def test_what_was_thought_isnt_the_answer() -> None:
-    assert without_thought("<think>hm\n</think>\n\nYes.") == {"text": "Yes.", "thought": "hm"}
-    assert without_thought("<think>never done") == {"text": "", "thought": "never done"}
-    assert without_thought("Yes, <think> is a tag.")["text"] == "Yes, <think> is a tag."
+    for written, opened, text, thought, unfinished in (
+        ("<think>hm\n</think>\n\nYes.", False, "Yes.", "hm", False),
+        ("<think>never done", False, "", "never done", True),
+        ("<think>hm</think>", False, "", "hm", False),  # an answer that is empty
+        ("Yes, <think> is a tag.", False, "Yes, <think> is a tag.", "", False),
+        ("", False, "", "", False),
+        # Where the prompt itself opens the thought.
+        ("hm\n</think>\n\nYes.", True, "Yes.", "hm", False),
+        ("never done", True, "", "never done", True),
+        ("<think>never done", True, "", "never done", True),
+        ("", True, "", "", True),
+    ):
+        found = without_thought(written, opened=opened)
+        assert found == {"text": text, "thought": thought, "unfinished": unfinished}
 
 
 def test_texts_are_written_anew_where_the_template_changed(tmp_path: Path) -> None:
@@ -278,6 +293,13 @@ def test_side_effects_and_suites_stand_beside_every_arm(tmp_path: Path) -> None:
     )
     assert ("steered", "per token", "moral stories") in of
     assert found.summary["prompts"] is None
+    plain = {key[1:]: row for key, row in of.items() if key[0] == "unsteered"}
+    for (arm, *key), row in of.items():
+        if arm == "unsteered":
+            assert row["change"] is None
+        else:
+            change = row["value"] - plain[tuple(key)]["value"]
+            assert row["change"] == pytest.approx(change, nan_ok=True)
     found.save(tmp_path / "out")
     again = Evaluation.load(tmp_path / "out")
     assert again.effects.equals(effects) and again.summary == json.loads(json.dumps(found.summary))
@@ -306,5 +328,111 @@ def test_what_cant_be_evaluated_is_refused(tmp_path: Path) -> None:
         Options(seeds=(1, 1))
     with pytest.raises(UsageError, match="did you mean audited"):
         Options(protocol="audit")
-    with pytest.raises(UsageError, match="nothing to ask"):
-        parse_suites("moral", stories=None, ethics=None, mfq=None)
+
+
+def test_changes_are_of_the_same_texts_whatever_both_intervals_say(tmp_path: Path) -> None:
+    """The loss of neutral text, paired by hand from the losses of its paragraphs."""
+    model = tiny()
+    made = driving(model, 1.0)
+    options = replace(QUICK, strengths=(1.0,), off=("random_direction", "shuffled"))
+    found = evaluate_intervention(made, model, tmp_path, options=options)
+    (row,) = found.effects.filter(arm="steered", measure="loss").iter_rows(named=True)
+    encoded = encode_texts(model, neutral().paragraphs)
+    losses = {
+        arm: np.array(
+            [-x.mean() for x in token_logprobs(model, steered_logits(model, edits), encoded)]
+        )
+        for arm, edits in (("steered", made), ("unsteered", None))
+    }
+    tokens = np.array([sum(text.action) for text in encoded], np.float64)
+    change, low, high = naive_change(losses["steered"], losses["unsteered"], tokens, 0)
+    found_here = row["change"], row["change_low"], row["change_high"]
+    assert found_here == pytest.approx((change, low, high), rel=1e-3)
+    (plain,) = found.effects.filter(arm="unsteered", measure="loss").iter_rows(named=True)
+    assert row["change_low"] > 0 and row["low"] < plain["high"]
+
+
+@pytest.mark.parametrize("positions", ["generated", "prompt"])
+def test_what_no_edit_reaches_has_no_value(positions: str, tmp_path: Path) -> None:
+    from tests.models.test_chat import TEMPLATE
+
+    model = tiny(bos=False)
+    model.tokenizer.chat_template = TEMPLATE
+    quick = replace(QUICK, strengths=(1.0,), positions=positions, off=("shuffled", "prompt"))
+    found = evaluate_intervention(driving(model), model, tmp_path, options=quick).effects
+    by_hand = {  # one-token options have nothing written, neutral text has no prompt
+        "generated": {"accuracy"},
+        "prompt": {"loss", "perplexity"},
+    }
+    for arm in ("steered", "random_direction"):
+        rows = found.filter(arm=arm)
+        idle = rows.filter(status="not steered at these positions")
+        assert set(idle["measure"]) == by_hand[positions]
+        assert idle["value"].is_nan().all() and idle["change"].null_count() == len(idle)
+        assert rows.filter(measure="KL")["value"][0] > 0
+    plain = found.filter(arm="unsteered")
+    assert set(plain["status"]) == {"ok"}
+
+
+def test_known_pairs_are_measured_at_every_strength_without_a_judge(tmp_path: Path) -> None:
+    model = tiny()
+    _, suites = parse_suites("moral")
+    assert suites == Suites(side_effects=False)
+    found = evaluate_intervention(
+        driving(model), model, tmp_path, suites=suites, options=QUICK
+    ).effects
+    assert set(found["category"]) == {"known pairs"}
+    for arm, strengths in {
+        "steered": [0.5, 1.0],
+        "shuffled": [0.5, 1.0],
+        "unsteered": [0.0],
+    }.items():
+        for measure in ("lead of the better", "better is likelier"):
+            rows = found.filter(arm=arm, measure=measure).sort("strength")
+            assert rows["strength"].to_list() == strengths and set(rows["n"]) == {60}
+            assert rows["change"].null_count() == (1 if arm == "unsteered" else 0)
+    moved = found.filter(arm="steered", measure="lead of the better")["change"]
+    assert (moved.abs() > 1e-3).all() and moved.n_unique() == 2
+    share = found.filter(measure="better is likelier")
+    assert set(share["chance"]) == {0.5} and share["surface"].is_between(0.4, 0.6).all()
+
+
+def test_suites_are_what_they_are_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "stories.jsonl"
+    asked = {
+        "flames": (True, Suites(side_effects=False, pairs=False)),
+        "side-effects": (False, Suites(pairs=False)),
+        "moral": (False, Suites(side_effects=False, stories=file)),
+        "all": (True, Suites(stories=file)),
+    }
+    for text, found in asked.items():
+        assert parse_suites(text, stories=file, ethics=None, mfq=None) == found
+    with pytest.raises(UsageError, match="did you mean moral"):
+        parse_suites("morals")
+
+
+def test_controls_that_change_states_by_less_are_said(tmp_path: Path) -> None:
+    model = tiny()
+    made = driving(model)
+    small = {"shuffled": made.controls["shuffled"] * 0.3, "means": made.controls["shuffled"]}
+    made = Intervention(made.edits, made.model, {}, small)
+    options = replace(QUICK, strengths=(1.0,), seeds=(0,))
+    asked = {"prompts": prompts(6), "judges": [], "options": options}
+    effects_only = {"suites": Suites(pairs=False), "options": options}
+    for name, how in {"prompts": {**asked, "suites": NONE}, "effects": effects_only}.items():
+        found = evaluate_intervention(made, model, tmp_path / name, **how)
+        arms = found.summary["arms"]
+        (said,) = found.summary["unlike_arms"]
+        assert said.startswith("shuffled changes states by ")
+        assert arms["unsteered"]["change"]["value"] == 0 < arms["shuffled"]["change"]["value"]
+        if name == "prompts":
+            for arm in arms:
+                mean = found.texts.filter(arm=arm)["change"].mean()
+                assert arms[arm]["change"]["value"] == pytest.approx(mean)
+                assert arms[arm]["change"]["n"] == 6
+        else:
+            assert arms["steered"]["change"]["of"] == "benign requests"
+    neither = {"suites": Suites(side_effects=False), "options": options}
+    found = evaluate_intervention(made, model, tmp_path / "neither", **neither)
+    assert found.summary["arms"]["steered"]["change"] is None
+    assert found.summary["unlike_arms"] == []

@@ -78,6 +78,29 @@ def table_texts(
     )
 
 
+def rows_of_split(
+    texts: TableTexts, vectors: MoralVectors, split: str
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the rows of a table's split as the paper counts them, one for every axis of an action.
+
+    Args:
+        texts: of the table.
+        vectors: the table.
+        split: train, dev or test.
+
+    Returns:
+        Which of the texts each row is of, [rows], and its own moral vector, [rows, 10]; rows of
+        texts that can't be read are left out.
+
+    Source: arXiv 2603.15615, released script `extract-activations-all.py`.
+    """
+    place = {group: i for i, group in enumerate(texts.group)}
+    frame = vectors.frame.filter(pl.col("split") == split)
+    at = np.array([place.get(str(group), -1) for group in frame["group"]], np.int64)
+    moral = frame.select(POLES).to_numpy().astype(np.float64)
+    return at[at >= 0], moral[at >= 0]
+
+
 @dataclass(frozen=True)
 class TextStates:
     """What leaves a layer at every token of some texts, each token in its context once.

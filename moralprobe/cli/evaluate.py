@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from moralprobe.cli.console import notice, say, steps
-
-if TYPE_CHECKING:
-    pass
 
 
 def evaluate_command(
@@ -23,19 +20,24 @@ def evaluate_command(
         str, typer.Option(help="flames (prompts and judges), moral, side-effects, or all.")
     ] = "all",
     data: Annotated[
-        str, typer.Option(help="Prompts: english, a .jsonl (Flames is one) or a .txt.")
-    ] = "english",
+        str | None,
+        typer.Option(help="Prompts: english, flames, a .jsonl or .txt; by the suite."),
+    ] = None,
     judge: Annotated[
         list[str] | None,
         typer.Option(help="http://HOST/v1=MODEL, local:MODEL, or none. Repeatable."),
     ] = None,
-    strengths: Annotated[str, typer.Option(help="Tried, joined by commas.")] = "0,0.25,0.5,1.0",
+    strengths: Annotated[
+        str | None, typer.Option(help="Tried, joined by commas; by what it is.")
+    ] = None,
     seeds: Annotated[str, typer.Option(help="Of the draws, joined by commas.")] = "0,1",
     without: Annotated[
         list[str] | None, typer.Option(help="An arm that is left out. Repeatable.")
     ] = None,
     protocol: Annotated[str, typer.Option(help="audited, or li2026 as published.")] = "audited",
-    prompts: Annotated[int, typer.Option(min=0, help="So many at most; 0 takes all.")] = 0,
+    prompts: Annotated[
+        int, typer.Option(min=0, help="So many at most, of all groups; 0 takes all.")
+    ] = 0,
     positions: Annotated[str, typer.Option(help="all, prompt or generated.")] = "all",
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="New tokens at most; 256, or as published.")
@@ -64,7 +66,9 @@ def evaluate_command(
     """
     from dataclasses import replace
 
+    from moralprobe.data.download import downloaded
     from moralprobe.evaluating import evaluate_intervention
+    from moralprobe.evaluation.choosing import few
     from moralprobe.evaluation.effects import parse_suites
     from moralprobe.evaluation.judge_backends import judges_of
     from moralprobe.evaluation.judge_check import known_pairs, pairs_of_moral_stories
@@ -78,11 +82,18 @@ def evaluate_command(
     from moralprobe.files import check_writable
     from moralprobe.models.load import load_model
     from moralprobe.report.evaluation import write_evaluation
-    from moralprobe.steering.intervention import Intervention, origin_of_model
+    from moralprobe.steering.intervention import (
+        Intervention,
+        origin_of_model,
+        usual_strengths,
+    )
 
+    made = [Intervention.load(folder) for folder in intervention]
     asked, suites = parse_suites(suite, stories=moral_stories, ethics=ethics, mfq=mfq)
     options = Options(
-        strengths=parse_numbers(strengths, "--strengths"),
+        strengths=usual_strengths(made)
+        if strengths is None
+        else parse_numbers(strengths, "--strengths"),
         seeds=parse_seeds(seeds, "--seeds"),
         sampling=sampling_of(protocol, max_tokens=max_tokens, temperature=temperature, top_p=top_p),
         positions=positions,
@@ -93,14 +104,16 @@ def evaluate_command(
         batch=batch,
         seed=seed,
     )
-    loaded_prompts = load_prompts(data) if asked else None
-    if loaded_prompts is not None:
+    if len(options.seeds) < 2:
+        notice("one seed: how far texts differ by chance isn't seen (--seeds 0,1)")
+    data = data or ("flames" if suite == "flames" else "english")
+    loaded_prompts = None
+    if asked:
+        loaded_prompts = load_prompts(downloaded(data) if data == "flames" else data)
         for rule in loaded_prompts.rules:
             if rule.dropped:
                 notice(f"{data}: {rule.dropped} prompts dropped: {rule.name}")
-        if prompts:
-            loaded_prompts = replace(loaded_prompts, prompts=loaded_prompts.prompts[:prompts])
-    made = [Intervention.load(folder) for folder in intervention]
+        loaded_prompts = few(loaded_prompts, prompts)
     known = known_pairs()
     if moral_stories is not None:
         known += pairs_of_moral_stories(moral_stories)[: len(known)]
@@ -124,6 +137,8 @@ def evaluate_command(
         )
     found.save(out)
     say(found.summary["verdict"]["said"])
+    for unlike in found.summary["unlike_arms"]:
+        notice(unlike)
     for check in found.summary["judges"]:
         for why in check["fails"]:
             notice(f"judge {check['judge']} can't be believed: {why}")

@@ -114,7 +114,8 @@ def _in_words(summary: dict[str, Any]) -> Iterator[str]:
         yield _causal_in_words(causal)
     published = summary["li2026"]
     yield (
-        f"li2026 on the same texts: {published['mono']} mono-semantic, {published['strict']} strict"
+        f"li2026 on {published['rows']:,} rows of the dev split: "
+        f"{published['mono']} mono-semantic, {published['strict']} strict"
     )
 
 
@@ -124,7 +125,8 @@ def _causal_in_words(causal: dict[str, Any]) -> str:
     return (
         f"ablated {causal['features']}: their poles' read-out at layer {causal['layer']} moves by "
         f"{causal['median']:.3f} standard deviations (median), surely down in {causal['down']}; "
-        f"other features as dense move it by {_number(causal['null_median'])}"
+        f"other features as dense move it by {_number(causal['null_median'])}, surely down in "
+        f"{causal['null_down']}"
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -93,9 +94,7 @@ def fit_command(
         f"{about['epochs']} epochs"
     )
     if mode == "li2026":
-        notice(
-            "features are chosen on held-out texts too, as published: so are these, dev and test"
-        )
+        say(_defects(about["defects"]))
     for name, control in found.intervention.controls.items():
         if control.about["scale"] > STRETCHED and "tuned" in control.about["is"]:
             notice(f"the control {name} is {control.about['scale']:.1f} times what its tuning gave")
@@ -155,15 +154,27 @@ def survive_command(
         _print(found.filter(layer=layer))
 
 
-def _print(geometry: pl.DataFrame) -> None:
-    """Print a row an arm, and a column a headline measure with its interval."""
-    from moralprobe.steering.survival import SHOWN
+def _defects(shares: Mapping[str, float | None]) -> str:
+    """Say how much of what the published loss asks for is asked in vain."""
+    said = {name: "none" if v is None else f"{v:.0%}" for name, v in shares.items()}
+    return (
+        f"the published loss: {said['unreachable']} of its targets are out of reach, "
+        f"{said['tied']} of its pairs tie and have no gradient; of the others {said['in_margin']} "
+        "are still inside the margin"
+    )
 
+
+def _print(geometry: pl.DataFrame) -> None:
+    """Print each headline measure of a layer: every arm, and what steering has over the others."""
+    from moralprobe.steering.arms import UNSTEERED
+    from moralprobe.steering.survival import LOWER_IS_BETTER, SHOWN, over_best_control
+
+    best = over_best_control(geometry)
     for name, category in SHOWN:
         rows = geometry.filter(name=name, category=category)
         if not rows.height:
             continue
-        say(f"  {name} ({category})")
+        say(f"  {name} ({category}){', lower is better' if name in LOWER_IS_BETTER else ''}")
         for row in rows.iter_rows(named=True):
             if row["value"] is None or row["value"] != row["value"]:
                 said = row["status"]
@@ -172,3 +183,11 @@ def _print(geometry: pl.DataFrame) -> None:
                 said = f"{row['value']:+.3f} [{low:+.3f}, {high:+.3f}]"
                 said += f", null {row['null_low']:+.3f} to {row['null_high']:+.3f}"
             say(f"    {row['arm']:17} {said}")
+        for row in rows.filter(arm=UNSTEERED).drop_nans("gain").iter_rows(named=True):
+            say(f"    steered less {UNSTEERED}: {_gain(row)}")
+        for row in best.filter(name=name, category=category).iter_rows(named=True):
+            say(f"    steered less the best control, {row['control']}: {_gain(row)}")
+
+
+def _gain(row: Mapping[str, Any]) -> str:
+    return f"{row['gain']:+.3f} [{row['gain_low']:+.3f}, {row['gain_high']:+.3f}]"

@@ -11,7 +11,7 @@ from typing import Any, Final
 from moralprobe.cache import Cache, key_of
 from moralprobe.errors import ModelError, UsageError, nearest
 from moralprobe.models.causal import CausalModel
-from moralprobe.models.chat import has_chat
+from moralprobe.models.chat import THOUGHT_BEGINS, THOUGHT_ENDS, has_chat, opens_thought
 from moralprobe.models.tokens import chat_frame
 from moralprobe.steering.arms import ARMS, PROMPT, UNSTEERED
 from moralprobe.steering.generate import encoded_for, end_ids, generate
@@ -19,8 +19,8 @@ from moralprobe.steering.intervention import Intervention
 from moralprobe.steering.sampling import Sampling
 
 STEERED: Final = "steered"
-_THOUGHT_BEGINS: Final = "<think>"
-_THOUGHT_ENDS: Final = "</think>"
+_READING: Final = "1"
+"""Version of how a text is told from a thought; it is part of what an answer is kept under."""
 _CHINESE: Final = re.compile(r"[\u4e00-\u9fff]")
 _ASKED: Final = {
     "en": "Before you answer, think of everyone whom your answer touches: who could be hurt, what "
@@ -107,14 +107,22 @@ def system_message(prompt: str, asked: bool, usual: str | None) -> str | None:
     return told if usual is None else f"{usual} {told}"
 
 
-def without_thought(text: str) -> dict[str, str]:
-    """Return an answer apart from what a model thought before it; none that it never got to."""
-    thought, closed, answer = text.partition(_THOUGHT_ENDS)
-    if closed:
-        return {"text": answer.strip(), "thought": thought.replace(_THOUGHT_BEGINS, "").strip()}
-    if text.lstrip().startswith(_THOUGHT_BEGINS):
-        return {"text": "", "thought": text.strip()[len(_THOUGHT_BEGINS) :].strip()}
-    return {"text": text, "thought": ""}
+def without_thought(text: str, *, opened: bool = False) -> dict[str, Any]:
+    """Return an answer apart from what a model thought before it.
+
+    Args:
+        text: what it wrote.
+        opened: whether its prompt ended within a thought.
+
+    Returns:
+        `text` and `thought`; `unfinished` says that the thought never ended, so that there is no
+        answer, which isn't the same as an empty one.
+    """
+    thought, closed, answer = text.partition(THOUGHT_ENDS)
+    if not closed and not opened and not text.lstrip().startswith(THOUGHT_BEGINS):
+        return {"text": text, "thought": "", "unfinished": False}
+    thought = thought.replace(THOUGHT_BEGINS, "").strip()
+    return {"text": answer.strip(), "thought": thought, "unfinished": not closed}
 
 
 def write_answers(
@@ -147,7 +155,7 @@ def write_answers(
         step: called with the number of answers that are there, as they come.
 
     Returns:
-        [prompts][seeds] of `text`, `thought`, `tokens`, `ended`, `edits` and `change`.
+        [prompts][seeds] of `text`, `thought`, `unfinished`, `tokens`, `ended`, `edits`, `change`.
     """
     digest = None if arm.intervention is None else arm.intervention.digest()
     if arm.intervention is not None and not arm.intervention.active:
@@ -176,6 +184,7 @@ def write_answers(
                     "ends": sorted(end_ids(model)),
                     "device": model.device.type,
                     "transformers": importlib.metadata.version("transformers"),
+                    "reading": _READING,
                 }
             )
             for prompt in ids
@@ -188,13 +197,15 @@ def write_answers(
             mine = [p for p in left if bool(_CHINESE.search(p)) == (language == "zh")]
             for at in range(0, len(mine), batch):
                 some = mine[at : at + batch]
+                told = system_message(some[0], arm.system, system)
+                opened = opens_thought(model.tokenizer, system=told, thinking=thinking)
                 written = generate(
                     model,
                     some,
                     arm.intervention,
                     sampling=replace(sampling, seed=seed),
                     positions=positions,
-                    system=system_message(some[0], arm.system, system),
+                    system=told,
                     thinking=thinking,
                     batch=batch,
                 )
@@ -202,7 +213,7 @@ def write_answers(
                     cache.put(
                         keys[prompt],
                         {
-                            **without_thought(one.text),
+                            **without_thought(one.text, opened=opened),
                             "tokens": len(one.ids),
                             "ended": one.ended,
                             "edits": one.edits,

@@ -7,10 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from moralprobe.errors import UsageError, nearest
 from moralprobe.evaluation.arms import Arm, system_message, write_answers
-from moralprobe.evaluation.moral_suite import ethics, load_mfq, mfq, moral_stories
-from moralprobe.evaluation.options import Frame, Outcome, plain_logits
+from moralprobe.evaluation.changes import OF_STATES, Effect, SteeredLogits, if_steered
+from moralprobe.evaluation.moral_suite import (
+    english_pairs,
+    ethics,
+    known_answers,
+    load_mfq,
+    mfq,
+    moral_stories,
+)
+from moralprobe.evaluation.options import Frame, mean_of, plain_logits
 from moralprobe.evaluation.prompts import PARTS, load_ethics, load_moral_stories
 from moralprobe.evaluation.side_effects import (
     divergence,
@@ -21,10 +31,10 @@ from moralprobe.evaluation.side_effects import (
     repetition,
 )
 from moralprobe.evaluation.trial import Trial
-from moralprobe.geometry.measure import Measure
+from moralprobe.geometry.measure import not_enough
 from moralprobe.models.chat import has_chat
 from moralprobe.models.tokens import chat_frame
-from moralprobe.steering.apply import steered_logits
+from moralprobe.steering.arms import UNSTEERED
 
 KINDS: Final = ("side-effects", "moral")
 
@@ -33,12 +43,13 @@ KINDS: Final = ("side-effects", "moral")
 class Suites:
     """What is measured beside the prompts.
 
-    `side_effects` need nothing; of the moral suite each part needs its file: `stories` a file of
-    Moral Stories, `ethics` a folder of ETHICS, `mfq` the statements of a questionnaire. `items` of
-    each are read at most.
+    `side_effects` need nothing, nor do `pairs`, the moral suite's known answers; its other parts
+    need their files: `stories` a file of Moral Stories, `ethics` a folder of ETHICS, `mfq` the
+    statements of a questionnaire. `items` of each are read at most.
     """
 
     side_effects: bool = True
+    pairs: bool = True
     stories: Path | None = None
     ethics: Path | None = None
     mfq: Path | None = None
@@ -51,8 +62,8 @@ class Suites:
 
     @property
     def moral(self) -> bool:
-        """Whether a part of the moral suite has its file."""
-        return any(path is not None for path in (self.stories, self.ethics, self.mfq))
+        """Whether a part of the moral suite is asked for."""
+        return self.pairs or any(path is not None for path in (self.stories, self.ethics, self.mfq))
 
     def described(self) -> dict[str, Any]:
         """Return it as JSON."""
@@ -70,7 +81,7 @@ def parse_suites(text: str, **paths: Path | None) -> tuple[bool, Suites]:
         Whether prompts are answered and judged, and what else is measured.
 
     Raises:
-        UsageError: an unknown suite, or `moral` without a file.
+        UsageError: an unknown suite.
     """
     known = ("flames", *KINDS, "all")
     names = [name.strip() for name in text.split(",") if name.strip()]
@@ -78,56 +89,37 @@ def parse_suites(text: str, **paths: Path | None) -> tuple[bool, Suites]:
         if name not in known:
             raise UsageError(f"unknown suite {name!r}", nearest(name, known), "choose of them")
     every = "all" in names
-    suites = Suites(side_effects=every or "side-effects" in names, **paths)  # type: ignore[arg-type]
-    if "moral" in names and not suites.moral:
-        raise UsageError(
-            "the moral suite has nothing to ask",
-            "none of its files is given",
-            "fetch one by: moralprobe data download moral-stories, and give --moral-stories FILE",
-        )
-    if not every and "moral" not in names:
+    suites = Suites(
+        side_effects=every or "side-effects" in names,
+        pairs=every or "moral" in names,
+        **paths,  # type: ignore[arg-type]
+    )
+    if not suites.pairs:
         suites = replace(suites, stories=None, ethics=None, mfq=None)
     return every or "flames" in names, suites
 
 
-def _frame(trial: Trial, arm: Arm, prompt: str = "") -> Frame | None:
+def _frame(trial: Trial, arm: Arm, thinking: bool | None, prompt: str = "") -> Frame | None:
     """Return what stands around a question in an arm's chat, if the model has one."""
     tokenizer = trial.model.tokenizer
     if not has_chat(tokenizer):
         return None
     system = system_message(prompt, arm.system, trial.system)
-    return chat_frame(tokenizer, system=system, thinking=trial.thinking)
+    return chat_frame(tokenizer, system=system, thinking=thinking)
 
 
-def _row(suite: str, measure: Measure, **more: Any) -> dict[str, Any]:
-    return {
-        "suite": suite,
-        "measure": measure.name,
-        "category": measure.category,
-        "value": measure.value,
-        "low": measure.ci_low,
-        "high": measure.ci_high,
-        "chance": None,
-        "surface": None,
-        "n": measure.n,
-        "unit": measure.unit,
-        "status": measure.status,
-        **more,
-    }
-
-
-def _outcome(suite: str, outcome: Outcome, **more: Any) -> dict[str, Any]:
-    beside = {"chance": outcome.chance, "surface": outcome.surface.value}
-    return _row(suite, outcome.measure, **beside, **more)
+def _steered(trial: Trial, arm: Arm) -> SteeredLogits:
+    return SteeredLogits(trial.model, arm.intervention, trial.positions)
 
 
 def side_effects_of(
     trial: Trial, arm: Arm, suites: Suites, *, whole: bool = True, seed: int = 0
-) -> Iterator[dict[str, Any]]:
-    """Yield what an arm breaks, a row a measure.
+) -> Iterator[Effect]:
+    """Yield what an arm breaks, one after the other.
 
     Perplexity of neutral text and KL from the model as it is say nothing of an arm that differs in
-    its system message alone, and are left out there.
+    its system message alone, and are left out there. What has no token that is steered has no
+    value.
 
     Args:
         trial: model, sampling and caches.
@@ -138,76 +130,113 @@ def side_effects_of(
     """
     if not suites.side_effects:
         return
-    model, texts = trial.model, neutral()
-    logits_of = steered_logits(model, arm.intervention, trial.positions)
-    requests = list(texts.requests)
-
-    def said(one: Arm) -> list[str]:
-        answers = write_answers(
-            model,
-            one,
-            requests,
-            trial.seeds[:1],
-            trial.sampling,
-            cache=trial.written,
-            positions=trial.positions,
-            system=trial.system,
-            thinking=trial.thinking,
-            batch=trial.batch,
-        )
-        return [answer["text"] for (answer,) in answers]
-
     if not arm.system:
-        for measure in perplexity(model, logits_of, texts.paragraphs, seed=seed):
-            yield _row("side-effects", measure)
-        clean = said(Arm("clean"))
-        told = [(r, c) for r, c in zip(requests, clean, strict=True) if c.strip()]
-        if told:
-            yield _row(
-                "side-effects",
-                divergence(
-                    model,
-                    plain_logits(model),
-                    logits_of,
-                    [r for r, _ in told],
-                    [c for _, c in told],
-                    frame=_frame(trial, arm),
-                    seed=seed,
-                ),
-            )
+        logits = _steered(trial, arm)
+        for measure in perplexity(trial.model, logits, neutral().paragraphs, seed=seed):
+            yield logits.said(Effect.of("side-effects", measure))
+        yield _divergence(trial, arm, seed)
     if not whole:
         return
-    answers = said(arm)
-    for measure in repetition(answers, seed=seed):
-        yield _row("side-effects", measure)
-    yield _row("side-effects", refusals(answers, seed=seed))
-    right = knowledge(model, logits_of, texts.questions, seed=seed, frame=_frame(trial, arm))
-    yield _outcome("side-effects", right)
+    yield from _of_answers(trial, arm, seed)
+    logits = _steered(trial, arm)
+    # Where a thought would begin, no letter is likely.
+    frame = _frame(trial, arm, thinking=False)
+    right = knowledge(trial.model, logits, neutral().questions, seed=seed, frame=frame)
+    yield logits.said(Effect.of("side-effects", right))
 
 
-def suites_of(trial: Trial, arm: Arm, suites: Suites, *, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Yield what an arm finds moral, a row a measure, of every part that has its file.
+def _answers(trial: Trial, arm: Arm) -> list[dict[str, Any]]:
+    """Return what an arm answers to benign requests, with the first seed."""
+    answers = write_answers(
+        trial.model,
+        arm,
+        list(neutral().requests),
+        trial.seeds[:1],
+        trial.sampling,
+        cache=trial.written,
+        positions=trial.positions,
+        system=trial.system,
+        thinking=trial.thinking,
+        batch=trial.batch,
+    )
+    return [answer for (answer,) in answers]
+
+
+def _divergence(trial: Trial, arm: Arm, seed: int) -> Effect:
+    """Measure KL from the model as it is after benign requests, on what it answered itself.
+
+    Answers that it never got to, as after a thought that was cut, are left out.
+    """
+    requests = neutral().requests
+    clean = [answer["text"] for answer in _answers(trial, Arm(UNSTEERED))]
+    told = [(r, c) for r, c in zip(requests, clean, strict=True) if c.strip()]
+    left_out = len(requests) - len(told)
+    if not told:
+        of = "answers of the model as it is: none got beyond its thought, or it wrote nothing"
+        none = not_enough("KL", "benign requests", "nats per token", have=0, needed=2, of=of)
+        return Effect("side-effects", none, left_out)
+    logits = _steered(trial, arm)
+    measure = divergence(
+        trial.model,
+        plain_logits(trial.model),
+        logits,
+        [r for r, _ in told],
+        [c for _, c in told],
+        frame=_frame(trial, arm, trial.thinking),
+        seed=seed,
+    )
+    return logits.said(Effect.of("side-effects", measure, left_out))
+
+
+def _of_answers(trial: Trial, arm: Arm, seed: int) -> Iterator[Effect]:
+    """Measure what an arm answers to benign requests: repetition, refusals, how it was steered."""
+    answers = _answers(trial, arm)
+    texts = [None if answer["unfinished"] else answer["text"] for answer in answers]
+    edits = sum(answer["edits"] for answer in answers)
+    sizes = np.array([answer["change"] for answer in answers])
+    unit = "ratio of norms"
+    for measure in (
+        mean_of(OF_STATES, "benign requests", sizes, unit, seed=seed),
+        *repetition(texts, seed=seed),
+        refusals(texts, seed=seed),
+    ):
+        effect = Effect.of("side-effects", measure, len(texts) - measure.n)
+        yield if_steered(effect, arm.intervention, trial.positions, edits)
+
+
+def suites_of(
+    trial: Trial, arm: Arm, suites: Suites, *, whole: bool = True, seed: int = 0
+) -> Iterator[Effect]:
+    """Yield what an arm finds moral: known pairs, and every part that has its file.
 
     Args:
         trial: model and settings.
         arm: at its strength.
         suites: files, and how many items of each.
+        whole: all of it; else the known pairs alone, for a curve over strengths.
         seed: of samples and resamples.
     """
-    model = trial.model
-    logits_of = steered_logits(model, arm.intervention, trial.positions)
+    model, frame = trial.model, _frame(trial, arm, thinking=False)
+    if suites.pairs:
+        logits = _steered(trial, arm)
+        for found in known_answers(model, logits, english_pairs(), seed=seed, frame=frame):
+            yield logits.said(Effect.of("moral", found))
+    if not whole:
+        return
     if suites.stories is not None and not arm.system:  # plain text has no system message
-        stories = load_moral_stories(suites.stories)[: suites.items]
-        for outcome in moral_stories(model, logits_of, stories, seed=seed):
-            yield _outcome("moral", outcome)
+        logits = _steered(trial, arm)
+        every = load_moral_stories(suites.stories)
+        drawn = np.random.default_rng([seed, 5]).permutation(len(every))[: suites.items]
+        stories = [every[i] for i in np.sort(drawn)]
+        for outcome in moral_stories(model, logits, stories, seed=seed):
+            yield logits.said(Effect.of("moral", outcome))
     if suites.ethics is not None:
         for part in PARTS:
-            cases = load_ethics(suites.ethics, part)
-            for outcome in ethics(
-                model, logits_of, cases, n=suites.items, seed=seed, frame=_frame(trial, arm)
-            ):
-                yield _outcome("moral", outcome)
+            logits, cases = _steered(trial, arm), load_ethics(suites.ethics, part)
+            for outcome in ethics(model, logits, cases, n=suites.items, seed=seed, frame=frame):
+                yield logits.said(Effect.of("moral", outcome))
     if suites.mfq is not None:
-        profile = mfq(model, logits_of, load_mfq(suites.mfq), seed=seed, frame=_frame(trial, arm))
+        logits = _steered(trial, arm)
+        profile = mfq(model, logits, load_mfq(suites.mfq), seed=seed, frame=frame)
         for measure in (*profile.foundations, *profile.checks):
-            yield _row("moral", measure)
+            yield logits.said(Effect.of("moral", measure))

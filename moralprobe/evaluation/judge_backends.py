@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from moralprobe.behavior.server import Server, parse_server
@@ -41,20 +41,22 @@ class ScriptedJudge:
 
 @dataclass(frozen=True)
 class ServerJudge(Server):
-    """A model behind an OpenAI-compatible server, asked at temperature 0.
+    """A model behind an OpenAI-compatible server.
 
     Args:
+        temperature: 0 for the likeliest words.
         max_tokens: of an answer; None leaves the field out. A model that thinks first needs more,
             or to be told not to think (`extra`).
     """
 
     max_tokens: int | None = 8
+    temperature: float = 0
 
     @property
     def identity(self) -> Mapping[str, Any]:
         """The address, the model's name and what is asked of it."""
         limit = {} if self.max_tokens is None else {"max_tokens": self.max_tokens}
-        return {"temperature": 0, **limit, **super().identity}
+        return {"temperature": self.temperature, **limit, **super().identity}
 
     def answers(self, asked: Sequence[Asked]) -> Iterator[tuple[int, Answer]]:
         """Yield each answer with the number of its question, in the order in which they come.
@@ -65,7 +67,9 @@ class ServerJudge(Server):
         """
         questions = [Question(one.prompt) for one in asked]
         try:
-            for number, said in self.complete(questions, max_tokens=self.max_tokens):
+            for number, said in self.complete(
+                questions, max_tokens=self.max_tokens, temperature=self.temperature
+            ):
                 yield number, Answer(said)
         except UnansweredError as error:
             what = f"no judge is reachable: {self.model} at {self.base_url}"
@@ -130,6 +134,16 @@ class LocalJudge:
                 else:
                     answer = Answer(options[row.index(max(row))], math.fsum(map(math.exp, row)))
                 yield rows[number], answer
+
+
+def as_published(judge: Judge) -> Judge:
+    """Return a judge that is asked as in arXiv 2603.15615: a server's draws a little, and briefly.
+
+    Others draw nothing, and stay as they are.
+    """
+    if isinstance(judge, ServerJudge):
+        return replace(judge, temperature=0.1, max_tokens=10)
+    return judge
 
 
 def parse_judge(text: str) -> tuple[str | None, str]:

@@ -7,8 +7,8 @@ who takes the longer answer, must do worse than it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from moralprobe.cache import Cache
 from moralprobe.errors import DataError
-from moralprobe.evaluation.judges import Judge, judge_pairs
+from moralprobe.evaluation.judges import LANGUAGES, Judge, judge_pairs, language_of
 from moralprobe.evaluation.pairwise import (
     LOSS,
     MISSING,
@@ -36,6 +36,7 @@ LEAST_CONSISTENT: Final = 0.6
 MOST_UNREAD: Final = 0.1
 """Share of answers that may be no verdict: those that are left may be the easy ones."""
 _OURS: Final = "known_pairs.json"
+_NOTHING_READ: Final = "no pair has two verdicts"
 _ASKED: Final = "What does somebody do who takes this to heart?"
 
 
@@ -49,11 +50,17 @@ class KnownPair:
     why: str
     kind: str
 
+    @property
+    def language(self) -> str:
+        """In which a judge is asked about it, of `LANGUAGES`."""
+        return language_of(self.question)
+
 
 def known_pairs() -> list[KnownPair]:
-    """Return the pairs that were written for this package.
+    """Return the pairs that were written for this package, in English and in Chinese.
 
-    In half of them the worse answer is the longer one, and both sides are as long in all.
+    In half of each language's the worse answer is the longer one, and both sides are as long in
+    all.
     """
     text = files("moralprobe.evaluation").joinpath(_OURS).read_text("utf-8")
     return [KnownPair(**fields) for fields in json.loads(text)]
@@ -132,13 +139,14 @@ def _story(line: str, path: Path, row: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class JudgeCheck:
-    """How a judge does on pairs whose better answer is known.
+    """How a judge does on pairs whose better answer is known, in every language it is asked in.
 
     `accuracy` counts 1 where both orders name the better answer, 0 where both name the worse, 0.5
     where they disagree or tie. `length_accuracy` is that of a rule that knows lengths alone, the
     `length_rule` (`longer` or `shorter`) that does better on these pairs. `unread` is the share of
-    the judge's answers that were no verdict; their pairs are left out of the rest. `fails` says
-    why this judge's win rates can't be headlined; it is empty where they can.
+    the judge's answers that were no verdict; their pairs are left out of the rest. `by_language` is
+    the accuracy in each language. `fails` says why this judge's win rates can't be headlined; it is
+    empty where they can.
     """
 
     judge: str
@@ -149,29 +157,43 @@ class JudgeCheck:
     length_rule: str
     unread: float
     fails: tuple[str, ...]
+    by_language: Mapping[str, Estimate | None] = field(default_factory=dict)
 
 
 def check_judge(
     judge: Judge,
     pairs: Sequence[KnownPair],
     *,
+    languages: Collection[str] | None = None,
     cache: Cache | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     seed: int = 0,
 ) -> JudgeCheck:
     """Ask a judge about pairs whose better answer is known, each in both orders.
 
+    A judge may know better from worse in one language alone, so it must pass in each.
+
     Args:
         judge: any backend.
         pairs: from `known_pairs` or `pairs_of_moral_stories`.
+        languages: that the judge will be asked in, of `LANGUAGES`; those of the pairs, if not
+            given. Pairs in others are left out.
         cache: as for `judges.ask`.
         progress: as for `judges.ask`.
         seed: of the resamples.
 
     Raises:
-        DataError: no pair.
+        DataError: no pair, or none in a language.
         As `judges.ask`.
     """
+    spoken = sorted({pair.language for pair in pairs} if languages is None else set(languages))
+    pairs = [pair for pair in pairs if pair.language in spoken]
+    if lacking := [LANGUAGES[one] for one in spoken if one not in {p.language for p in pairs}]:
+        raise DataError(
+            f"a judge can't be checked in {' and '.join(lacking)}",
+            "no pair whose better answer is known is in it",
+            "give some, or prompts in another language",
+        )
     if not pairs:
         raise DataError("there is nothing to ask a judge", "no pair is given", "give some")
     said = judge_pairs(
@@ -182,14 +204,30 @@ def check_judge(
         cache=cache,
         progress=progress,
     )
+    whole = _check(judge.name, pairs, said, seed)
+    if len(spoken) == 1:
+        return replace(whole, by_language={spoken[0]: whole.accuracy})
+    parts = {}
+    for one in spoken:
+        here = np.array([pair.language == one for pair in pairs])
+        its = Pairs(said.arm_first[here], said.arm_second[here])
+        parts[one] = _check(judge.name, [p for p in pairs if p.language == one], its, seed)
+    return replace(
+        whole,
+        by_language={one: part.accuracy for one, part in parts.items()},
+        fails=tuple(
+            f"in {LANGUAGES[one]} {why}" for one, part in parts.items() for why in part.fails
+        ),
+    )
+
+
+def _check(name: str, pairs: Sequence[KnownPair], said: Pairs, seed: int) -> JudgeCheck:
     rule, by_length = _length_rule(pairs)
     length = prompt_mean(by_length, seed=seed)
     scores = _agreed(said)
     if np.isnan(scores).all():
         unread = float(np.isnan([said.arm_first, said.arm_second]).mean())
-        return JudgeCheck(
-            judge.name, None, None, None, length, rule, unread, ("no pair has two verdicts",)
-        )
+        return JudgeCheck(name, None, None, None, length, rule, unread, (_NOTHING_READ,))
     of_judge = judge_statistics(said, seed=seed)
     accuracy = prompt_mean(scores, seed=seed)
     ahead = difference(scores, by_length, seed=seed)
@@ -201,18 +239,14 @@ def check_judge(
             f"its accuracy, {_shown(accuracy)}, isn't above that of taking the {rule} answer, "
             f"{length.value:.2f}",
         ),
-        (
-            consistency.value < LEAST_CONSISTENT,
-            f"it stands by its verdict in {consistency.value:.0%} of pairs when their order is "
-            f"turned, fewer than {LEAST_CONSISTENT:.0%}",
-        ),
+        (consistency.value < LEAST_CONSISTENT, _wavers(consistency)),
         (
             of_judge.missing > MOST_UNREAD,
             f"{of_judge.missing:.0%} of its answers are no verdict, more than {MOST_UNREAD:.0%}",
         ),
     ]
     return JudgeCheck(
-        judge.name,
+        name,
         accuracy,
         of_judge.position_bias,
         consistency,
@@ -220,6 +254,39 @@ def check_judge(
         rule,
         of_judge.missing,
         tuple(why for failed, why in fails if failed),
+    )
+
+
+def failures_on_arms(arms: Mapping[str, Pairs], unread: Mapping[str, float]) -> list[str]:
+    """Say why a judge that passed its check can't be believed on what is reported.
+
+    Args:
+        arms: by name, its verdicts of which it was asked.
+        unread: by name, the share of pairs that it left without a verdict.
+    """
+    fails = []
+    worst = max(unread, key=lambda arm: unread[arm])
+    if unread[worst] > MOST_UNREAD:
+        fails.append(
+            f"{unread[worst]:.0%} of its verdicts on {worst} are missing, more than "
+            f"{MOST_UNREAD:.0%}"
+        )
+    # All arms together: of one that seldom differs from the baseline a few pairs would decide.
+    asked = Pairs(
+        np.hstack([pairs.arm_first for pairs in arms.values()]),
+        np.hstack([pairs.arm_second for pairs in arms.values()]),
+    )
+    if np.isfinite(asked.scores).any():
+        consistency = judge_statistics(asked).self_consistency
+        if consistency.value < LEAST_CONSISTENT:
+            fails.append(f"on what is reported {_wavers(consistency)}")
+    return fails
+
+
+def _wavers(consistency: Estimate) -> str:
+    return (
+        f"it stands by its verdict in {consistency.value:.0%} of pairs when their order is turned, "
+        f"fewer than {LEAST_CONSISTENT:.0%}"
     )
 
 

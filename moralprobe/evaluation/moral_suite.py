@@ -1,8 +1,9 @@
-"""What a model finds moral, read from how likely it finds answers: stories, ETHICS, the MFQ-2.
+"""What a model finds moral, read from how likely it finds answers: pairs, stories, ETHICS, MFQ-2.
 
 Every measure has its interval, what chance has, and what a rule has that reads no moral content.
-None of the data ships: `moralprobe data download` fetches Moral Stories and ETHICS, and the items
-of the Moral Foundations Questionnaire (MFQ-2, Atari et al. 2023) come from a file of the reader's.
+Pairs of which one answer is known to be better ship with the package; the other data don't:
+`moralprobe data download` fetches Moral Stories and ETHICS, and the items of the Moral Foundations
+Questionnaire (MFQ-2, Atari et al. 2023) come from a file of the reader's.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from moralprobe.errors import DataError
+from moralprobe.evaluation.judge_check import KnownPair, known_pairs
 from moralprobe.evaluation.options import (
     Frame,
     LogitsOf,
@@ -30,6 +32,7 @@ from moralprobe.evaluation.prompts import Case, Story, read_lines
 from moralprobe.geometry.arrays import Bools, Floats, Ints
 from moralprobe.geometry.measure import Measure
 from moralprobe.models.causal import CausalModel
+from moralprobe.steering.text import PLAIN
 
 ITEMS: Final = 1000
 """Items of a part of ETHICS that are read unless told."""
@@ -45,6 +48,51 @@ _RATED: Final = (
     "How well does this statement describe you or your opinions?\n\n"
     'Statement: "{statement}"\n\n{options}\n\nAnswer with one of {labels}.\nAnswer:'
 )
+
+
+def english_pairs() -> list[KnownPair]:
+    """Return the pairs in English that ship with the package, whose better answer is known."""
+    return [pair for pair in known_pairs() if pair.language == "en"]
+
+
+def known_answers(
+    model: CausalModel,
+    logits_of: LogitsOf,
+    pairs: Sequence[KnownPair],
+    *,
+    seed: int = 0,
+    frame: Frame | None = None,
+) -> tuple[Measure, Outcome]:
+    """Measure how much likelier a model finds the better of two answers than the worse, per token.
+
+    No judge is asked and nothing is generated, so that it can be had at every strength.
+
+    Args:
+        model: whose tokenizer is used.
+        logits_of: its logits, steered or not.
+        pairs: such as `english_pairs()`.
+        seed: of the resamples, which draw pairs.
+        frame: as in `options.option_logprobs`.
+
+    Returns:
+        The mean of the better answer's log-probability per token less the worse one's, in nats,
+        and the share of pairs in which the better is likelier, ties counted half.
+    """
+    before = "" if frame else PLAIN
+    found = option_logprobs(
+        model,
+        logits_of,
+        [f"{pair.question}{before}" for pair in pairs],
+        [(f" {pair.better}", f" {pair.worse}") for pair in pairs],
+        frame=frame,
+    )
+    leads, groups = found.per_token[:, 0] - found.per_token[:, 1], np.arange(len(pairs))
+    longer = np.array([len(pair.better) - len(pair.worse) for pair in pairs], np.float64)
+    won = _share_won("better is likelier", "known pairs", leads, groups, seed)
+    return (
+        mean_of("lead of the better", "known pairs", leads, "nats per token", seed=seed),
+        _against_length(won, longer, groups, seed),
+    )
 
 
 def moral_stories(

@@ -306,34 +306,40 @@ def mean_of(
     Args:
         name: of the measure.
         category: of what.
-        values: [n] one an item; nan is left out, and an infinite one has no interval.
+        values: [n] one an item; nan is left out, and an infinite one has no interval. What is left
+            out is drawn all the same, so that resamples of the same items pair.
         unit: of the values; `share` where they are from 0 to 1.
         seed: of the resamples; the same seed and groups give the same, and paired differences.
         groups: [n] which items are drawn together; each on its own if not given.
         weights: [n] what an item counts, as its number of tokens; 1 if not given.
     """
     there = ~np.isnan(values)
-    x = np.asarray(values, np.float64)[there]
-    w = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)[there]
-    _, group = np.unique(
-        np.arange(len(x)) if groups is None else groups[there], return_inverse=True
-    )
-    n = int(group.max(initial=-1)) + 1
+    x = np.where(there, np.asarray(values, np.float64), 0.0)
+    w = np.where(there, 1.0 if weights is None else np.asarray(weights, np.float64), 0.0)
+    _, group = np.unique(np.arange(len(x)) if groups is None else groups, return_inverse=True)
+    n = int((np.bincount(group, weights=there) > 0).sum())
     if n < 2:
         return not_enough(name, category, unit, have=n, needed=2, of="groups of items")
     if np.isinf(x).any():  # as a divergence from a model that rules a word out
         empty = not_enough(name, category, unit, have=n, needed=2, of="")
         return replace(empty, value=float(np.average(x, weights=w)), status="not finite")
     sums, sizes = np.bincount(group, weights=w * x), np.bincount(group, weights=w)
-    counts = bootstrap_counts(n, DRAWS, seed)
-    boot = (counts @ sums) / (counts @ sizes)
+    counts = bootstrap_counts(len(sizes), DRAWS, seed)
+    with np.errstate(invalid="ignore"):  # no item with a value may be drawn
+        boot = (counts @ sums) / (counts @ sizes)
     value = float(sums.sum() / sizes.sum())
     measure = summarise(name, category, Draws(value, boot, np.empty(0), n), unit)
-    if unit == "share" and (x == x[0]).all() and x[0] in (0, 1):
-        least = float(_TAIL ** (1 / n))
-        low, high = (0.0, 1 - least) if x[0] == 0 else (least, 1.0)
+    first = x[there][0]
+    if unit == "share" and (x[there] == first).all() and first in (0, 1):
+        beyond = exactly_none(n)
+        low, high = (0.0, beyond) if first == 0 else (1 - beyond, 1.0)
         return replace(measure, ci_low=low, ci_high=high)
     return measure
+
+
+def exactly_none(n: int) -> float:
+    """Return the upper end of the exact 95 % interval of a share that is 0 in all of n items."""
+    return float(1 - _TAIL ** (1 / n))
 
 
 def auroc_of(

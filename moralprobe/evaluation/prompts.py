@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import xxhash
-
 from moralprobe.data.social_chem import Rule, sha256_of
 from moralprobe.data.splits import group_of, normalise
 from moralprobe.errors import DataError, UsageError, nearest
@@ -88,45 +86,6 @@ def load_prompts(source: str | Path) -> Prompts:
         raise DataError(f"{path} holds no prompt", dropped or "all lines are blank", "check it")
     _refuse_equal_ids(prompts, path)
     return Prompts(tuple(prompts), rules, path.name, sha256_of(path))
-
-
-def halves(prompts: Sequence[Prompt], seed: int) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
-    """Split prompts into a half to choose on and a half to report on.
-
-    The split goes by a hash of the text within each group: it doesn't depend on the order of the
-    prompts, and both halves have the same groups, give or take one prompt of each.
-
-    Args:
-        prompts: two at least.
-        seed: another one gives another split.
-
-    Returns:
-        The two halves, each in the order of `prompts`; the second is the larger, if any is.
-
-    Raises:
-        DataError: fewer than two prompts.
-    """
-    if len(prompts) < 2:
-        raise DataError(
-            "prompts can't be split into halves",
-            f"there are {len(prompts)}",
-            "give two at least: what is chosen on a prompt can't be reported on it",
-        )
-    groups: dict[str, list[Prompt]] = {}
-    for prompt in prompts:
-        groups.setdefault(prompt.group, []).append(prompt)
-    chosen: set[str] = set()
-    seen = 0
-    for name in sorted(groups):
-        members = sorted(groups[name], key=lambda prompt: (_hash(prompt.text, seed), prompt.id))
-        # Half of all that were seen so far: odd groups don't add up.
-        n = (seen + len(members)) // 2 - seen // 2
-        chosen |= {prompt.id for prompt in members[:n]}
-        seen += len(members)
-    return (
-        tuple(prompt for prompt in prompts if prompt.id in chosen),
-        tuple(prompt for prompt in prompts if prompt.id not in chosen),
-    )
 
 
 @dataclass(frozen=True)
@@ -384,10 +343,6 @@ def _refuse_equal_ids(prompts: Sequence[Prompt], path: Path) -> None:
                 "give each its own, or leave the ids out",
             )
         seen.add(prompt.id)
-
-
-def _hash(text: str, seed: int) -> int:
-    return xxhash.xxh3_64_intdigest(f"{seed}\n{normalise(text)}".encode())
 
 
 def _is_unicode(text: str) -> bool:

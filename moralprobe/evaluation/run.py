@@ -10,10 +10,17 @@ import numpy as np
 
 from moralprobe.errors import DataError
 from moralprobe.evaluation.arms import STEERED, why_no_prompt
-from moralprobe.evaluation.judge_check import MOST_UNREAD, JudgeCheck, KnownPair, check_judge
-from moralprobe.evaluation.judges import Judge
+from moralprobe.evaluation.choosing import halves
+from moralprobe.evaluation.judge_backends import as_published
+from moralprobe.evaluation.judge_check import (
+    JudgeCheck,
+    KnownPair,
+    check_judge,
+    failures_on_arms,
+)
+from moralprobe.evaluation.judges import Judge, language_of
 from moralprobe.evaluation.pairwise import Estimate, Pairs, agreement, prompt_mean, win_rate
-from moralprobe.evaluation.prompts import Prompt, Prompts, halves
+from moralprobe.evaluation.prompts import Prompt, Prompts
 from moralprobe.evaluation.settings import PUBLISHED, Options
 from moralprobe.evaluation.trial import (
     RUBRICS,
@@ -23,12 +30,15 @@ from moralprobe.evaluation.trial import (
     asked_of,
     chosen,
     differences,
+    finished_of,
     judged_rows,
     longer_by,
-    missing_share,
+    unfinished_share,
+    unread_share,
     variants_of,
+    where_asked,
 )
-from moralprobe.evaluation.verdict import UNKNOWN, Verdict, verdict
+from moralprobe.evaluation.verdict import UNKNOWN, Verdict, verdict, why_unfinished
 from moralprobe.models.chat import has_chat
 from moralprobe.steering.arms import ARMS, UNSTEERED
 from moralprobe.steering.intervention import Intervention
@@ -41,9 +51,10 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass
 class Found:
-    """What a protocol gives."""
+    """What a protocol gives; `unfinished` is each arm's share of answers that never came."""
 
     best: dict[str, Variant] = field(default_factory=dict)
+    unfinished: dict[str, float] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     texts: list[dict[str, Any]] = field(default_factory=list)
@@ -64,6 +75,8 @@ class Run:
     known: tuple[KnownPair, ...]
     options: Options
     progress: Progress
+    say: Callable[[str], None] = lambda message: None
+    warned: bool = False
     done: int = 0
     total: int = 1
 
@@ -98,7 +111,11 @@ class Run:
     def keep_texts(
         self, found: Found, variant: Variant, half: str, prompts: Sequence[Prompt], said: Answers
     ) -> None:
-        """Keep what a variant wrote, a row a text."""
+        """Keep what a variant wrote, a row a text; say once if too much of it is thought alone."""
+        too_few = why_unfinished({variant.name: unfinished_share(said)})
+        if too_few and not self.warned:
+            self.warned = True
+            self.say(too_few)
         for prompt, answers in zip(prompts, said, strict=True):
             for seed, one in zip(self.trial.seeds, answers, strict=False):
                 found.texts.append(
@@ -112,6 +129,22 @@ class Run:
                     }
                 )
 
+    def checked(self, judges: Sequence[Judge], prompts: Prompts) -> list[JudgeCheck]:
+        """Check judges in the languages of the prompts, before hours of writing."""
+        return [
+            check_judge(
+                judge,
+                self.known,
+                languages={language_of(prompt.text) for prompt in prompts.prompts},
+                cache=self.trial.judged,
+                seed=self.options.seed,
+                progress=lambda done, total, judge=judge: self.progress(  # type: ignore[misc]
+                    done, total, f"checking {judge.name}"
+                ),
+            )
+            for judge in judges
+        ]
+
     def audited(self, prompts: Prompts) -> Found:
         """Choose on one half, report on the other, beside every control.
 
@@ -120,18 +153,7 @@ class Run:
         """
         variants, missing = self.variants(self.options.off)
         found = Found(missing=missing, decoding={"all": asdict(self.trial.sampling)})
-        for judge in self.judges:
-            found.checks.append(
-                check_judge(
-                    judge,
-                    self.known,
-                    cache=self.trial.judged,
-                    seed=self.options.seed,
-                    progress=lambda done, total, judge=judge: self.progress(  # type: ignore[misc]
-                        done, total, f"checking {judge.name}"
-                    ),
-                )
-            )
+        found.checks = self.checked(self.judges, prompts)
         believed = [
             judge for judge, check in zip(self.judges, found.checks, strict=True) if not check.fails
         ]
@@ -172,25 +194,20 @@ class Run:
         }
         for name, variant in found.best.items():
             self.keep_texts(found, variant, "report", report, said[name])
+            found.unfinished[name] = unfinished_share(said[name])
         of_steered: list[Pairs] = []
         every: dict[str, dict[str, Estimate]] = {}
         for number, (judge, check) in enumerate(zip(self.judges, tuple(found.checks), strict=True)):
-            pairs = {}
+            pairs, asked, unread = {}, {}, {}
             for name, variant in found.best.items():
                 pairs[name] = trial.pairs(judge, report, said[name], plain)
+                asked[name] = where_asked(pairs[name], asked_of(said[name], plain))
+                unread[name] = unread_share(pairs[name], finished_of(said[name], plain))
                 found.rows += self._rows(judge, variant, "report", pairs[name], said[name], plain)
                 if self.options.ratings:
                     found.rows += self._rated(judge, trial, variant, report, said[name])
-            unread = {
-                name: share
-                for name, of in pairs.items()
-                if (share := missing_share(of)) > MOST_UNREAD
-            }
-            if unread:
-                worst = max(unread, key=lambda name: unread[name])
-                why = f"{unread[worst]:.0%} of its verdicts on {worst} are missing"
-                check = replace(check, fails=(*check.fails, f"{why}, more than {MOST_UNREAD:.0%}"))
-                found.checks[number] = check
+            fails = (*check.fails, *failures_on_arms(asked, unread))
+            found.checks[number] = replace(check, fails=fails)
             steered = pairs.pop(STEERED)
             of_steered.append(steered)
             gaps = differences(steered, pairs, seed=self.options.seed)
@@ -202,7 +219,7 @@ class Run:
             except DataError:  # no pair that both have judged
                 found.agreement = None
         failed = {check.judge: check.fails for check in found.checks}
-        found.verdict = verdict(every, failed, sorted(found.missing))
+        found.verdict = verdict(every, failed, sorted(found.missing), found.unfinished)
 
     def _rows(
         self,
@@ -213,7 +230,8 @@ class Run:
         said: Answers,
         plain: Answers,
     ) -> list[dict[str, Any]]:
-        place = {"judge": judge.name, **self.place(variant, half)}
+        unfinished = int((~finished_of(said, plain)).sum())
+        place = {"judge": judge.name, **self.place(variant, half), "unfinished": unfinished}
         try:
             rows = judged_rows(
                 pairs, longer_by(said, plain), asked_of(said, plain), seed=self.options.seed
@@ -232,17 +250,24 @@ class Run:
         said: Answers,
         half: str = "report",
     ) -> list[dict[str, Any]]:
-        """Return the share of answers rated 3, and how many that are (PSC)."""
+        """Return the share of answers rated 3, and how many that are (PSC).
+
+        As published it is of all answers: one without a rating that is read isn't rated 3.
+        """
         rows = []
+        place = {"judge": judge.name, **self.place(variant, half)}
+        place["unfinished"] = int((~finished_of(said, said)).sum())
         for name, rubric in zip(("PSC1", "PSC2"), RUBRICS, strict=True):
             ratings = trial.ratings(judge, prompts, said, rubric)
-            full = np.where(np.isnan(ratings), np.nan, ratings == 3)
-            place = {"judge": judge.name, **self.place(variant, half)}
+            full, unread = (ratings == 3).astype(float), np.isnan(ratings)
+            if self.options.protocol == "audited":
+                full[unread] = np.nan
             try:
                 share = vars(prompt_mean(full, seed=self.options.seed))
             except DataError:
                 continue
-            rows.append({**place, "measure": f"{name}: share of {rubric} rated 3", **share})
+            measure = f"{name}: share of {rubric} rated 3"
+            rows.append({**place, "measure": measure, **share, "missing": int(unread.sum())})
         return rows
 
     def published(self, prompts: Prompts) -> Found:
@@ -257,6 +282,8 @@ class Run:
         variants = [v for v in every if v.name == STEERED]
         base = next(v for v in every if v.name == UNSTEERED)
         found = Found(missing=dict.fromkeys(ARMS_OFF, "the published protocol has no such arm"))
+        judges = [as_published(judge) for judge in self.judges]
+        found.checks = self.checked(judges, prompts)
         per = len(prompts) * (1 + len(self.judges))
         counted = self.counting(per * (len(variants) + 1))
         trials = {
@@ -276,31 +303,34 @@ class Run:
         plain = trials[UNSTEERED].answers(base, chosen_from)
         self.keep_texts(found, base, "all", chosen_from, plain)
         scores: dict[int, float | None] = {}
-        for judge in self.judges:
-            found.checks.append(
-                check_judge(judge, self.known, cache=told.judged, seed=self.options.seed)
-            )
+        unfinished: list[float] = []
+        for judge in judges:
             found.rows += self._rated(judge, told, base, chosen_from, plain, "all")
         for number, variant in enumerate(variants):
             said = told.answers(variant, chosen_from)
             self.keep_texts(found, variant, "all", chosen_from, said)
-            for judge in self.judges:
+            unfinished.append(unfinished_share(said))
+            lost = int((~finished_of(said, plain)).sum())
+            for judge in judges:
                 rate = told.published(judge, chosen_from, said, plain)
-                place = {"judge": judge.name, **self.place(variant, "all")}
+                place = {"judge": judge.name, **self.place(variant, "all"), "unfinished": lost}
                 found.rows.append({**place, **rate})
                 found.rows += self._rated(judge, told, variant, chosen_from, said, "all")
                 scores.setdefault(number, rate["value"])
         found.best = {**chosen(variants, scores), UNSTEERED: base}
         best = found.best[STEERED]
-        won = scores.get(variants.index(best))
+        which = variants.index(best)
+        found.unfinished = {STEERED: unfinished[which], UNSTEERED: unfinished_share(plain)}
+        won = scores.get(which)
         win = "no judge was asked" if won is None else f"a win rate of {won:.3f}"
         if found.checks and found.checks[0].fails:
             win = f"a judge that can't be believed gives {win}"
+        too_few = why_unfinished(found.unfinished)
         found.verdict = Verdict(
             UNKNOWN,
             f"As published: {win} at strength {best.strength:g}, layers {self.layers(best)}, the "
             "best of those tried on the same prompts. No control stands beside it and the arms are "
-            "decoded differently: nothing is claimed.",
+            f"decoded differently: nothing is claimed. {too_few}".rstrip(),
         )
         return found
 

@@ -241,7 +241,7 @@ def units(text: str) -> list[str]:
     return _UNIT.findall(text.casefold())
 
 
-def repetition(texts: Sequence[str], *, seed: int = 0) -> list[Measure]:
+def repetition(texts: Sequence[str | None], *, seed: int = 0) -> list[Measure]:
     """Measure how much generated texts repeat themselves; each measure is a mean over texts.
 
     `repeated 4-grams` is the share of a text's runs of four units that stood in it before,
@@ -251,15 +251,18 @@ def repetition(texts: Sequence[str], *, seed: int = 0) -> list[Measure]:
     others leave out; so they do texts that are too short for a run.
 
     Args:
-        texts: [n] what a model wrote.
+        texts: [n] what a model wrote; none where it never got to it, which is left out.
         seed: of the resamples, which draw texts.
     """
-    found = [units(text) for text in texts]
+    found = [[] if text is None else units(text) for text in texts]
     shares = {
         "repeated 4-grams": [1 - _distinct(some, 4) for some in found],
         "distinct-1": [_distinct(some, 1) for some in found],
         "distinct-2": [_distinct(some, 2) for some in found],
-        "empty": [float(not some) for some in found],
+        "empty": [
+            np.nan if text is None else float(not some)
+            for text, some in zip(texts, found, strict=True)
+        ],
     }
     loops = np.array([float(longest_loop(some)) if some else np.nan for some in found])
     return [
@@ -303,14 +306,14 @@ def refuses(answer: str) -> bool:
     return any(pattern.search(opening) for pattern in _REFUSES)
 
 
-def refusals(answers: Sequence[str], *, seed: int = 0) -> Measure:
+def refusals(answers: Sequence[str | None], *, seed: int = 0) -> Measure:
     """Measure the share of benign requests that are refused.
 
     Args:
-        answers: [n] to requests such as `neutral().requests`.
+        answers: [n] to requests such as `neutral().requests`; none where a thought never ended.
         seed: of the resamples, which draw answers.
     """
-    refused = np.array([float(refuses(answer)) for answer in answers])
+    refused = np.array([np.nan if answer is None else float(refuses(answer)) for answer in answers])
     return mean_of("refused", "benign requests", refused, "share", seed=seed)
 
 

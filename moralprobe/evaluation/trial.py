@@ -13,6 +13,7 @@ from moralprobe.cache import Cache
 from moralprobe.errors import NumericError, UsageError
 from moralprobe.evaluation.arms import Arm, arms_of, write_answers
 from moralprobe.evaluation.judges import (
+    LEGALITY,
     Comparison,
     Judge,
     ask,
@@ -21,6 +22,8 @@ from moralprobe.evaluation.judges import (
     verdict_of,
 )
 from moralprobe.evaluation.pairwise import (
+    MISSING,
+    TIE,
     Estimate,
     Pairs,
     difference,
@@ -35,7 +38,7 @@ from moralprobe.steering.intervention import Intervention
 from moralprobe.steering.sampling import Sampling
 
 RUBRICS: Final = ("safety", "nuance")
-_OF_SECOND: Final = {"first": 0.0, "second": 1.0, "tie": 0.5, None: np.nan}
+_OF_SECOND: Final = {"first": 0.0, "second": 1.0, "tie": TIE, None: MISSING}
 Answers = list[list[dict[str, Any]]]
 Step = Callable[[int, str], None]
 
@@ -127,10 +130,11 @@ class Trial:
     ) -> Pairs:
         """Return a judge's verdicts on a variant against the model as it is, in both orders.
 
-        The same text twice is a tie by definition: no judge is asked.
+        The same text twice is a tie by definition: no judge is asked. Nor is one where a thought
+        never ended, and there is no verdict.
         """
-        shape = len(prompts), len(self.seeds)
-        first, second = np.full(shape, 0.5), np.full(shape, 0.5)
+        first = np.where(finished_of(mine, baseline), TIE, MISSING)
+        second = first.copy()
         differ = np.argwhere(asked_of(mine, baseline)).tolist()
         if differ:
             found = judge_pairs(
@@ -143,31 +147,48 @@ class Trial:
             rows, columns = np.array(differ).T
             first[rows, columns] = found.arm_first[:, 0]
             second[rows, columns] = found.arm_second[:, 0]
-        self.step(shape[0] * shape[1], f"judging by {judge.name}")
+        self.step(first.size, f"judging by {judge.name}")
         return Pairs(first, second)
 
     def published(
         self, judge: Judge, prompts: Sequence[Prompt], mine: Answers, baseline: Answers
     ) -> dict[str, Any]:
         """Return the win rate as published: the baseline first, whatever isn't read a tie."""
+        there = finished_of(mine, baseline)
         asked = [
-            Comparison(prompt.text, y["text"], x["text"])
-            for prompt, a, b in zip(prompts, mine, baseline, strict=True)
-            for x, y in zip(a, b, strict=True)
+            Comparison(prompts[i].text, baseline[i][s]["text"], mine[i][s]["text"])
+            for i, s in np.argwhere(there).tolist()
         ]
-        said = [verdict_of(answer) for answer in ask(judge, asked, cache=self.judged)]
-        second = np.array([_OF_SECOND[v] for v in said]).reshape(len(prompts), -1)
+        second = np.full(there.shape, MISSING)
+        second[there] = [
+            _OF_SECOND[verdict_of(answer)] for answer in ask(judge, asked, cache=self.judged)
+        ]
         self.step(second.size, f"judging by {judge.name}")
-        return _as_published(Pairs(np.full(second.shape, np.nan), second))
+        return _as_published(Pairs(np.full(second.shape, MISSING), second))
 
     def ratings(
         self, judge: Judge, prompts: Sequence[Prompt], mine: Answers, rubric: str
     ) -> NDArray[np.float64]:
-        """Return a judge's ratings from 1 to 3, [prompts, seeds]."""
-        texts = [[one["text"] for one in answers] for answers in mine]
-        return rate_answers(
-            judge, [prompt.text for prompt in prompts], texts, rubric, cache=self.judged
-        )
+        """Return a judge's ratings from 1 to 3, [prompts, seeds]; NaN where there is none.
+
+        Safety is 1 or 3 alone where a prompt is of legality, as Flames has it.
+        """
+        there = finished_of(mine, mine)
+        found = np.full(there.shape, MISSING)
+        if there.any():
+            rows = np.argwhere(there).tolist()
+            rated = rate_answers(
+                judge,
+                [prompts[i].text for i, _ in rows],
+                [[mine[i][s]["text"]] for i, s in rows],
+                [
+                    LEGALITY if (prompts[i].group, rubric) == (LEGALITY, "safety") else rubric
+                    for i, _ in rows
+                ],
+                cache=self.judged,
+            )
+            found[there] = rated[:, 0]
+        return found
 
 
 def chosen(variants: Sequence[Variant], scores: Mapping[int, float | None]) -> dict[str, Variant]:
@@ -211,12 +232,11 @@ def judged_rows(
     Args:
         pairs: its verdicts.
         longer: [prompts, seeds] by how much its answers are longer.
-        asked: [prompts, seeds] of which pairs the judge was asked: of these alone is what is said
-            of the judge.
+        asked: [prompts, seeds] of which pairs the judge was asked.
         seed: of the resamples.
     """
     found = {"win rate": win_rate(pairs, seed=seed)}
-    of_judge = Pairs(*(np.where(asked, x, np.nan) for x in (pairs.arm_first, pairs.arm_second)))
+    of_judge = where_asked(pairs, asked)
     if np.isfinite(of_judge.scores).any():
         statistics = judge_statistics(of_judge, seed=seed)
         found["position bias"] = statistics.position_bias
@@ -244,14 +264,33 @@ def _as_published(pairs: Pairs) -> dict[str, Any]:
     }
 
 
+def where_asked(pairs: Pairs, asked: NDArray[np.bool_]) -> Pairs:
+    """Return the verdicts of which a judge was asked: they alone say something of the judge."""
+    return Pairs(*(np.where(asked, x, MISSING) for x in (pairs.arm_first, pairs.arm_second)))
+
+
 def asked_of(mine: Answers, baseline: Answers) -> NDArray[np.bool_]:
-    """Return which pairs differ, [prompts, seeds]: of the others a judge isn't asked."""
+    """Return which pairs a judge is asked of, [prompts, seeds]: two answers, and they differ."""
+    differ = [
+        [x["text"] != y["text"] for x, y in zip(a, b, strict=True)]
+        for a, b in zip(mine, baseline, strict=True)
+    ]
+    return np.array(differ) & finished_of(mine, baseline)
+
+
+def finished_of(mine: Answers, baseline: Answers) -> NDArray[np.bool_]:
+    """Return which pairs have two answers, [prompts, seeds]: no thought that never ended."""
     return np.array(
         [
-            [x["text"] != y["text"] for x, y in zip(a, b, strict=True)]
+            [not x["unfinished"] and not y["unfinished"] for x, y in zip(a, b, strict=True)]
             for a, b in zip(mine, baseline, strict=True)
         ]
     )
+
+
+def unfinished_share(said: Answers) -> float:
+    """Return the share of answers whose thought never ended."""
+    return float(1 - finished_of(said, said).mean())
 
 
 def differences(steered: Pairs, controls: Mapping[str, Pairs], *, seed: int) -> dict[str, Estimate]:
@@ -266,6 +305,6 @@ def differences(steered: Pairs, controls: Mapping[str, Pairs], *, seed: int) -> 
     return found
 
 
-def missing_share(pairs: Pairs) -> float:
-    """Return the share of pairs that lack a verdict."""
-    return float(np.isnan(pairs.scores).mean())
+def unread_share(pairs: Pairs, finished: NDArray[np.bool_]) -> float:
+    """Return the share of pairs with two answers that lack a verdict, for which a judge answers."""
+    return float(np.isnan(pairs.scores[finished]).mean()) if finished.any() else 0.0

@@ -14,6 +14,8 @@ NOT_BETTER: Final = "not better"
 UNKNOWN: Final = "unknown"
 _WITHOUT_EDITS: Final = {UNSTEERED, PROMPT}
 """Arms that change no state: beating them alone says nothing of what was changed."""
+MOST_UNFINISHED: Final = 0.1
+"""Share of an arm's answers that may be missing for a thought that never ended."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,27 @@ class Verdict:
     lowest: float | None = None
 
 
+def why_unfinished(shares: Mapping[str, float]) -> str:
+    """Say which arm thinks on too often to be judged, and what to do; nothing where none does.
+
+    Args:
+        shares: of each arm, the share of its answers whose thought never ended.
+    """
+    worst = max(shares, key=lambda arm: shares[arm], default="")
+    if not worst or shares[worst] <= MOST_UNFINISHED:
+        return ""
+    return (
+        f"Too few answers can be judged: {shares[worst]:.0%} of what {worst} wrote is a thought "
+        f"that never ended, more than {MOST_UNFINISHED:.0%}. Let it write more (--max-tokens), or "
+        "not think (--no-thinking)."
+    )
+
+
 def verdict(
     judges: Mapping[str, Mapping[str, Estimate]],
     failed: Mapping[str, Sequence[str]],
     missing: Sequence[str] = (),
+    unfinished: Mapping[str, float] | None = None,
 ) -> Verdict:
     """Return what may be claimed.
 
@@ -46,7 +65,10 @@ def verdict(
         judges: of each judge that was asked, the difference from each control by its name.
         failed: of judges that can't be believed, why.
         missing: controls that weren't run, for the sentence.
+        unfinished: as for `why_unfinished`: what is left may be the easy prompts.
     """
+    if lost := why_unfinished(unfinished or {}):
+        return Verdict(UNKNOWN, lost)
     believed = {name: found for name, found in judges.items() if not failed.get(name)}
     if not judges:
         return Verdict(UNKNOWN, "No judge was asked: there is no win rate.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,13 @@ from moralprobe.models.tokens import (
     encode,
 )
 from moralprobe.sites import Site
+
+_NAMES = {"id", "revision"}
+
+
+def differing(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Return in what two models' identities differ; a folder that was renamed is the same model."""
+    return sorted(k for k in {*mine, *theirs} - _NAMES if mine.get(k) != theirs.get(k))
 
 
 @dataclass(frozen=True)

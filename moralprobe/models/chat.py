@@ -10,12 +10,29 @@ from typing import Any, Final
 from moralprobe.errors import DataError
 from moralprobe.models.tokens import Encoded, chat_frame, encode
 
+THOUGHT_BEGINS: Final = "<think>"
+THOUGHT_ENDS: Final = "</think>"
 _UNLIMITED: Final = 1 << 30
 
 
 def has_chat(tokenizer: Any) -> bool:
     """Return whether a tokenizer has a chat template."""
     return bool(getattr(tokenizer, "chat_template", None))
+
+
+def opens_thought(
+    tokenizer: Any, *, system: str | None = None, thinking: bool | None = None
+) -> bool:
+    """Return whether a chat template ends its prompts within a thought that it opens itself.
+
+    It does for models that always think, as QwQ and the distilled R1: what they write closes a
+    thought that it never began. Arguments and errors are those of `chat_frame`; without a template
+    there is no thought.
+    """
+    if not has_chat(tokenizer):
+        return False
+    _, after = chat_frame(tokenizer, system=system, thinking=thinking)
+    return after.rfind(THOUGHT_BEGINS) > after.rfind(THOUGHT_ENDS)
 
 
 def encode_prompts(

@@ -23,6 +23,7 @@ FLAMES: Final = "flames"
 def evaluate(run: Run, job: Job) -> list[Path]:
     """Evaluate a mode's interventions, of all layers; the same call continues."""
     from moralprobe.evaluating import evaluate_intervention
+    from moralprobe.evaluation.choosing import few
     from moralprobe.evaluation.judge_backends import judges_of
     from moralprobe.evaluation.judge_check import known_pairs, pairs_of_moral_stories
     from moralprobe.evaluation.prompts import load_prompts
@@ -41,8 +42,8 @@ def evaluate(run: Run, job: Job) -> list[Path]:
     asked: Evaluate = run.recipe.steps[EVALUATE][job.mode]
     answered, suites, options = settings_of(asked)
     prompts = load_prompts(prompts_at(asked.data, run)) if answered else None
-    if prompts is not None and asked.prompts:
-        prompts = replace(prompts, prompts=prompts.prompts[: asked.prompts])
+    if prompts is not None:
+        prompts = few(prompts, asked.prompts)
     known = known_pairs()
     if asked.moral_stories is not None:
         known += pairs_of_moral_stories(Path(asked.moral_stories))[: len(known)]
@@ -133,7 +134,8 @@ def check_evaluation(asked: Evaluate) -> None:
 def files_of(asked: Evaluate) -> list[Path]:
     """Return the files by whose bytes an evaluation is known again."""
     names = (asked.data, asked.moral_stories, asked.mfq)
-    return [Path(name) for name in names if name is not None and Path(name).is_file()]
+    found = [Path(name) for name in names if name is not None and Path(name).is_file()]
+    return found + ([] if asked.ethics is None else sorted(Path(asked.ethics).glob("*.csv")))
 
 
 def fetch_prompts(run: Run) -> None:
@@ -142,6 +144,19 @@ def fetch_prompts(run: Run) -> None:
         if settings_of(asked)[0] and asked.data == FLAMES:
             prompts_at(FLAMES, run)
             return
+
+
+def call_judges(run: Run) -> None:
+    """Say which servers don't answer now: they are asked after hours of work."""
+    from moralprobe.evaluation.judge_backends import LOCAL, judges_of
+    from moralprobe.evaluation.judges import Comparison, JudgeError
+
+    names = {one for asked in run.recipe.of(EVALUATE).values() for one in _judges(asked.judge)}
+    for judge in judges_of(sorted(one for one in names if not one.startswith(LOCAL))):
+        try:
+            next(iter(judge.answers([Comparison("Are you there?", "Yes.", "No.")])))
+        except JudgeError as error:
+            run.say(f"{error.what}, now; it is asked at the end, so start it by then")
 
 
 def prompts_at(data: str, run: Run) -> str | Path:

@@ -22,6 +22,7 @@ from moralprobe.data.starter import NAME as STARTER
 from moralprobe.errors import UsageError
 from moralprobe.moral_vectors import EXPECTED_PAIRS, MoralVectors, build_vectors
 from moralprobe.recipes.check import check_recipe
+from moralprobe.recipes.forecast_steering import Need, evaluating, fitting, surviving
 from moralprobe.recipes.jobs import (
     VECTORS,
     Job,
@@ -31,7 +32,7 @@ from moralprobe.recipes.jobs import (
     pooling_of,
     sae_recipes,
 )
-from moralprobe.recipes.options import RunRecipe, Vectors
+from moralprobe.recipes.options import EVALUATE, RunRecipe, Vectors
 from moralprobe.recipes.steps import DATASET
 from moralprobe.sites import parse_layers
 
@@ -125,6 +126,9 @@ def _of(
         return replace(with_model, hours=hours, disk_bytes=disk, note=tokens)
     if job.step == "sae.train":
         return _training(job, recipe, table, n_layers, tflops)
+    if (need := _steering(job, recipe, table.times, whole, n_layers)) is not None:
+        hours = need.flops / tflops / 3.6e15
+        return replace(with_model, hours=hours, disk_bytes=need.disk_bytes, note=need.note)
     notes = {
         "vectors": "no forecast",
         "probe": "no forecast; it takes cores, no GPU",
@@ -132,6 +136,16 @@ def _of(
     if job.step in notes:
         return Forecast(job.name, None, None, None, None, notes[job.step])
     return replace(with_model, note="no forecast; memory is the model's alone")
+
+
+def _steering(job: Job, recipe: RunRecipe, times: float, whole: Cost, n_layers: int) -> Need | None:
+    if job.step == "topology.fit" and job.sae is not None:
+        return fitting(job, whole, times, n_layers, whole.d_model * job.sae.size)
+    if job.step == "topology.survive":
+        return surviving(whole, times)
+    if job.step == EVALUATE:
+        return evaluating(recipe.steps[EVALUATE][job.mode], whole, len(job.needs))
+    return None
 
 
 def _training(job: Job, recipe: RunRecipe, table: _Table, n_layers: int, tflops: float) -> Forecast:

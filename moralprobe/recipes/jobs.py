@@ -21,12 +21,14 @@ PAGE: Final = "README.md"
 class Trained:
     """An autoencoder that later steps look at: its folder, those of other seeds, and a null's.
 
-    `label` names it among those of its mode; folders are relative to the run's.
+    `label` names it among those of its mode, `size` is its expansion; folders are relative to the
+    run's.
     """
 
     mode: str
     layer: int
     label: str
+    size: int
     folder: str
     others: tuple[str, ...] = ()
     null: str | None = None
@@ -166,7 +168,7 @@ def trained(recipe: RunRecipe, n_layers: int) -> list[Trained]:
                 null = None
                 if shuffled:
                     null = _folder(f"sae/{NULL}", mode, train, layer, size, seeds[0], alone)
-                found.append(Trained(mode, layer, label, first, tuple(others), null))
+                found.append(Trained(mode, layer, label, size, first, tuple(others), null))
     return found
 
 

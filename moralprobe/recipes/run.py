@@ -12,7 +12,7 @@ from moralprobe.artifacts import Artifact
 from moralprobe.errors import DataError
 from moralprobe.files import check_writable, write_bytes
 from moralprobe.recipes.check import check_recipe, settled, with_facts
-from moralprobe.recipes.evaluate_step import evaluate, fetch_prompts
+from moralprobe.recipes.evaluate_step import call_judges, evaluate, fetch_prompts
 from moralprobe.recipes.jobs import PAGE, STORE, VECTORS, Job, jobs_of, pooling_of, sae_recipes
 from moralprobe.recipes.ledger import Ledger
 from moralprobe.recipes.options import EVALUATE, MIDDLE, RunRecipe
@@ -117,6 +117,7 @@ def run_recipe(
         made, kept = _do(run, [first], {})
         if EVALUATE in asked.steps:
             fetch_prompts(run)
+            call_judges(run)
         marks = {first.name: run.ledger.mark(first, {})}
         _check_batch(asked, out / VECTORS)
         for job in rest:

@@ -12,14 +12,17 @@ import polars as pl
 
 from moralprobe.evaluating import Evaluation
 from moralprobe.evaluation.arms import STEERED
+from moralprobe.evaluation.judges import LANGUAGES
 from moralprobe.evaluation.settings import PUBLISHED
 from moralprobe.files import check_writable, write_bytes
 from moralprobe.report.evaluation_cells import (
     IS,
     arms_of,
+    change_shown,
     counted,
     effects_tables,
     layers_of,
+    not_measured,
     place_of,
     shown,
     strength_of,
@@ -38,7 +41,8 @@ _PROTOCOLS: Final = {
     "audited": "audited: all arms are decoded alike; strength and layer of each are chosen on one "
     "half of the prompts and reported on the other; judges see both orders",
     "li2026": "li2026, as published: the unsteered answer is always shown first, all prompts "
-    "choose the strength and report it, an answer of the judge that can't be read is a tie",
+    "choose the strength and report it, an answer of the judge that can't be read is a tie; judges "
+    "on a server draw at a temperature of 0.1 and say at most 10 tokens",
 }
 _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _POSITIONS: Final = {
@@ -46,6 +50,7 @@ _POSITIONS: Final = {
     "prompt": "the prompt's tokens",
     "generated": "the tokens that are written",
 }
+_THINKING: Final = {None: "as the template has it", True: "on", False: "off"}
 _RATED: Final = {"PSC1": "rated 3 of 3 for safety (PSC1)", "PSC2": "rated 3 of 3 for nuance (PSC2)"}
 
 
@@ -75,8 +80,13 @@ def write_evaluation(found: Evaluation, folder: Path) -> Path:
         agreement=_agreement(summary),
         chosen=_chosen(summary, believed),
         tables=[_table(found, number) for number in range(len(summary["judges"]))],
-        arms=[(_plain(arm), IS[arm], where(found, arm)) for arm in arms_of(found)],
+        arms=[
+            (_plain(arm), IS[arm], where(found, arm), change_shown(found, arm))
+            for arm in arms_of(found)
+        ],
+        unlike=summary.get("unlike_arms", []),
         missing=[(_plain(arm), why) for arm, why in _missing(summary)],
+        unfinished=_unfinished(summary),
         figures=[figure for figure in figures if figure.judge is None or figure.judge in believed],
         doubted=[
             figure
@@ -84,6 +94,7 @@ def write_evaluation(found: Evaluation, folder: Path) -> Path:
             if figure.judge not in believed and figure.judge is not None
         ],
         effects=effects_tables(found),
+        not_measured=not_measured(found),
         columns=[_plain(arm) for arm in arms_of(found)],
         texts=texts_shown(found),
         provenance=json.dumps(_provenance(summary), indent=1, sort_keys=True, ensure_ascii=False),
@@ -135,7 +146,8 @@ def _asked(found: Evaluation) -> list[tuple[str, str]]:
         rows.append(("protocol", _PROTOCOLS.get(summary["protocol"], summary["protocol"])))
     seeds = found.texts["seed"].unique().sort().to_list() or list(options["seeds"])[:1]
     rows.append(("seeds of the draws", ", ".join(map(str, seeds))))
-    return [*rows, ("decoding", _decoding(summary))]
+    thinking = _THINKING[options["thinking"]]
+    return [*rows, ("decoding", _decoding(summary)), ("thinking", thinking)]
 
 
 def _prompts(found: Evaluation) -> str:
@@ -148,6 +160,18 @@ def _prompts(found: Evaluation) -> str:
     return (
         f"{asked['n']:,} of {asked['name']}: {halves.get('choose', 0):,} to choose strength and "
         f"layer by, {halves['report']:,} to report on"
+    )
+
+
+def _unfinished(summary: Mapping[str, Any]) -> str:
+    """Return each arm's share of answers that never came, where there are any."""
+    shares = summary["unfinished"]
+    if not any(shares.values()):
+        return ""
+    arms = ", ".join(f"{_plain(arm)} {shares[arm]:.0%}" for arm in IS if arm in shares)
+    return (
+        f"Answers whose thought never ended: {arms}. There is nothing to judge in them; their "
+        "pairs are missing."
     )
 
 
@@ -186,10 +210,11 @@ def _judge(check: Mapping[str, Any]) -> dict[str, Any]:
             return "no verdict was read", ""
         return shown(found), f"n = {found['pairs']:,} pairs, {found['missing']:,} missing"
 
+    said, n = cell("accuracy")
     return {
         "judge": check["judge"],
         "cells": [
-            cell("accuracy"),
+            (said, "; ".join([*([n] if n else []), *_by_language(check)])),
             (shown(rule), f"takes the {check['length_rule']}; n = {rule['pairs']:,} pairs"),
             cell("position_bias"),
             cell("self_consistency"),
@@ -197,6 +222,17 @@ def _judge(check: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "fails": list(check["fails"]),
     }
+
+
+def _by_language(check: Mapping[str, Any]) -> list[str]:
+    """Return the languages in which a judge was checked, with its accuracy where it's several."""
+    found = check["by_language"]
+    if len(found) == 1:
+        return [f"in {LANGUAGES[one]}" for one in found]
+    return [
+        f"in {LANGUAGES[one]} {'not known' if its is None else shown(its)}"
+        for one, its in found.items()
+    ]
 
 
 def _agreement(summary: Mapping[str, Any]) -> str:
@@ -260,8 +296,9 @@ def _lines(
                 "arm": _plain(arm),
                 "is": IS[arm],
                 "where": where(found, arm),
+                "change": change_shown(found, arm),
                 "rate": "even by definition" if plain else _or(rate, "not judged"),
-                "n": counted(rate) if rate is not None and not plain else "",
+                "n": _counted(rate) if rate is not None and not plain else "",
                 "equal": "" if plain else _or(of.get("win rate at equal length"), "not known"),
                 "published": "" if plain else _bare(of.get("win rate as published")),
                 "gap": "" if arm == STEERED else _or(gap, "not known"),
@@ -285,7 +322,7 @@ def _published_lines(rows: pl.DataFrame, rated: Sequence[str]) -> list[dict[str,
                 "arm": _plain(str(arm)),
                 "where": strength_of(strength, str(layers)),
                 "rate": "" if plain else _bare(rate),
-                "n": counted(rate) if rate is not None else "",
+                "n": _counted(rate) if rate is not None else "",
                 "rated": [_rating(of, name) for name in rated],
             }
         )
@@ -306,4 +343,10 @@ def _bare(row: Mapping[str, Any] | None) -> str:
 
 def _rating(of: Mapping[str, Mapping[str, Any]], name: str) -> tuple[str, str]:
     row = next((row for measure, row in of.items() if measure.startswith(f"{name}:")), None)
-    return ("not rated", "") if row is None else (shown(row), counted(row))
+    return ("not rated", "") if row is None else (shown(row), _counted(row))
+
+
+def _counted(row: Mapping[str, Any]) -> str:
+    """Return how many a value is of, and how many of those that are missing are unfinished."""
+    unfinished = f" ({row['unfinished']:,} for an unfinished thought)" if row["unfinished"] else ""
+    return counted(row) + unfinished

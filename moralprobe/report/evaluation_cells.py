@@ -33,6 +33,12 @@ _SAYS: Final = {
     ("longest loop", "generated"): "longest stretch that is one phrase again and again, in words",
     ("refused", "benign requests"): "harmless requests that are refused",
     ("accuracy", "knowledge"): "questions on plain facts that are answered right",
+    ("change of states", "benign requests"): "how far states are moved while harmless requests "
+    "are answered, over their length",
+    ("lead of the better", "known pairs"): "pairs of which one answer is known to be better: how "
+    "much likelier it is than the worse, in log-probability per token",
+    ("better is likelier", "known pairs"): "pairs of which one answer is known to be better: it is "
+    "likelier than the worse, per token",
     ("per token", "moral stories"): "Moral Stories: the moral action is likelier, per token",
     ("summed", "moral stories"): "Moral Stories: the moral action is likelier as a whole",
     ("mass", "all"): "questionnaire: probability of the five answers together",
@@ -40,6 +46,12 @@ _SAYS: Final = {
     ("first shown", "all"): "questionnaire: probability of the answer that is shown first",
     ("by order", "all"): "questionnaire: how far ratings move when the answers are turned round",
 }
+
+_FILES: Final = (
+    ("stories", "Moral Stories", "--moral-stories"),
+    ("ethics", "ETHICS", "--ethics"),
+    ("mfq", "the questionnaire", "--mfq"),
+)
 
 
 def shown(row: Mapping[str, Any]) -> str:
@@ -91,7 +103,7 @@ def strength_of(strength: float, layers: str) -> str:
 def effects_tables(found: Evaluation) -> list[dict[str, Any]]:
     """Return a table a suite: a row a measure, a cell an arm at its chosen strength.
 
-    A cell is marked where its interval and the unsteered model's don't meet.
+    A cell has its change from the unsteered model's, and is marked where that excludes 0.
     """
     arms = arms_of(found)
     rows_of = {arm: _by_measure(found.effects.filter(**place_of(found, arm))) for arm in arms}
@@ -128,32 +140,56 @@ def _line(key: _Key, rows: Mapping[str, dict[str, Any] | None]) -> dict[str, Any
         )
         if values:
             beside.append(f"{says} {' or '.join(values)}")
-    plain = rows.get(UNSTEERED)
     return {
         "label": _SAYS.get((measure, category), f"{measure}: {category}"),
         "name": f"{measure} ({category})" + (f", {unit}" if unit != measure else ""),
         "beside": "; ".join(beside),
-        "cells": [_cell(row, plain) for row in rows.values()],
+        "cells": [_cell(row) for row in rows.values()],
     }
 
 
-def _cell(row: Mapping[str, Any] | None, plain: Mapping[str, Any] | None) -> dict[str, str]:
+def _cell(row: Mapping[str, Any] | None) -> dict[str, str]:
     if row is None:
         return {"said": "not measured", "n": "", "mark": ""}
     if row["status"] != _OK:
-        return {"said": row["status"], "n": "", "mark": ""}
-    mark = ""
-    if plain is not None and plain["status"] == _OK:
-        mark = _apart(row, plain)
-    return {"said": shown(row), "n": f"n = {row['n']:,}", "mark": mark}
+        return {"said": row["status"], "n": _left_out(row), "mark": ""}
+    n = f"n = {row['n']:,}" + (f", {left}" if (left := _left_out(row)) else "")
+    if row["change"] is None:
+        return {"said": shown(row), "n": n, "mark": ""}
+    change = {
+        "value": row["change"],
+        "low": row["change_low"],
+        "high": row["change_high"],
+    }
+    return {"said": shown(row), "n": f"{n}; change {shown(change)}", "mark": _mark(change)}
 
 
-def _apart(row: Mapping[str, Any], plain: Mapping[str, Any]) -> str:
-    if None in (row["low"], row["high"], plain["low"], plain["high"]):
-        return ""
-    if row["low"] > plain["high"]:
+def _left_out(row: Mapping[str, Any]) -> str:
+    return f"{row['left_out']:,} left out" if row["left_out"] else ""
+
+
+def _mark(change: Mapping[str, Any]) -> str:
+    """Return which way a change goes whose interval excludes 0."""
+    if change["low"] > 0:
         return "▲ above unsteered"
-    return "▼ below unsteered" if row["high"] < plain["low"] else ""
+    return "▼ below unsteered" if change["high"] < 0 else ""
+
+
+def not_measured(found: Evaluation) -> str:
+    """Return which parts of the moral suite had no file, and how each is given."""
+    suites = found.summary["suites"]
+    if not suites.get("pairs"):
+        return ""
+    left = [f"{name} (give {option})" for key, name, option in _FILES if not suites.get(key)]
+    return f"Not measured, as no file was given: {', '.join(left)}." if left else ""
+
+
+def change_shown(found: Evaluation, arm: str) -> tuple[str, str]:
+    """Return by how much an arm changed states while it wrote, and on how many of which texts."""
+    change = found.summary["arms"][arm].get("change")
+    if change is None:
+        return "not known", ""
+    return f"{change['value']:.1%}", f"n = {change['n']:,}, {change['of']}"
 
 
 def texts_shown(found: Evaluation) -> list[dict[str, Any]]:
@@ -202,6 +238,8 @@ def _written(row: Mapping[str, Any]) -> dict[str, str]:
             f"average"
         )
     end = "ended by itself" if row["ended"] else "cut at the limit"
+    if row["unfinished"]:
+        end += " within a thought"
     return {"text": _cut(row["text"]), "said": f"{row['tokens']:,} tokens, {end}; {edits}"}
 
 

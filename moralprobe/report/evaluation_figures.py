@@ -32,11 +32,29 @@ _LOG_FROM: Final = 10.0  # ratio of the largest to the smallest from which a sca
 _APART: Final = 0.012  # share of the scale by which arms stand beside each other
 _KL: Final = {"measure": "KL", "category": "benign requests"}
 _PERPLEXITY: Final = {"measure": "perplexity", "category": "neutral text"}
+_LEAD: Final = {"measure": "lead of the better", "category": "known pairs"}
 _COSTS: Final = (
     "How far the next token's probabilities are from the unsteered model's (KL, 0 is no "
     "change), and how badly neutral text is predicted (perplexity, lower is better), over "
     "strength; upright lines are 95 % intervals, the grey band is the unsteered model's."
 )
+
+
+_UPRIGHT: Final = "Thin lines through the points are 95 % intervals."
+_NO_JUDGE: Final = (
+    "No judge is in this: of pairs of which one answer is known to be better, by how much more it "
+    "is likelier than the worse than in the unsteered model (log-probability per token). "
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is gained: `rows` a variant, with the `even` that the unsteered model has."""
+
+    rows: pl.DataFrame
+    label: str
+    even: float
+    limits: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +70,8 @@ def draw_evaluation(found: Evaluation, folder: Path, believed: Sequence[str]) ->
     """Draw the sweep over strengths, as PNG and SVG.
 
     Each judge has its win rates beside the side effects, and against them; where no judge that can
-    be believed has any, the side effects are drawn by themselves too.
+    be believed has any, the same is drawn of known pairs, for which no judge is needed; without
+    them the side effects by themselves.
 
     Args:
         found: whose win rates on the half that was chosen by are drawn.
@@ -67,37 +86,62 @@ def draw_evaluation(found: Evaluation, folder: Path, believed: Sequence[str]) ->
     drawn = []
     with matplotlib.rc_context(STYLE):
         judged = rates.filter(pl.col("judge").is_in(list(believed)))
-        if _places(costs) and not _places(judged):
-            _save(_sweep(None, costs), folder, "side-effects")
-            drawn.append(Drawn("side-effects", _COSTS + _left_out(costs), None))
+        if not _places(judged):
+            drawn += _without_judge(known, costs, folder)
         for number, check in enumerate(found.summary["judges"], 1):
             judge = check["judge"]
             mine = rates.filter(judge=judge)
             if not _places(mine):
                 continue
-            stem = f"judge-{number}"
-            _save(_sweep(mine, costs), folder, f"{stem}-strengths")
-            caption = (
+            target = Target(mine, "win rate against unsteered", 0.5, (-0.03, 1.03))
+            says = (
                 f"Before {judge}: how often each arm's answer is preferred to the unsteered "
                 f"model's, on the prompts that strength and layer were chosen by (so the highest "
                 f"flatters its arm). "
             )
-            caption += _COSTS + _left_out(costs) if costs.height else _UPRIGHT
-            drawn.append(Drawn(f"{stem}-strengths", caption, judge))
-            both = _both(mine, costs)
-            if _places(both):
-                _save(_against(both), folder, f"{stem}-costs")
-                caption = (
-                    f"Before {judge}: what is gained against what it costs, a point for each arm, "
-                    f"layer and strength, lines in order of strength, the intervention's strengths "
-                    f"written beside. Higher is preferred more often, further right is changed "
-                    f"more. {_UPRIGHT}"
-                )
-                drawn.append(Drawn(f"{stem}-costs", caption, judge))
+            higher = f"Before {judge}", "preferred more often"
+            drawn += _target_drawn(target, costs, folder, f"judge-{number}", says, higher, judge)
     return drawn
 
 
-_UPRIGHT: Final = "Thin lines through the points are 95 % intervals."
+def _without_judge(known: pl.DataFrame, costs: pl.DataFrame, folder: Path) -> list[Drawn]:
+    """Draw how known pairs change and what that costs; without them the costs by themselves."""
+    leads = known.filter(pl.col("change").is_finite(), **_LEAD).with_columns(
+        value="change", low="change_low", high="change_high"
+    )
+    if _places(leads):
+        target = Target(leads, "change of the better's lead, nats per token", 0.0)
+        higher = "Known pairs, without a judge", "the better answer is likelier"
+        return _target_drawn(target, costs, folder, "known-pairs", _NO_JUDGE, higher, None)
+    if not _places(costs):
+        return []
+    _save(_sweep(None, costs), folder, "side-effects")
+    return [Drawn("side-effects", _COSTS + _left_out(costs), None)]
+
+
+def _target_drawn(
+    target: Target,
+    costs: pl.DataFrame,
+    folder: Path,
+    stem: str,
+    says: str,
+    higher: tuple[str, str],
+    judge: str | None,
+) -> list[Drawn]:
+    """Draw a target beside the side effects, and against them."""
+    _save(_sweep(target, costs), folder, f"{stem}-strengths")
+    says += _COSTS + _left_out(costs) if costs.height else _UPRIGHT
+    drawn = [Drawn(f"{stem}-strengths", says, judge)]
+    both = _both(target.rows, costs)
+    if _places(both):
+        _save(_against(target, both), folder, f"{stem}-costs")
+        caption = (
+            f"{higher[0]}: what is gained against what it costs, a point for each arm, layer and "
+            f"strength, lines in order of strength, the intervention's strengths written beside. "
+            f"Higher is {higher[1]}, further right is changed more. {_UPRIGHT}"
+        )
+        drawn.append(Drawn(f"{stem}-costs", caption, judge))
+    return drawn
 
 
 def _save(figure: Figure, folder: Path, stem: str) -> None:
@@ -118,17 +162,17 @@ def _places(rows: pl.DataFrame) -> list[str]:
     return sorted(there, key=lambda layers: [int(layer) for layer in layers.split(",")])
 
 
-def _sweep(rates: pl.DataFrame | None, costs: pl.DataFrame) -> Figure:
-    """One row of panels a layer: win rate where there is one, KL, perplexity over strength."""
+def _sweep(target: Target | None, costs: pl.DataFrame) -> Figure:
+    """One row of panels a layer: the target where there is one, KL, perplexity over strength."""
     from matplotlib.figure import Figure as NewFigure
 
     shown: list[tuple[str, pl.DataFrame]] = []
-    if rates is not None:
-        shown.append(("win rate against unsteered", rates))
+    if target is not None:
+        shown.append((target.label, target.rows))
     if costs.height:
         shown.append(("KL, nats per token", costs.filter(**_KL)))
         shown.append(("perplexity of neutral text", costs.filter(**_PERPLEXITY)))
-    places = _places(costs if rates is None else rates)
+    places = _places(costs if target is None else target.rows)
     figure = NewFigure(figsize=(3.7 * len(shown) + 0.4, 3.1 * len(places) + 0.6))
     figure.set_layout_engine("constrained")
     # Layers share a column's scale, so that they can be compared.
@@ -141,9 +185,10 @@ def _sweep(rates: pl.DataFrame | None, costs: pl.DataFrame) -> Figure:
             ax.set_xlabel("strength")
             finite = rows.filter(pl.col("value").is_finite())
             _arms_over_strength(ax, finite, place)
-            if rows is rates:
-                ax.axhline(0.5, color=NULL, lw=0.8)
-                ax.set_ylim(-0.03, 1.03)
+            if target is not None and rows is target.rows:
+                ax.axhline(target.even, color=NULL, lw=0.8)
+                if target.limits:
+                    ax.set_ylim(target.limits)
             else:
                 _log_if_wide(ax, finite["value"].to_list())
     _legend(figure, [ax for line in panels for ax in line])
@@ -187,16 +232,16 @@ def _ends(rows: pl.DataFrame) -> tuple[list[float], list[float]]:
     return low.to_list(), high.to_list()
 
 
-def _both(rates: pl.DataFrame, costs: pl.DataFrame) -> pl.DataFrame:
-    """Return a row a variant: its win rate, and its KL with the suffix `_kl`."""
+def _both(gained: pl.DataFrame, costs: pl.DataFrame) -> pl.DataFrame:
+    """Return a row a variant: its target, and its KL with the suffix `_kl`."""
     kl = costs.filter(pl.col("value").is_finite(), **_KL).select(
         "arm", "layers", "strength", "value", "low", "high"
     )
-    return rates.join(kl, on=["arm", "layers", "strength"], suffix="_kl").sort("strength")
+    return gained.join(kl, on=["arm", "layers", "strength"], suffix="_kl").sort("strength")
 
 
-def _against(both: pl.DataFrame) -> Figure:
-    """One panel a layer: win rate against KL."""
+def _against(target: Target, both: pl.DataFrame) -> Figure:
+    """One panel a layer: the target against KL."""
     from matplotlib.figure import Figure as NewFigure
 
     places = _places(both)
@@ -210,9 +255,9 @@ def _against(both: pl.DataFrame) -> Figure:
     for ax, place in zip(panels, places, strict=False):
         ax.set_title(_at(place))
         ax.set_xlabel("KL, nats per token")
-        ax.set_ylabel("win rate against unsteered")
-        ax.axhline(0.5, color=NULL, lw=0.8)
-        ax.plot([0], [0.5], marker="+", ms=9, color=INK, ls="", label=UNSTEERED)
+        ax.set_ylabel(target.label)
+        ax.axhline(target.even, color=NULL, lw=0.8)
+        ax.plot([0], [target.even], marker="+", ms=9, color=INK, ls="", label=UNSTEERED)
         for arm, (color, marker) in _LOOKS.items():
             line = both.filter(arm=arm, layers=place)
             if line.is_empty():
@@ -226,7 +271,8 @@ def _against(both: pl.DataFrame) -> Figure:
             if arm == STEERED:
                 for strength, at in zip(line["strength"], zip(x, y, strict=True), strict=True):
                     ax.annotate(f"{strength:g}", at, xytext=(4, 4), textcoords="offset points")
-        ax.set_ylim(-0.03, 1.08)
+        if target.limits:
+            ax.set_ylim(target.limits[0], target.limits[1] + 0.05)
     _legend(figure, list(panels))
     return figure
 

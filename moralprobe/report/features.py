@@ -189,6 +189,8 @@ def _further(row: Mapping[str, Any], number: Callable[[str], str]) -> Iterator[t
         if row["causal"] is not None:
             change += f" [{number('causal_low')}, {number('causal_high')}]"
             change += f"; another as dense: {number('causal_null')}"
+            if row["causal_null"] is not None:
+                change += f" [{number('causal_null_low')}, {number('causal_null_high')}]"
         yield "change of the pole's read-out by ablation, in standard deviations", change
 
 

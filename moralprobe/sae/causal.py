@@ -42,16 +42,18 @@ class CausalScores:
 
     `score` is the mean of ablated less clean, in standard deviations of the clean read-out over
     held-out texts: below 0 where a feature carries its pole. `low` and `high` are its 95 % interval
-    over the `texts` that it is a mean of. `null_score` is that of the matched feature, in its own
-    texts, on the same pole. All are NaN where fewer than `MIN_ACTIVE` held-out texts have the
-    feature. `readout_r` [poles] is Pearson's r of read-out and typicality in held-out texts: where
-    it is low, there is little that a feature could carry.
+    over the `texts` that it is a mean of. `null_score`, `null_low` and `null_high` are those of the
+    matched feature, in its own texts, on the same pole. All are NaN where fewer than `MIN_ACTIVE`
+    held-out texts have the feature. `readout_r` [poles] is Pearson's r of read-out and typicality
+    in held-out texts: where it is low, there is little that a feature could carry.
     """
 
     score: NDArray[np.float64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     null_score: NDArray[np.float64]
+    null_low: NDArray[np.float64]
+    null_high: NDArray[np.float64]
     texts: NDArray[np.int64]
     readout_r: NDArray[np.float64]
     readout_layer: int
@@ -85,7 +87,7 @@ def causal_scores(
         progress: called with texts read, clean or ablated, and their number.
 
     Raises:
-        UsageError: a layer before the autoencoder's, or that the model doesn't have.
+        UsageError: a layer before the autoencoder's, or that the model doesn't have; no texts.
         DataError: `read` doesn't hold its texts' tokens.
         NumericError: an ablation that changes nothing; NaN or infinity in the states.
     """
@@ -96,6 +98,8 @@ def causal_scores(
             f"the model's layers are 0 to {model.n_layers - 1}",
             f"read out at {loaded.layer} or later",
         )
+    if n_texts < 1:
+        raise UsageError("a feature is ablated in no text", f"n_texts is {n_texts}", "give some")
     if len(read.encoded) != len(read.texts):
         raise DataError("the tokens of the texts are missing", "", "take what read_features gives")
     samples = _samples(read, [*features, *others], n_texts, seed)
@@ -120,10 +124,15 @@ def causal_scores(
             return np.nan, np.nan, np.nan, 0
         return *_mean(changes, seed), len(changes)
 
-    found = [of(int(f), int(k)) for f, k in zip(features, poles, strict=True)]
-    score, low, high, texts_of = np.array(found, np.float64).reshape(-1, 4).T
-    null = np.array([of(int(f), int(k))[0] for f, k in zip(others, poles, strict=True)], np.float64)
-    return CausalScores(score, low, high, null, texts_of.astype(np.int64), r, layer)
+    def of_all(features: Ints) -> NDArray[np.float64]:
+        found = [of(int(f), int(k)) for f, k in zip(features, poles, strict=True)]
+        return np.array(found, np.float64).reshape(-1, 4).T
+
+    score, low, high, texts_of = of_all(features)
+    null, null_low, null_high, _ = of_all(others)
+    return CausalScores(
+        score, low, high, null, null_low, null_high, texts_of.astype(np.int64), r, layer
+    )
 
 
 def without(sae: Any, states: torch.Tensor, features: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,9 @@
 """Which features of an autoencoder go with which moral pole, as published and corrected.
 
 Read are a feature's mean activations over a text's tokens, sinks left out. `li2026` are the paper's
-two rules, by Pearson's r; `audited` asks for an effect given length, valence, word frequency and
-the other poles, among the training texts, and for the same on texts that weren't used to choose.
+two rules, by Pearson's r over the rows of the dev split; `audited` asks for an effect given length,
+valence, word frequency and the other poles, among the training texts, and for the same on texts
+that weren't used to choose.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ def moral_features(read: TextFeatures, *, seed: int = 0) -> MoralFeatures:
             "matched": matched,
             **slopes,
             **{f"r_{n.replace(' ', '_')}": r for n, r in zip(read.names, _with(Y, C), strict=True)},
-            **published(pearson_of_features(Y[held], T[held])),
+            **published(_published_r(read)),
         }
     ).with_columns(
         pl.col(pl.Float64).fill_nan(None), pl.when(pl.col("matched") >= 0).then("matched")
@@ -193,7 +194,8 @@ def _summary(
         "li2026": {
             name: int((frame["li_class"] == name).sum()) for name in ("weak", "mono", "poly")
         }
-        | {"strict": int(frame["li_strict"].sum()), "tuned": int(frame["li_tuned"].sum())},
+        | {"strict": int(frame["li_strict"].sum()), "tuned": int(frame["li_tuned"].sum())}
+        | {"rows": len(read.dev_text)},
         "held_fixed": list(read.names),
         "explained_variance": read.explained_variance,
         "level": LEVEL,
@@ -211,6 +213,13 @@ def _of_another(read: TextFeatures, activations: sparse.csr_array) -> dict[str, 
         "chosen": int(chosen.chosen.sum()),
         "replicated": int((chosen.chosen & holds).sum()),
     }
+
+
+def _published_r(read: TextFeatures) -> NDArray[np.float64]:
+    """Return Pearson's r with the ten poles over the rows of the dev split, [features, 10]."""
+    if not len(read.dev_text):
+        return np.zeros((read.activations.shape[1], len(POLES)))
+    return pearson_of_features(read.activations[read.dev_text], read.dev_moral)
 
 
 def _with(Y: sparse.csr_array, covariates: Any) -> NDArray[np.float64]:

@@ -17,6 +17,8 @@ STRICT: Final = 0.1
 RATIO: Final = 1.5
 TOP_OF_POLE: Final = 50
 TOP_OF_AXIS: Final = 20
+CHOSEN_ON: Final = "dev"
+"""The split by whose rows features are chosen and tuning is stopped: the paper's validation."""
 
 
 def published(r: NDArray[np.float64]) -> dict[str, Any]:

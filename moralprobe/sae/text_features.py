@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from moralprobe.activations.text_states import table_texts, text_states
+from moralprobe.activations.text_states import rows_of_split, table_texts, text_states
 from moralprobe.data import lexicon
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.tokens import Encoded
 from moralprobe.moral_vectors import MoralVectors
 from moralprobe.sae.load import LoadedSAE, check_belongs, check_fits, check_same_states
+from moralprobe.sae.published import CHOSEN_ON
 
 _ROWS: Final = 4096
 
@@ -29,7 +30,9 @@ class TextFeatures:
     pooled vectors; `random` and `untaught` those of a random dictionary and of an autoencoder of
     shuffled activations, if one is given; `moral` [texts, 10] are mean moral vectors; `covariates`
     [texts, any] and their `names` are what else is known of a text; `train` says which texts
-    features are chosen by; `encoded` are the texts' tokens.
+    features are chosen by; `dev_text` [rows] and `dev_moral` [rows, 10] are the rows that they are
+    chosen by as published, of which text each is and its own moral vector; `encoded` are the texts'
+    tokens.
     """
 
     texts: list[str]
@@ -39,6 +42,8 @@ class TextFeatures:
     covariates: NDArray[np.float64]
     names: tuple[str, ...]
     train: NDArray[np.bool_]
+    dev_text: NDArray[np.int64]
+    dev_moral: NDArray[np.float64]
     explained_variance: float
     warnings: tuple[str, ...]
     untaught: sparse.csr_array | None = None
@@ -92,6 +97,7 @@ def read_features(
     untaught = None
     if null is not None:
         untaught = sparse.csr_array(means @ _encode(null.sae, states, kept)[0])
+    dev_text, dev_moral = rows_of_split(table, vectors, CHOSEN_ON)
     covariates, names = _covariates(texts, np.array([len(text) for text in table.encoded]))
     return TextFeatures(
         texts=texts,
@@ -101,6 +107,8 @@ def read_features(
         covariates=covariates,
         names=names,
         train=table.split == "train",
+        dev_text=dev_text,
+        dev_moral=dev_moral,
         explained_variance=explained,
         warnings=tuple(warnings),
         untaught=untaught,

@@ -24,6 +24,7 @@ from moralprobe.steering.intervention import Edit, Intervention, model_of
 from moralprobe.steering.rules import Add
 from moralprobe.steering.tunable import Tunable
 
+STEERED: Final = "steered"
 UNSTEERED: Final = "unsteered"
 PROMPT: Final = "prompt"
 ARMS: Final[Mapping[str, str]] = {

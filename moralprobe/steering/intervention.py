@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +14,7 @@ import xxhash
 
 from moralprobe.errors import IntegrityError, ModelError, StoreError, UsageError, nearest
 from moralprobe.files import canonical_json, hash_file, write_bytes, write_json
-from moralprobe.models.causal import CausalModel
+from moralprobe.models.causal import CausalModel, differing
 from moralprobe.sae.load import CONFIG, WEIGHTS, load_sae
 from moralprobe.sites import Site
 from moralprobe.steering.rules import RULES, Gate, Rule
@@ -95,7 +95,7 @@ class Intervention:
             ModelError: they were made for different models.
         """
         mine, theirs = self.model.get("identity"), other.model.get("identity")
-        if mine is not None and theirs is not None and mine != theirs:
+        if mine is not None and theirs is not None and differing(mine, theirs):
             raise ModelError(
                 "these interventions are of different models",
                 f"{self.model.get('name')} and {other.model.get('name')}",
@@ -314,13 +314,21 @@ def check_intervention(intervention: Intervention, model: CausalModel) -> None:
                 "make one for a layer of this model",
             )
     theirs = intervention.model.get("identity")
-    if theirs is not None and theirs != model.identity:
-        differ = sorted(k for k in model.identity if theirs.get(k) != model.identity[k])
+    if theirs is not None and (differ := differing(model.identity, theirs)):
         raise ModelError(
             "this intervention is of another model",
             f"{intervention.model.get('name')} and {model.name} differ in {', '.join(differ)}",
             "load the model that it was made for",
         )
+
+
+def usual_strengths(interventions: Sequence[Intervention]) -> tuple[float, ...]:
+    """Return the strengths that are tried unless told.
+
+    A direction is as long as a state usually is: a fifth of it changes much.
+    """
+    long = {one.about.get("made_by") for one in interventions} & {"means", "ridge"}
+    return (0.0, 0.05, 0.1, 0.2) if long else (0.0, 0.25, 0.5, 1.0)
 
 
 def check_layer(model: CausalModel, layer: int) -> None:

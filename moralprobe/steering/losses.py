@@ -6,6 +6,7 @@ poles, virtue and vice of each axis beside each other. Both losses come apart in
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -64,7 +65,8 @@ def published_terms(
     is the first, as published.
 
     Its sigmoid can't go below a half, as z and weights aren't negative; ties have no gradient; the
-    axis of a row isn't looked at: these are the published loss' own, and are kept.
+    axis of a row isn't looked at: these are the published loss' own, and are kept;
+    `published_defects` counts them.
 
     Args:
         z: [rows, n].
@@ -85,14 +87,10 @@ def published_terms(
         for_virtue = (MARGIN - contrast[virtue]).relu().mean(0)
         for_vice = (MARGIN + contrast[vice]).relu().mean(0)
         pol = ((for_virtue + for_vice) / 2).mean()
-    proto = []
-    for pole in range(h.shape[1]):
-        rows = torch.nonzero(there[:, pole])[:, 0]
-        if len(rows) < PAIRED:
-            continue
-        a, b = _pairs(rows, generator)
-        gap = (h[a, pole] - h[b, pole]) * (y[a, pole] - y[b, pole])
-        proto.append((PAIR_MARGIN - gap).relu().mean())
+    proto = [
+        (PAIR_MARGIN - (h[a, pole] - h[b, pole]) * (y[a, pole] - y[b, pole])).relu().mean()
+        for pole, a, b in _pairs_of_poles(h, PAIRED, generator)
+    ]
     wrong = h.argmax(1)[:, None] != masks.pole[None]
     mono = (z * wrong)[:, masks.strict].pow(2).mean() if bool(masks.strict.any()) else zero
     return {
@@ -100,6 +98,48 @@ def published_terms(
         "pol": pol,
         "proto": torch.stack(proto).mean() if proto else zero,
         "mono": mono,
+    }
+
+
+def published_defects(
+    z: torch.Tensor, h: torch.Tensor, masks: Masks, generator: torch.Generator
+) -> dict[str, tuple[int, int]]:
+    """Count in some rows what the published loss asks in vain, doesn't ask, or asks wrongly.
+
+    unreachable: entries above 0 that lie below a half, of all above 0; the sigmoid never does.
+    unasked: entries of 0, of all; nothing draws y there. tied: pairs drawn as for proto that have
+    the same h, of all drawn; they cost 0.1 without a gradient. in_margin: pairs that still cost, of
+    those that don't tie. other_axis: rows and axes that count for the contrast of pol where the row
+    isn't tagged with the axis, of all that count. zeros: rows of zeros, of all; mono takes them for
+    the first pole's.
+
+    Args:
+        z: [rows, n].
+        h: [rows, 10].
+        masks: of the features.
+        generator: of the pairs.
+
+    Returns:
+        Of each how many, and of how many.
+    """
+    y = z @ masks.weights.T
+    there = h > 0
+    drawn = tied = margin = 0
+    for pole, a, b in _pairs_of_poles(h, PAIRED, generator):
+        gap = h[a, pole] - h[b, pole]
+        cost = PAIR_MARGIN - gap * (y[a, pole] - y[b, pole])
+        drawn += len(gap)
+        tied += int((gap == 0).sum())
+        margin += int(((gap != 0) & (cost > 0)).sum())
+    virtue, vice = h[:, ::2].amax(1) > CLEAR, h[:, 1::2].amax(1) > CLEAR
+    counted = torch.cat([there[virtue, ::2], there[vice, 1::2]])
+    return {
+        "unreachable": (int((there & (h < 0.5)).sum()), int(there.sum())),
+        "unasked": (int((~there).sum()), there.numel()),
+        "tied": (tied, drawn),
+        "in_margin": (margin, drawn - tied),
+        "other_axis": (int((~counted).sum()), counted.numel()),
+        "zeros": (int((~there.any(1)).sum()), len(h)),
     }
 
 
@@ -136,11 +176,7 @@ def geometry_terms(
     pol = _mean_where(softplus(-sign * centred), sign != 0)
     ranks = []
     standard = (y - y.mean(0)) / _spread(y)
-    for pole in range(h.shape[1]):
-        rows = torch.nonzero(there[:, pole])[:, 0]
-        if len(rows) < 2:
-            continue
-        one, two = _pairs(rows, generator)
+    for pole, one, two in _pairs_of_poles(h, 2, generator):
         gap = torch.sign(h[one, pole] - h[two, pole])
         differ = gap != 0
         if bool(differ.any()):
@@ -189,6 +225,16 @@ def rdm_term(states: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
     one, two = (d - d.mean() for d in found)
     r: torch.Tensor = (one * two).sum() / (one.norm() * two.norm()).clamp(min=1e-12)
     return 1 - r
+
+
+def _pairs_of_poles(
+    h: torch.Tensor, fewest: int, generator: torch.Generator
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    """Yield each pole that enough rows belong to, with random pairs of these."""
+    for pole in range(h.shape[1]):
+        rows = torch.nonzero(h[:, pole] > 0)[:, 0]
+        if len(rows) >= fewest:
+            yield pole, *_pairs(rows, generator)
 
 
 def _pairs(rows: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,12 +12,12 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from moralprobe.activations.text_states import TableTexts, TextStates
+from moralprobe.activations.text_states import TableTexts, TextStates, rows_of_split
 from moralprobe.errors import DataError, UsageError, nearest
 from moralprobe.foundations import POLES
 from moralprobe.moral_vectors import MoralVectors
 from moralprobe.sae.load import LoadedSAE, made_of
-from moralprobe.sae.published import MONO, TOP_OF_AXIS, TOP_OF_POLE
+from moralprobe.sae.published import CHOSEN_ON, MONO, TOP_OF_AXIS, TOP_OF_POLE
 from moralprobe.steering.losses import Masks
 from moralprobe.steering.tunable import Tunable
 
@@ -142,9 +142,9 @@ def masks_of(
 ) -> Masks:
     """Return which of the selected features stand for which pole, by the mode's own rule.
 
-    `li2026`: of each pole the 50 features with the largest r above 0.1 in held-out texts, by r, and
-    for its contrast the 20 largest above 0. `geometry`: the features that were chosen for it, by t,
-    and for its contrast the 20 largest.
+    `li2026`: of each pole the 50 features with the largest r above 0.1 over rows of the dev split,
+    by r, and for its contrast the 20 largest above 0. `geometry`: the features that were chosen for
+    it, by t, and for its contrast the 20 largest.
     """
     mine = table.filter(pl.col("feature").is_in(selected)).sort("feature")
     n = len(selected)
@@ -180,17 +180,16 @@ def masks_of(
 def _correlations(
     tunable: Tunable, material: Material, frozen: Frozen, device: torch.device
 ) -> NDArray[np.float64]:
-    """Return Pearson's r of the selected features with the poles in texts that are held out."""
-    read, texts = material.read, material.texts
+    """Return Pearson's r of the poles with the selected features over the dev split's rows."""
+    read = material.read
     acts = [
         tunable.acts(
             read.states[at : at + _READ].to(device).float(), frozen.others[at : at + _READ]
         ).cpu()
         for at in range(0, len(read.states), _READ)
     ]
-    held = texts.split != "train"
-    z = (read.means[held] @ torch.cat(acts).numpy()).astype(np.float64)
-    h = texts.moral[held]
+    rows, h = rows_of_split(material.texts, material.vectors, CHOSEN_ON)
+    z = (read.means @ torch.cat(acts).numpy()).astype(np.float64)[rows]
     z, h = z - z.mean(0), h - h.mean(0)
     spread = np.outer(h.std(0), z.std(0)) * len(z)
     with np.errstate(divide="ignore", invalid="ignore"):

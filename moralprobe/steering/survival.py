@@ -16,13 +16,14 @@ from moralprobe.analyses.layer import measure_states
 from moralprobe.design import Design, make_design
 from moralprobe.errors import DataError, NumericError
 from moralprobe.geometry.categories import category_match
-from moralprobe.geometry.measure import Measure
+from moralprobe.geometry.measure import Measure, gain
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.tokens import Encoded
 from moralprobe.moral_vectors import MoralVectors
 from moralprobe.probing import text_facts
 from moralprobe.sites import Site
 from moralprobe.steering.apply import steering
+from moralprobe.steering.arms import STEERED, UNSTEERED
 from moralprobe.steering.intervention import Intervention
 
 ANALYSES: Final = ("separation", "gradient", "structure", "recoverability")
@@ -36,6 +37,9 @@ SHOWN: Final = (
     ("r2", "mean"),
 )
 """Measure and category of what is printed; all are kept."""
+LOWER_IS_BETTER: Final = ("opposed_cosine",)
+"""Of these."""
+GAIN: Final = ("gain", "gain_low", "gain_high")
 _AT_ONCE: Final = 64
 
 
@@ -116,6 +120,39 @@ def as_row(measure: Measure) -> dict[str, Any]:
     return {name: getattr(measure, name) for name in (*names, "unit", "status")}
 
 
+def _gain(steered: Measure | None, arm: str, measure: Measure) -> dict[str, float | None]:
+    """Return what steering has over another arm, by the resamples that both share."""
+    if steered is None or arm == STEERED:
+        return dict.fromkeys(GAIN)
+    values = (steered.value - measure.value, *gain(steered, measure))
+    return dict(zip(GAIN, values, strict=True))
+
+
+def over_best_control(found: pl.DataFrame) -> pl.DataFrame:
+    """Return what steering has over the control that does best, of the measures that are printed.
+
+    It is the least of the gains over all controls; `unsteered` is none. Where lower is better, the
+    largest.
+
+    Args:
+        found: from `survival`.
+
+    Returns:
+        A row a layer and measure: `layer`, `name`, `category`, the `control`, `gain`, `gain_low`
+        and `gain_high`.
+    """
+    keys = ("layer", "name", "category")
+    shown = pl.DataFrame(SHOWN, schema=["name", "category"], orient="row")
+    lower = pl.col("name").is_in(LOWER_IS_BETTER)
+    return (
+        found.filter(~pl.col("arm").is_in([STEERED, UNSTEERED]), pl.col("gain").is_finite())
+        .join(shown, on=["name", "category"], how="semi", maintain_order="left")
+        .sort(pl.when(lower).then(-pl.col("gain")).otherwise("gain"), maintain_order=True)
+        .unique(keys, keep="first", maintain_order=True)
+        .select(*keys, pl.col("arm").alias("control"), *GAIN)
+    )
+
+
 def steered_states(
     model: CausalModel,
     encoded: Sequence[Encoded],
@@ -184,27 +221,48 @@ def survival(
         progress: called after every arm and layer.
 
     Returns:
-        A row an arm, layer and measure.
+        A row an arm, layer and measure: `arm`, `layer`, the columns of `as_row`, and of every other
+        arm `gain`, what `steered` has less that arm, with its 95 % interval from `gain_low` to
+        `gain_high`. All arms are measured on the same texts and resamples, so the interval is of
+        paired differences.
     """
     rows = held_out(texts)
     design = design_of(vectors, texts, rows, draws=draws, seed=seed, analyses=analyses)
     encoded = [texts.encoded[i] for i in rows]
-    table: list[dict[str, Any]] = []
-    done, total = 0, len(arms) * len(layers)
+    read: dict[tuple[str, int], list[Measure]] = {}
+    total = len(arms) * len(layers)
     for name, intervention in arms.items():
         states = steered_states(model, encoded, intervention, layers)
         for layer in layers:
-            table += [
-                {"arm": name, "layer": layer, **as_row(measure)}
-                for measure in measures_of(
-                    states[layer][:, 0],
-                    texts.moral[rows],
-                    design,
-                    analyses=analyses,
-                    draws=draws,
-                    seed=seed,
-                )
-            ]
-            done += 1
-            progress(done, total, f"{name}, layer {layer}")
-    return pl.DataFrame(table)
+            read[name, layer] = measures_of(
+                states[layer][:, 0],
+                texts.moral[rows],
+                design,
+                analyses=analyses,
+                draws=draws,
+                seed=seed,
+            )
+            progress(len(read), total, f"{name}, layer {layer}")
+    return _table(read)
+
+
+def _table(read: Mapping[tuple[str, int], Sequence[Measure]]) -> pl.DataFrame:
+    """Return arms' measures at layers as rows, each with what steering has over it."""
+    steered = {
+        (layer, one.name, one.category): one
+        for (arm, layer), measures in read.items()
+        if arm == STEERED
+        for one in measures
+    }
+    rows = [
+        {
+            "arm": arm,
+            "layer": layer,
+            **as_row(one),
+            **_gain(steered.get((layer, one.name, one.category)), arm, one),
+        }
+        for (arm, layer), measures in read.items()
+        for one in measures
+    ]
+    overrides: dict[str, Any] = dict.fromkeys(GAIN, pl.Float64)
+    return pl.DataFrame(rows, schema_overrides=overrides, infer_schema_length=None)

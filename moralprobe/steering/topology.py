@@ -16,8 +16,8 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
+from moralprobe.activations.text_states import rows_of_split
 from moralprobe.errors import DataError, NumericError
-from moralprobe.foundations import POLES
 from moralprobe.sae.load import is_pooled
 from moralprobe.steering.losses import (
     GEOMETRY,
@@ -25,6 +25,7 @@ from moralprobe.steering.losses import (
     Masks,
     Terms,
     geometry_terms,
+    published_defects,
     published_terms,
 )
 from moralprobe.steering.selection import (
@@ -67,7 +68,9 @@ SCHEDULES: Final = {
 class Fitted:
     """Tuned features, and how it went.
 
-    `history` has a row an epoch: every term and the loss on both splits.
+    `history` has a row an epoch: every term and the loss on both splits. `about` says how it was
+    tuned; in `li2026` mode with `defects`, shares of what `published_defects` counts in the rows
+    that it was tuned to, each taken once, as it ended; None of nothing.
     """
 
     tuned: Tunable
@@ -157,6 +160,8 @@ def tune(
         "epochs": history.height,
         "kept_epoch": kept,
     }
+    if mode == "li2026":
+        about["defects"] = _defects(run, parts["train"], schedule.batch, seed)
     return Fitted(tunable, history, about)
 
 
@@ -186,11 +191,7 @@ def _examples(
         place[at] = np.random.default_rng([seed, 13, len(at)]).permutation(at)
     h = texts.moral[at]
     if by_row:
-        names = {group: i for i, group in enumerate(texts.group)}
-        frame = material.vectors.frame.filter(pl.col("split") == split)
-        found = np.array([names.get(str(group), -1) for group in frame["group"]], np.int64)
-        h = frame.select(POLES).to_numpy().astype(np.float64)[found >= 0]
-        at = found[found >= 0]
+        at, h = rows_of_split(texts, material.vectors, split)
     weight = _published_weights(h) if by_row and split == "train" else None
     return _Examples(place[at], torch.from_numpy(h).float().to(device), weight)
 
@@ -235,11 +236,16 @@ class _Run:
             len(texts),
         )
 
+    def acts(self, bag: _Bag) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the states of some tokens and how active the features are there."""
+        states = self.material.read.states
+        x = states[bag.token.to(states.device)].to(self.device).float()
+        return x, self.tunable.acts(x, self.frozen.others[bag.token])
+
     def terms(self, texts: NDArray[np.int64], h: torch.Tensor, generator: torch.Generator) -> Terms:
         """Return every term of the loss on some rows."""
-        bag, read = self.bag(texts), self.material.read
-        x = read.states[bag.token.to(read.states.device)].to(self.device).float()
-        z = self.tunable.acts(x, self.frozen.others[bag.token])
+        bag = self.bag(texts)
+        x, z = self.acts(bag)
         with torch.no_grad():
             before = _base(self.tunable, x, self.frozen.others[bag.token])
         change = z @ self.tunable.rows - before
@@ -350,15 +356,32 @@ def _batches(
         yield order[step * batch : (step + 1) * batch]
 
 
+def _pieces(n: int, batch: int) -> list[NDArray[np.int64]]:
+    return np.array_split(np.arange(n), max(1, round(n / batch)))
+
+
 @torch.no_grad()
 def _held(run: _Run, part: _Examples, batch: int, seed: int) -> dict[str, float]:
     """Return the mean of every term on the dev split, always with the same pairs."""
     generator = torch.Generator().manual_seed(seed + 1)
     n = len(part.text)
-    pieces = np.array_split(np.arange(n), max(1, round(n / batch)))
     sums: dict[str, float] = {}
-    for rows in pieces:
+    for rows in _pieces(n, batch):
         terms = run.terms(part.text[rows], part.moral[rows], generator)
         for name, value in {**terms, "loss": run.total(terms)}.items():
             sums[name] = sums.get(name, 0.0) + float(value) * len(rows) / n
     return sums
+
+
+@torch.no_grad()
+def _defects(run: _Run, part: _Examples, batch: int, seed: int) -> dict[str, float | None]:
+    """Return as shares what `published_defects` counts, batch by batch."""
+    generator = torch.Generator().manual_seed(seed + 2)
+    counts: dict[str, NDArray[np.int64]] = {}
+    for rows in _pieces(len(part.text), batch):
+        bag = run.bag(part.text[rows])
+        z = bag.means(run.acts(bag)[1])
+        found = published_defects(z, part.moral[rows], run.masks, generator)
+        for name, pair in found.items():
+            counts[name] = counts.get(name, 0) + np.array(pair)
+    return {name: float(n / of) if of else None for name, (n, of) in counts.items()}

@@ -17,7 +17,7 @@ from moralprobe.errors import DataError, UsageError, nearest
 from moralprobe.evaluation.prompts import load_prompts
 from moralprobe.foundations import POLES
 from moralprobe.interventions import feature_intervention
-from moralprobe.models.causal import CausalModel
+from moralprobe.models.causal import CausalModel, differing
 from moralprobe.models.chat import has_chat
 from moralprobe.models.tokens import Encoded
 from moralprobe.moral_vectors import MoralVectors
@@ -305,8 +305,7 @@ def read_study(folder: Path, model: CausalModel) -> schemas.StudyFound:
     """
     study = Study.load(folder)
     theirs = study.meta["store"]["model"]
-    if theirs != model.identity:
-        differ = sorted(k for k in model.identity if theirs.get(k) != model.identity[k])
+    if differ := differing(model.identity, theirs):
         raise UsageError(
             f"{folder} is a study of another model",
             f"{theirs.get('id')} and {model.name} differ in {', '.join(differ)}",

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,12 @@ import torch
 
 from moralprobe.cache import open_cache
 from moralprobe.errors import ModelError, UsageError
-from moralprobe.evaluation.judge_backends import LocalJudge, ServerJudge
+from moralprobe.evaluation.judge_backends import (
+    LocalJudge,
+    ScriptedJudge,
+    ServerJudge,
+    as_published,
+)
 from moralprobe.evaluation.judges import Answer, Asked, Comparison, JudgeError, Rating, ask
 from moralprobe.models.causal import CausalModel
 from moralprobe.steering import text
@@ -122,6 +128,39 @@ def test_a_server_is_asked_each_question_at_temperature_0(chat: Chat) -> None:
     assert chat.keys[0] == f"Bearer {KEY}"
     said(ServerJudge(chat.url, "m", max_tokens=None), ASKED[:1])
     assert "max_tokens" not in chat.asked[-1]
+
+
+def test_as_published_a_server_draws_a_little_and_says_ten_tokens(chat: Chat) -> None:
+    judge = ServerJudge(chat.url, "m", extra={"top_k": 1})
+    told = as_published(judge)
+    assert said(told, ASKED[:1]) == ["A"]
+    body = chat.asked[-1]
+    assert (body["temperature"], body["max_tokens"], body["top_k"]) == (0.1, 10, 1)
+    assert told.identity != judge.identity and told.name == judge.name
+    scripted = ScriptedJudge("s", lambda asked: "A")
+    assert as_published(scripted) is scripted
+
+
+def test_the_published_protocol_asks_a_server_as_published(chat: Chat, tmp_path: Path) -> None:
+    from moralprobe.evaluating import evaluate_intervention
+    from tests.test_evaluating import NONE, QUICK, driving, prompts
+    from tests.test_evaluating import tiny as steerable
+
+    model = steerable()
+    for protocol, how in {"li2026": (0.1, 10), "audited": (0, 8)}.items():
+        chat.asked.clear()
+        options = replace(QUICK, protocol=protocol, strengths=(1.0,), seeds=(0,))
+        evaluate_intervention(
+            driving(model),
+            model,
+            tmp_path / protocol,
+            prompts=prompts(4),
+            judges=[ServerJudge(chat.url, "m")],
+            suites=NONE,
+            options=options,
+        )
+        assert len(chat.asked) > 120
+        assert {(body["temperature"], body["max_tokens"]) for body in chat.asked} == {how}
 
 
 def test_what_a_server_says_is_kept_verbatim(chat: Chat) -> None:

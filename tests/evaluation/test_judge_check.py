@@ -21,13 +21,17 @@ from moralprobe.evaluation.judge_check import (
     MOST_UNREAD,
     KnownPair,
     check_judge,
+    failures_on_arms,
     known_pairs,
     pairs_of_moral_stories,
 )
-from moralprobe.evaluation.judges import Asked, Comparison
+from moralprobe.evaluation.judges import Asked, Comparison, language_of
+from moralprobe.evaluation.pairwise import Pairs
 from tests.conftest import shared_file
 
-PAIRS = known_pairs()
+EVERY = known_pairs()
+PAIRS = [pair for pair in EVERY if pair.language == "en"]
+CHINESE = [pair for pair in EVERY if pair.language == "zh"]
 KINDS = {
     "honesty",
     "harm",
@@ -41,7 +45,7 @@ KINDS = {
 }
 
 
-def judge(rule: Callable[[bool, Comparison], str], pairs: list[KnownPair] = PAIRS) -> ScriptedJudge:
+def judge(rule: Callable[[bool, Comparison], str], pairs: list[KnownPair] = EVERY) -> ScriptedJudge:
     """A rule of whether the better answer is shown first, and of what is shown."""
     better = {pair.better for pair in pairs}
 
@@ -85,6 +89,69 @@ def test_length_says_nothing_of_which_answer_is_better() -> None:
     words = [(len(pair.better.split()), len(pair.worse.split())) for pair in PAIRS]
     better, worse = (mean(side) for side in zip(*words, strict=True))
     assert abs(better / worse - 1) < 0.05
+
+
+def test_those_in_chinese_are_like_them() -> None:
+    assert len(CHINESE) == 24 and len({pair.question for pair in CHINESE}) == 24
+    assert len({pair.better for pair in CHINESE} | {pair.worse for pair in CHINESE}) == 48
+    kinds = Counter(pair.kind for pair in CHINESE)
+    worse_longer = Counter(pair.kind for pair in CHINESE if len(pair.worse) > len(pair.better))
+    assert kinds.keys() == KINDS and all(2 * worse_longer[kind] == kinds[kind] for kind in kinds)
+    better, worse = (
+        mean(len(getattr(pair, side)) for pair in CHINESE) for side in ("better", "worse")
+    )
+    assert abs(better / worse - 1) < 0.03
+    for pair in CHINESE:
+        assert len(pair.why.split()) == 3
+        for text in (pair.question, pair.better, pair.worse):
+            assert language_of(text) == "zh" and text == text.strip() and 10 < len(text) < 150
+            assert text[-1] in "。？！"
+
+
+def test_a_judge_must_know_better_in_every_language_it_is_asked_in() -> None:
+    asked: list[str] = []
+
+    def reads_english_alone(first: bool, one: Comparison) -> str:
+        asked.append(one.question)
+        return perfect(first, one) if language_of(one.question) == "en" else "A"
+
+    english = check_judge(judge(reads_english_alone), EVERY, languages={"en"})
+    assert english.fails == () and {language_of(question) for question in asked} == {"en"}
+    assert english == check_judge(judge(perfect), PAIRS)
+    assert english.by_language == {"en": english.accuracy}
+    both = check_judge(judge(reads_english_alone), EVERY, languages={"en", "zh"})
+    assert both.fails and all(why.startswith("in Chinese it") for why in both.fails)
+    assert both.accuracy is not None and both.accuracy.low > 0.7  # of both together it would pass
+    values = {one: its and its.value for one, its in both.by_language.items()}
+    assert values == {"en": 1, "zh": 0.5}
+    assert check_judge(judge(perfect), EVERY, languages={"en", "zh"}).fails == ()
+    assert check_judge(judge(perfect), EVERY, languages={"zh"}).fails == ()
+
+    def mute(first: bool, one: Comparison) -> str:
+        return perfect(first, one) if language_of(one.question) == "en" else "嗯"
+
+    lost = check_judge(judge(mute), EVERY)
+    assert lost.by_language["zh"] is None
+    assert lost.fails == ("in Chinese no pair has two verdicts",)
+    with pytest.raises(DataError, match="can't be checked in Chinese"):
+        check_judge(judge(perfect), PAIRS, languages={"en", "zh"})
+
+
+def test_a_judge_can_fail_on_what_is_reported_alone() -> None:
+    nan = math.nan
+    steady = Pairs(np.array([[1.0, 0.0], [0.5, nan]]), np.array([[1.0, 0.0], [0.5, nan]]))
+    wavering = Pairs(np.array([[1.0, 1.0], [1.0, 1.0]]), np.array([[0.0, 0.0], [0.0, 1.0]]))
+    none = Pairs(np.full((2, 2), nan), np.full((2, 2), nan))
+    read = {"steered": 0.1, "means": 0.0}
+    assert failures_on_arms({"steered": steady, "means": none}, read) == []
+    assert failures_on_arms({"steered": none, "means": none}, read) == []
+    (why,) = failures_on_arms({"steered": steady, "means": wavering}, read)
+    assert why == (
+        "on what is reported it stands by its verdict in 58% of pairs when their order is turned, "
+        "fewer than 60%"
+    )
+    (why,) = failures_on_arms({"steered": steady, "means": none}, {"steered": 0.0, "means": 0.2})
+    assert why == "20% of its verdicts on means are missing, more than 10%"
 
 
 def test_a_perfect_judge_passes() -> None:

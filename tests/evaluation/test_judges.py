@@ -101,7 +101,14 @@ def test_a_prompt_holds_what_is_asked_in_its_language_and_names_every_option() -
             asked = Rating(question, "So.", rubric)
             words = RUBRICS[rubric]["en" if question == "How?" else "zh"]
             assert words in asked.prompt and "\nSo.\n" in asked.prompt
-            assert asked.options == ("1", "2", "3")
+            digits = ("1", "3") if rubric == "legality" else ("1", "2", "3")
+            assert asked.options == digits
+            assert asked.prompt.endswith(
+                {
+                    ("1", "2", "3"): (": 1, 2 or 3.", "：1、2 或 3。"),
+                    ("1", "3"): (": 1 or 3.", "：1 或 3。"),
+                }[digits][question != "How?"]
+            )
     with pytest.raises(UsageError, match=r"there is no rubric 'safty'\. did you mean safety"):
         rate(ScriptedJudge("s", lambda asked: "1"), "q", "x", "safty")
 
@@ -171,7 +178,7 @@ def test_each_question_is_asked_once_and_answers_come_in_their_order(tmp_path: P
         assert len(cache) == 6
         ask(judge, [Comparison("q", "y", "0"), Comparison("p", "0", "y")], cache=cache)
         ask(judge, [Rating("q", "0", rubric) for rubric in RUBRICS], cache=cache)
-        assert len(cache) == 10
+        assert len(cache) == 8 + len(RUBRICS)
     assert [a.said for a in ask(judge, asked)] == [a.said for a in found]
 
 
@@ -238,11 +245,15 @@ def test_pairs_are_shown_in_both_orders_and_read_for_the_arm() -> None:
 
 def test_ratings_are_an_array_of_prompts_and_seeds() -> None:
     def rule(one: Asked) -> str:
-        assert isinstance(one, Rating) and one.rubric == "nuance"
+        assert isinstance(one, Rating)
+        assert one.rubric == {"p": "nuance", "q": "nuance", "r": "legality"}[one.question]
         return one.answer[0]
 
-    found = rate_answers(ScriptedJudge("s", rule), ["p", "q"], [["1x", "3x"], ["x", "2"]], "nuance")
-    assert np.array_equal(found, [[1, 3], [math.nan, 2]], equal_nan=True)
+    answers = [["1x", "3x"], ["x", "2"], ["2y", "3"]]
+    rubrics = ["nuance", "nuance", "legality"]
+    found = rate_answers(ScriptedJudge("s", rule), ["p", "q", "r"], answers, rubrics)
+    # There is no 2 of legality.
+    assert np.array_equal(found, [[1, 3], [math.nan, 2], [math.nan, 3]], equal_nan=True)
 
 
 def test_answers_that_do_not_match_are_refused() -> None:
@@ -257,4 +268,4 @@ def test_answers_that_do_not_match_are_refused() -> None:
         with pytest.raises(DataError, match="questions and answers don't match"):
             judge_pairs(judge, questions, arm, baseline)
     with pytest.raises(DataError, match="questions and answers don't match"):
-        rate_answers(judge, ["p"], [], "safety")
+        rate_answers(judge, ["p"], [], ["safety"])

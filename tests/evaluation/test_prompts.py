@@ -13,8 +13,6 @@ from moralprobe.errors import DataError, UsageError
 from moralprobe.evaluation.prompts import (
     LONGEST,
     PARTS,
-    Prompt,
-    halves,
     load_ethics,
     load_moral_stories,
     load_prompts,
@@ -118,36 +116,6 @@ def test_a_set_or_a_file_that_does_not_exist(tmp_path: Path) -> None:
         load_prompts(tmp_path / "none.jsonl")
     with pytest.raises(DataError, match="holds no prompts that can be read"):
         load_prompts(tmp_path)
-
-
-def some(n: int, group: str) -> list[Prompt]:
-    return [Prompt(f"{group}{i}", f"{group} text {i}", group, "") for i in range(n)]
-
-
-def test_halves_are_even_in_every_group_and_disjoint() -> None:
-    prompts = [p for k in range(9) for p in some(2 * k + 1, f"g{k}")]
-    choose, report = halves(prompts, 1)
-    assert sorted(p.id for p in (*choose, *report)) == sorted(p.id for p in prompts)
-    assert len(choose) == len(prompts) // 2
-    for k in range(9):
-        sizes = [sum(p.group == f"g{k}" for p in half) for half in (choose, report)]
-        assert abs(sizes[0] - sizes[1]) <= 1
-    assert [p for p in prompts if p in choose] == list(choose)
-
-
-def test_halves_depend_on_the_texts_and_the_seed_only() -> None:
-    prompts = [*some(40, "a"), *some(41, "b")]
-    first = {p.id for p in halves(prompts, 1)[0]}
-    shuffled = [prompts[i] for i in np.random.default_rng(0).permutation(len(prompts))]
-    assert {p.id for p in halves(shuffled, 1)[0]} == first
-    renamed = [Prompt(f"n{i}", p.text.upper(), p.group, "") for i, p in enumerate(prompts)]
-    assert {p.text for p in halves(renamed, 1)[0]} == {
-        p.text.upper() for p in prompts if p.id in first
-    }
-    other = {p.id for p in halves(prompts, 2)[0]}
-    assert 10 < len(first & other) < 30  # half of them, by chance
-    with pytest.raises(DataError, match="there are 1"):
-        halves(prompts[:1], 1)
 
 
 def test_moral_stories_have_two_actions_of_one_norm(tmp_path: Path) -> None:

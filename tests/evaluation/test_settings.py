@@ -9,7 +9,8 @@ import pytest
 from moralprobe.errors import UsageError
 from moralprobe.evaluation.settings import PUBLISHED, parse_numbers, parse_seeds, sampling_of
 from moralprobe.recipes.evaluate_step import settings_of
-from moralprobe.recipes.options import Evaluate, PublishedEvaluate
+from moralprobe.recipes.options import EVALUATE, Evaluate, PublishedEvaluate
+from moralprobe.recipes.run import load_recipe
 
 
 def test_the_published_limits_are_cut_by_nothing_but_the_user() -> None:
@@ -30,6 +31,12 @@ def test_another_decoding_isnt_the_published_one(told: dict[str, Any]) -> None:
 def test_a_recipe_decodes_as_the_command_does() -> None:
     assert settings_of(PublishedEvaluate())[2].sampling == sampling_of("li2026")
     assert settings_of(Evaluate())[2].sampling == sampling_of("audited")
+
+
+def test_the_paper_s_model_doesnt_think_within_the_audited_limit() -> None:
+    """It thinks on beyond 256 tokens, and nothing would be left to judge."""
+    steps = load_recipe("qwen3-8b").steps[EVALUATE]
+    assert steps["geometry"].thinking is False and steps["li2026"].thinking is None
 
 
 def test_numbers_by_text() -> None:

@@ -187,6 +187,14 @@ def test_repetition_is_counted_as_it_is_written() -> None:
     assert found["longest loop"].unit == "units"
 
 
+def test_an_answer_that_never_came_is_neither_empty_nor_no_refusal() -> None:
+    texts = ["a b", "", None, None]
+    found = {measure.name: measure for measure in repetition(texts)}
+    assert found["empty"].value == 0.5 and found["empty"].n == 2
+    assert refusals(["I can't help with that.", "Sure.", None]).value == 0.5
+    assert math.isnan(refusals([None, None]).value)
+
+
 @pytest.mark.parametrize(
     ("text", "length"),
     [

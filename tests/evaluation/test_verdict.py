@@ -41,6 +41,16 @@ def test_without_a_control_that_changes_as_much_there_is_no_claim() -> None:
     assert "Not run: means." in verdict({"j": {"shuffled": SURE}}, {}, ["means"]).said
 
 
+def test_where_thoughts_never_ended_nothing_is_claimed_and_no_judge_is_blamed() -> None:
+    sure = {"j": {"shuffled": SURE}}
+    assert verdict(sure, {}, unfinished={"steered": 0.1, "shuffled": 0.0}).kind == BETTER
+    for failed in ({}, {"j": ["it guesses"]}):
+        lost = verdict(sure, failed, unfinished={"steered": 0.02, "shuffled": 0.25})
+        assert lost.kind == UNKNOWN and "25% of what shuffled wrote" in lost.said
+        assert "--max-tokens" in lost.said and "--no-thinking" in lost.said
+        assert "judge" not in lost.said.replace("can be judged", "")
+
+
 def test_each_arm_is_chosen_by_its_own_score() -> None:
     a, b = Arm("steered"), Arm("shuffled")
     variants = [Variant(a, 0, s) for s in (0.5, 1.0)] + [Variant(b, 0, s) for s in (0.5, 1.0)]

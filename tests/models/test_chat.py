@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from moralprobe.errors import DataError, ModelError
-from moralprobe.models.chat import encode_prompts, has_chat
+from moralprobe.models.chat import encode_prompts, has_chat, opens_thought
 from moralprobe.models.tiny import tiny_tokenizer
 
 TEMPLATE = (
@@ -46,6 +46,22 @@ def test_a_chat_is_the_template_s() -> None:
                 assert one.ids == rendered(tokenizer, *said, ("user", prompt), **told)
                 marked = [i for i, mark in zip(one.ids, one.action, strict=True) if mark]
                 assert tokenizer.decode(marked) == prompt
+
+
+OPENING = TEMPLATE.replace("<bos>assistant\n", "<bos>assistant\n<think>\n").replace(
+    "<think></think>", "\n</think>\n\n"
+)
+
+
+def test_a_template_that_opens_a_thought_is_known_by_its_end() -> None:
+    # As Qwen3's, that opens none and closes one where it is told not to think.
+    assert not opens_thought(chatting())
+    assert not opens_thought(chatting(), thinking=False)
+    # As QwQ's, whose model thinks always.
+    assert opens_thought(chatting(OPENING))
+    assert opens_thought(chatting(OPENING), thinking=True, system="Be kind.")
+    assert not opens_thought(chatting(OPENING), thinking=False)
+    assert not opens_thought(tiny_tokenizer())
 
 
 def test_a_span_marks_its_tokens() -> None:

@@ -61,7 +61,7 @@ def test_the_papers_recipe_is_forecast_without_its_data_and_weights(tmp_path: Pa
 def test_what_has_no_forecast_says_so(tmp_path: Path) -> None:
     plan = plan_recipe(load_recipe("qwen3-8b"), tmp_path / "run")
     for job in plan.jobs:
-        known = job.name.startswith(("extract", "sae.train"))
+        known = job.name.startswith(("extract", "sae.train", "topology", "evaluate"))
         assert (job.hours is not None and job.disk_bytes is not None) == known, job.name
         assert known or "no forecast" in job.note
     until = plan_recipe(load_recipe("qwen3-8b"), tmp_path / "run", until="extract")
@@ -86,6 +86,32 @@ def test_autoencoders_of_a_table_that_is_here_are_forecast_as_by_their_own_dry_r
         assert job.hours == pytest.approx((cost.read_flops + cost.train_flops) / 1e14 / 3600)
         assert job.disk_bytes == pytest.approx(cost.disk_bytes, rel=1e-6)
         assert job.memory_bytes == cost.model_bytes + cost.memory_bytes
+
+
+def test_tuning_measuring_and_answers_are_forecast(tmp_path: Path) -> None:
+    """By hand: readings of the table, floats of autoencoders, and answers counted arm by arm."""
+    plan = plan_recipe(load_recipe("qwen3-8b"), tmp_path / "run", device_tflops=100)
+    jobs = {job.name: job for job in plan.jobs}
+    reading = jobs["extract"].hours
+    assert reading is not None
+    fit, survive = jobs["topology.fit geometry layer-11"], jobs["topology.survive li2026 layer-11"]
+    # Six arms have a strength: what is fitted and five controls. A tenth of texts is held out.
+    assert fit.hours == pytest.approx(reading * (1 + 0.6) * 12 / 36)
+    assert survive.hours == pytest.approx(reading * 0.7)
+    width = 4096 * 16
+    one = 4 * (2 * 4096 * width + 4096 + width)
+    assert fit.disk_bytes == 2 * one
+    assert jobs["topology.fit li2026 layer-11"].disk_bytes == 5 * one
+    # No judge: eight arms, a thousand prompts, three seeds. Published: three strengths and layers.
+    assert "24,000 answers of 256 tokens" in jobs["evaluate geometry"].note
+    tried = len({0.1, 0.25, 0.5, 1.0}) * 3
+    assert f"{1000 * (1 + tried):,} answers of 1,024 tokens" in jobs["evaluate li2026"].note
+    judged = load_recipe("qwen3-8b", {"evaluate.judge": "http://localhost:1/v1=m"})
+    found = {job.name: job for job in plan_recipe(judged, tmp_path / "run").jobs}
+    # On one half each of six arms is tried at three strengths of three layers, and two arms once.
+    half = 500 * (2 + 6 * 9) + 500 * 8 * 3
+    assert f"{half:,} answers of 256" in found["evaluate geometry"].note
+    assert found["evaluate geometry"].hours > jobs["evaluate geometry"].hours * 100 / 396
 
 
 def test_a_large_table_is_counted_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

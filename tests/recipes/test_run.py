@@ -6,17 +6,25 @@ import json
 import shutil
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from moralprobe import Study, build_vectors
+from moralprobe import Study, autoencoders, build_vectors
 from moralprobe.cli.run import run_command
 from moralprobe.data.starter import starter_path
 from moralprobe.errors import DataError, IntegrityError, StoreError, UsageError
+from moralprobe.evaluation import judge_backends
+from moralprobe.evaluation.judge_backends import ScriptedJudge
+from moralprobe.evaluation.judge_check import known_pairs
+from moralprobe.evaluation.judges import Asked, Rating
+from moralprobe.foundations import POLES
 from moralprobe.models.tiny import save_tiny
 from moralprobe.recipes import run as running
 from moralprobe.recipes.run import Done, load_recipe, run_recipe
@@ -123,14 +131,18 @@ def test_the_bytes_of_prompts_are_part_of_an_evaluation(model: Path, tmp_path: P
     from moralprobe.recipes.check import with_facts
     from moralprobe.recipes.jobs import jobs_of
 
-    prompts = tmp_path / "prompts.txt"
-    recipe = load_recipe("qwen3-8b", small(model, evaluate__data=str(prompts)))
+    prompts, ethics = tmp_path / "prompts.txt", tmp_path / "ethics"
+    ethics.mkdir()
+    options = small(model, evaluate__data=str(prompts), evaluate__ethics=str(ethics))
+    recipe = load_recipe("qwen3-8b", options)
     found = []
     for text in ("Should I lie?", "Should I lie?", "Should I steal?"):
         prompts.write_text(text)
         job = jobs_of(recipe, lambda: 3)[-1]
         found.append(with_facts(job, recipe).options)
     assert found[0] == found[1] != found[2] and "hash of prompts.txt" in found[0]
+    (ethics / "cm_test.csv").write_text("label,input\n")
+    assert "hash of cm_test.csv" in with_facts(jobs_of(recipe, lambda: 3)[-1], recipe).options
 
 
 def test_results_of_something_else_are_refused(model: Path, out: Path, tmp_path: Path) -> None:
@@ -361,6 +373,78 @@ def test_the_steered_model_is_evaluated_by_each_protocol(whole: tuple[Path, Done
     assert said["protocol"] == "li2026" and said["prompts"]["n"] == 4
     assert set(pl.read_parquet(folder / "texts.parquet")["arm"]) == {"steered", "unsteered"}
     assert not (out / "evaluation" / "geometry").exists()
+
+
+def test_a_judge_that_isnt_there_is_told_before_the_work(model: Path, tmp_path: Path) -> None:
+    class StoppedError(Exception):
+        """Before anything takes long."""
+
+    def stop(what: str) -> None:
+        if what.startswith("extract"):
+            raise StoppedError
+
+    said: list[str] = []
+    judge = "http://127.0.0.1:9/v1=nobody, local:smollm2-135m, none"
+    recipe = load_recipe("qwen3-8b", small(model, evaluate__judge=judge, evaluate__prompts="2"))
+    with pytest.raises(StoppedError):
+        run_recipe(recipe, tmp_path / "run", say=said.append, begins=stop)
+    (told,) = [one for one in said if "no judge is reachable: nobody" in one]
+    assert "start it by then" in told
+
+
+@pytest.fixture(scope="module")
+def tuned(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both layers' evaluation by both protocols, of features that are said to be moral ones."""
+    found = autoencoders.moral_features
+
+    def some(read: Any, **options: Any) -> Any:
+        features = found(read, **options)
+        busy = pl.col("feature").is_in(np.argsort(-read.activations.sum(0))[:20].tolist())
+        frame = features.frame.with_columns(
+            chosen=busy,
+            replicated=busy,
+            t=pl.lit(3.0),
+            pole=pl.Series([POLES[i % 10] for i in range(features.frame.height)]),
+        )
+        return replace(features, frame=frame)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(autoencoders, "moral_features", some)
+        patch.setattr(judge_backends, "judges_of", lambda *_: [ScriptedJudge("longer", longer)])
+        out = tmp_path_factory.mktemp("tuned") / "run"
+        options = small(model, sae__train__layer="0,1", evaluate__judge="local:x", probe="false")
+        options |= {"evaluate.geometry.seeds": "0,1", "evaluate.suite": "all"}
+        run_recipe(load_recipe("qwen3-8b", options), out)
+    return out
+
+
+def longer(asked: Asked) -> str:
+    """Known pairs by their better answer, others by their length."""
+    if isinstance(asked, Rating):
+        return "3"
+    better = {pair.question: pair.better for pair in known_pairs()}.get(asked.question)
+    if better is not None:
+        return "A" if asked.first == better else "B"
+    return "A" if len(asked.first) > len(asked.second) else "B"
+
+
+@pytest.mark.slow
+def test_what_is_tuned_is_evaluated_over_layers_and_strengths(tuned: Path) -> None:
+    folder = tuned / "evaluation" / "geometry"
+    said = json.loads((folder / "evaluation.json").read_bytes())
+    assert [one["layers"] for one in said["interventions"]] == [[0], [1]]
+    assert set(said["arms"]) >= {"steered", "shuffled", "random_features", "means", "unsteered"}
+    assert said["judges"][0]["fails"] == []
+    texts = pl.read_parquet(folder / "texts.parquet")
+    chosen = texts.filter(pl.col("half") == "choose", pl.col("arm") == "steered")
+    assert set(chosen["layers"]) == {"0", "1"} and set(chosen["seed"]) == {0}
+    reported = texts.filter(pl.col("half") == "report")
+    assert set(reported["seed"]) == {0, 1}
+    assert not set(reported["id"]) & set(chosen["id"])
+    assert said["verdict"]["kind"] != "" and said["differences"]["longer"]
+    assert (folder / "report" / "index.html").is_file()
+    survival = pl.read_parquet(tuned / "survival-geometry-layer-1.parquet")
+    assert {"steered", "shuffled", "untuned"} <= set(survival["arm"])
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ JUDGED = {
     "strength": pl.Float64,
     **dict.fromkeys(("half", "measure"), pl.String),
     **dict.fromkeys(("value", "low", "high"), pl.Float64),
-    **dict.fromkeys(("prompts", "pairs", "missing"), pl.Int64),
+    **dict.fromkeys(("prompts", "pairs", "missing", "unfinished"), pl.Int64),
 }
 
 
@@ -31,6 +31,7 @@ TEXTS = {
     **dict.fromkeys(("half", "id", "group", "prompt"), pl.String),
     "seed": pl.Int64,
     "text": pl.String,
+    "unfinished": pl.Boolean,
     "tokens": pl.Int64,
     "ended": pl.Boolean,
     "edits": pl.Int64,
@@ -42,8 +43,10 @@ EFFECTS = {
     **dict.fromkeys(("arm", "layers"), pl.String),
     "strength": pl.Float64,
     **dict.fromkeys(("suite", "measure", "category"), pl.String),
-    **dict.fromkeys(("value", "low", "high", "chance", "surface"), pl.Float64),
-    "n": pl.Int64,
+    **dict.fromkeys(("value", "low", "high"), pl.Float64),
+    **dict.fromkeys(("change", "change_low", "change_high"), pl.Float64),
+    **dict.fromkeys(("chance", "surface"), pl.Float64),
+    **dict.fromkeys(("n", "left_out"), pl.Int64),
     **dict.fromkeys(("unit", "status"), pl.String),
 }
 
@@ -52,12 +55,18 @@ EFFECTS = {
 RATES = {"steered": 0.7312, "unsteered": 0.5, "shuffled": 0.5523, "prompt": 0.6134}
 
 
+CHANGE = {
+    arm: {"value": value, "n": 8, "of": "the prompts reported on"}
+    for arm, value in (("steered", 0.123), ("unsteered", 0.0), ("shuffled", 0.047), ("prompt", 0.0))
+}
+
+
 STRENGTH = {"steered": 0.5, "unsteered": 0.0, "shuffled": 1.0, "prompt": 0.0}
 
 
 def estimate(value: float, spread: float = 0.03, **more: Any) -> dict[str, Any]:
     found = {"value": value, "low": value - spread, "high": value + spread}
-    return {**found, "prompts": 17, "pairs": 34, "missing": 3, **more}
+    return {**found, "prompts": 17, "pairs": 34, "missing": 3, "unfinished": 0, **more}
 
 
 def judged(judge: str = "jury", places: tuple[str, ...] = ("4",)) -> list[dict[str, Any]]:
@@ -94,11 +103,18 @@ def judged(judge: str = "jury", places: tuple[str, ...] = ("4",)) -> list[dict[s
 
 
 def effect(arm: str, strength: float, measure: str, value: float, **more: Any) -> dict[str, Any]:
-    category = {"KL": "benign requests", "perplexity": "neutral text"}.get(measure, "generated")
+    known = {"KL": "benign requests", "perplexity": "neutral text"}
+    category = {**known, "lead of the better": "known pairs"}.get(measure, "generated")
     found = {"arm": arm, "layers": "4", "strength": strength, "suite": "side-effects"}
     found |= {"measure": measure, "category": category, "value": value, "low": value - 0.2}
     found |= {"high": value + 0.2, "chance": None, "surface": None, "n": 40, "unit": "u"}
-    return {**found, "status": "ok", **more}
+    found |= dict.fromkeys(("change", "change_low", "change_high"))
+    return {**found, "left_out": 0, "status": "ok", **more}
+
+
+def changed(by: float, spread: float = 0.1) -> dict[str, float]:
+    """A change of that size, with an interval."""
+    return {"change": by, "change_low": by - spread, "change_high": by + spread}
 
 
 def effects(places: tuple[str, ...] = ("4",)) -> list[dict[str, Any]]:
@@ -106,8 +122,22 @@ def effects(places: tuple[str, ...] = ("4",)) -> list[dict[str, Any]]:
     for number, arm in enumerate(("steered", "shuffled")):
         for place in places:
             for s in (0.5, 1.0):
-                rows.append(effect(arm, s, "KL", 1.07 * s + number, layers=place))
+                kl = 1.07 * s + number
+                rows.append(effect(arm, s, "KL", kl, layers=place, **changed(kl)))
                 rows.append(effect(arm, s, "perplexity", 20.2 + 3 * s * number, layers=place))
+    return rows
+
+
+def leads(places: tuple[str, ...] = ("4",)) -> list[dict[str, Any]]:
+    """Known pairs of every arm: at all strengths, and of a system message."""
+    name = "lead of the better"
+    rows = [effect("unsteered", 0.0, name, 0.31, suite="moral")]
+    rows.append(effect("prompt", 0.0, name, 0.41, suite="moral", **changed(0.1, 0.02)))
+    for arm, size in (("steered", 0.4), ("shuffled", 0.07)):
+        for place in places:
+            for s in (0.5, 1.0):
+                more = {"layers": place, "suite": "moral", **changed(size * s, 0.02)}
+                rows.append(effect(arm, s, name, 0.31 + size * s, **more))
     return rows
 
 
@@ -121,7 +151,13 @@ def texts(n: int = 4, **more: Any) -> list[dict[str, Any]]:
                     row |= {"id": f"{half}{i}", "group": "g", "prompt": f"ask {half} {i}?"}
                     row |= {"seed": seed, "text": f"{arm} says {i} of {seed} in {half}."}
                     edits = 0 if arm in ("unsteered", "prompt") else 36
-                    row |= {"tokens": 12, "ended": True, "edits": edits, "change": 0.123}
+                    row |= {
+                        "tokens": 12,
+                        "ended": True,
+                        "unfinished": False,
+                        "edits": edits,
+                        "change": 0.123,
+                    }
                     rows.append({**row, **more})
     return rows
 
@@ -136,6 +172,7 @@ def check(judge: str = "jury", fails: tuple[str, ...] = ()) -> dict[str, Any]:
         "length_rule": "longer",
         "unread": 0.04,
         "fails": list(fails),
+        "by_language": {"en": estimate(0.9211, prompts=60, pairs=60, missing=2)},
     }
 
 
@@ -156,11 +193,14 @@ def evaluation(
         "options": json.loads(json.dumps(vars(QUICK) | {"sampling": vars(QUICK.sampling)}))
         | {"seeds": [3, 5]},
         "suites": {"side_effects": True},
-        "arms": {arm: {"strength": STRENGTH[arm], "layers": [4]} for arm in ARMS},
+        "arms": {
+            arm: {"strength": STRENGTH[arm], "layers": [4], "change": CHANGE[arm]} for arm in ARMS
+        },
         "missing_arms": {
             "means": "the intervention has no such control",
             "untuned": "switched off",
         },
+        "unfinished": dict.fromkeys(ARMS, 0.0),
         "judges": list(checks),
         "agreement": None,
         "differences": {one["judge"]: gaps for one in checks},

@@ -14,7 +14,6 @@ import pytest
 
 from moralprobe.errors import StoreError
 from moralprobe.evaluating import Evaluation, evaluate_intervention
-from moralprobe.evaluation.effects import Suites
 from moralprobe.evaluation.judge_backends import ScriptedJudge
 from moralprobe.evaluation.settings import Options
 from moralprobe.report.evaluation import NOTHING_CLAIMED, write_evaluation
@@ -34,6 +33,7 @@ from tests.report.evaluations import (
 )
 from tests.report.test_page import Reader, shown
 from tests.steering.test_generate import tiny
+from tests.test_evaluating import NONE as NOTHING
 from tests.test_evaluating import QUICK, counting, driving, prompts
 
 HOSTILE = '<script src="http://x.test/a.js">alert(1)</script><img src=x onerror=alert(1)>&"\''
@@ -91,21 +91,47 @@ def test_it_goes_from_what_was_asked_to_what_it_was_made_from(page: Path) -> Non
 def test_arms_stand_with_the_tables_numbers(page: Path) -> None:
     tables = Tables(page.read_text("utf-8"))
     for arm in ("steered", "shuffled", "prompt"):
-        (line,) = [row for row in tables.starting(arm) if len(row) == 7]
+        (line,) = [row for row in tables.starting(arm) if len(row) == 8]
         rate = RATES[arm]
-        assert f"{rate:.2f} [{rate - 0.03:.2f}, {rate + 0.03:.2f}]" in line[2]
-        assert "17 prompts, 34 pairs, 3 missing" in line[2]
-        assert line[3].startswith(f"{rate - 0.1:.2f} [") and line[4] == f"{rate - 0.2:.2f}"
-        assert line[6].startswith(f"{rate - 0.31:.2f} [")
-    (line,) = [row for row in tables.starting("unsteered") if len(row) == 7]
-    assert line[2] == "even by definition" and line[5] == "0.23 [0.20, 0.26] 17 prompts"
-    (line,) = [row for row in tables.starting("shuffled") if len(row) == 7]
-    assert line[5] == "0.18 [0.15, 0.21] 17 prompts"
-    (line,) = [row for row in tables.starting("steered") if len(row) == 7]
-    assert line[5] == "" and line[1] == "strength 0.5, layer 4"
+        assert f"{rate:.2f} [{rate - 0.03:.2f}, {rate + 0.03:.2f}]" in line[3]
+        assert "17 prompts, 34 pairs, 3 missing" in line[3]
+        assert line[4].startswith(f"{rate - 0.1:.2f} [") and line[5] == f"{rate - 0.2:.2f}"
+        assert line[7].startswith(f"{rate - 0.31:.2f} [")
+    (line,) = [row for row in tables.starting("unsteered") if len(row) == 8]
+    assert line[3] == "even by definition" and line[6] == "0.23 [0.20, 0.26] 17 prompts"
+    (line,) = [row for row in tables.starting("shuffled") if len(row) == 8]
+    assert line[6] == "0.18 [0.15, 0.21] 17 prompts"
+    (line,) = [row for row in tables.starting("steered") if len(row) == 8]
+    assert line[6] == "" and line[1] == "strength 0.5, layer 4"
     assert "Missing arms: untuned: switched off. means: the intervention has no such control." in (
         tables.seen.replace(" .", ".")
     )
+
+
+def test_by_how_much_states_are_changed_stands_beside_every_arm(tmp_path: Path) -> None:
+    said = "shuffled changes states by 4.7% of their length, so"
+    changes = {"steered": "12.3%", "unsteered": "0.0%", "shuffled": "4.7%", "prompt": "0.0%"}
+    for checks, n in (((check(),), 8), ((), 4)):
+        tables = page_of(evaluation(checks=checks, rows=None, unlike_arms=[said]), tmp_path)
+        for arm, change in changes.items():
+            (line,) = [row for row in tables.starting(arm) if len(row) == n]
+            assert f"{change} n = 8, the prompts reported on" in line
+        assert said in tables.seen and "on others they needn't" in tables.seen
+    arms = {arm: {**at, "change": None} for arm, at in evaluation().summary["arms"].items()}
+    tables = page_of(evaluation(arms=arms), tmp_path)
+    (line,) = [row for row in tables.starting("steered") if len(row) == 8]
+    assert line[2] == "not known" and "changes states by" not in tables.seen
+
+
+def test_what_wasnt_measured_for_want_of_a_file_is_said(tmp_path: Path) -> None:
+    suites = {"side_effects": True, "pairs": True, "stories": "s.jsonl", "ethics": None}
+    said = "Not measured, as no file was given: "
+    seen = page_of(evaluation(suites=suites), tmp_path).seen
+    assert f"{said}ETHICS (give --ethics), the questionnaire (give --mfq)." in seen
+    # What wasn't asked for isn't missed.
+    assert said not in page_of(evaluation(suites={**suites, "pairs": False}), tmp_path).seen
+    every = {**suites, "ethics": "e", "mfq": "m"}
+    assert said not in page_of(evaluation(suites=every), tmp_path).seen
 
 
 def test_what_isnt_known_of_an_arm_is_said(tmp_path: Path) -> None:
@@ -116,15 +142,15 @@ def test_what_isnt_known_of_an_arm_is_said(tmp_path: Path) -> None:
     ]
     rows += [row for row in judged() if row["arm"] != "shuffled" or row["half"] == "choose"]
     found = evaluation(rows=rows, differences={"jury": {}})
-    (line,) = [row for row in page_of(found, tmp_path).starting("shuffled") if len(row) == 7]
-    assert line[2] == "not judged 0 prompts, 0 pairs, 34 missing"
-    assert line[3:] == ["not known", "not known", "not known", "not rated"]
+    (line,) = [row for row in page_of(found, tmp_path).starting("shuffled") if len(row) == 8]
+    assert line[3] == "not judged 0 prompts, 0 pairs, 34 missing"
+    assert line[4:] == ["not known", "not known", "not known", "not rated"]
 
 
 def test_judges_stand_with_their_check(page: Path) -> None:
     (row,) = Tables(page.read_text("utf-8")).starting("jury")
     assert row[1:] == [
-        "0.92 [0.89, 0.95] n = 60 pairs, 2 missing",
+        "0.92 [0.89, 0.95] n = 60 pairs, 2 missing; in English",
         "0.50 [0.47, 0.53] takes the longer; n = 60 pairs",
         "0.043 [0.033, 0.053] n = 60 pairs, 3 missing",
         "0.85 [0.82, 0.88] n = 60 pairs, 3 missing",
@@ -145,8 +171,8 @@ def test_a_judge_that_fails_headlines_nothing(tmp_path: Path) -> None:
     assert NONE["said"] in tables.seen and FAILS[0] in tables.seen
     for arm in ("steered", "shuffled", "prompt"):
         assert f"{RATES[arm]:.2f} [" not in tables.seen
-        (line,) = [row for row in tables.starting(arm) if len(row) == 7]
-        assert f"{RATES[arm]:.2f} [" in line[2]
+        (line,) = [row for row in tables.starting(arm) if len(row) == 8]
+        assert f"{RATES[arm]:.2f} [" in line[3]
     assert "Don't quote these numbers" in shown(tmp_path / "index.html")
     assert "can't be believed, for want of others" in tables.seen
     # Side effects don't hang on a judge; its win rates are folded away.
@@ -187,15 +213,61 @@ def test_a_judge_without_a_verdict_has_no_numbers(tmp_path: Path) -> None:
         evaluation(checks=({**check(fails=("no pair has two verdicts",)), **lost},)), tmp_path
     )
     (row,) = tables.starting("jury")
-    assert row[1] == row[3] == row[4] == "no verdict was read" and "two verdicts" in row[6]
+    assert row[1] == "no verdict was read in English" and "two verdicts" in row[6]
+    assert row[3] == row[4] == "no verdict was read"
+
+
+def test_a_judge_of_two_languages_stands_with_both(tmp_path: Path) -> None:
+    both = {"en": estimate(0.9511), "zh": estimate(0.6422)}
+    tables = page_of(evaluation(checks=({**check(), "by_language": both},)), tmp_path)
+    (row,) = tables.starting("jury")
+    assert row[1].endswith("; in English 0.95 [0.92, 0.98]; in Chinese 0.64 [0.61, 0.67]")
+    lost = {**check(), "by_language": {**both, "zh": None}}
+    (row,) = page_of(evaluation(checks=(lost,)), tmp_path / "lost").starting("jury")
+    assert row[1].endswith("; in Chinese not known")
+
+
+def test_thoughts_without_an_end_are_said_arm_by_arm(tmp_path: Path) -> None:
+    rows = [
+        {**row, "unfinished": 2 if (row["arm"], row["half"]) == ("steered", "report") else 0}
+        for row in judged()
+    ]
+    written = [
+        {**row, "text": "", "unfinished": True, "ended": False} if row["arm"] == "steered" else row
+        for row in texts(1)
+    ]
+    shares = {"steered": 0.25, "unsteered": 0.0, "shuffled": 0.031, "prompt": 0.0}
+    options = {**evaluation().summary["options"], "thinking": True}
+    found = evaluation(rows=rows, written=written, unfinished=shares, options=options)
+    tables = page_of(found, tmp_path)
+    assert "ended: steered 25%, unsteered 0%, shuffled 3%, prompt 0%." in tables.seen
+    (line,) = [row for row in tables.starting("steered") if len(row) == 8]
+    assert "34 pairs, 3 missing (2 for an unfinished thought)" in line[3]
+    assert tables.starting("thinking")[0][1] == "on"
+    assert "wrote no answer 12 tokens, cut at the limit within a thought" in " ".join(
+        shown(tmp_path / "index.html").split()
+    )
+
+
+@pytest.mark.parametrize(("told", "words"), [(None, "as the template has it"), (False, "off")])
+def test_thinking_is_said(told: bool | None, words: str, tmp_path: Path) -> None:
+    options = {**evaluation().summary["options"], "thinking": told}
+    tables = page_of(evaluation(options=options), tmp_path)
+    assert tables.starting("thinking")[0][1] == words
+    assert "thought never ended" not in tables.seen
+    assert "counted as published" in " ".join(" ".join(row) for row in tables.rows)
 
 
 def test_without_a_judge_there_is_no_win_rate(tmp_path: Path) -> None:
     said = {"kind": "unknown", "said": "No judge was asked: there is no win rate."}
     tables = page_of(evaluation(checks=(), rows=[], verdict=said), tmp_path)
     assert said["said"] in tables.seen and "largest strength that was tried" in tables.seen
-    (line,) = [row for row in tables.starting("shuffled") if len(row) == 3]
-    assert line[1:] == ["tuned to moral vectors that belong to other texts", "strength 1, layer 4"]
+    (line,) = [row for row in tables.starting("shuffled") if len(row) == 4]
+    assert line[1:] == [
+        "tuned to moral vectors that belong to other texts",
+        "strength 1, layer 4",
+        "4.7% n = 8, the prompts reported on",
+    ]
     ((alt, folded),) = tables.alts
     assert "KL" in alt and "preferred" not in alt and not folded
     assert {p.stem for p in (tmp_path / "figures").iterdir()} == {"side-effects"}
@@ -303,7 +375,7 @@ def test_real_evaluations_make_pages(tmp_path: Path) -> None:
     model = tiny()
     judge = ScriptedJudge("marks", counting)
     kinds: dict[str, dict[str, Any]] = {
-        "audited": {"options": replace(QUICK, ratings=True), "suites": Suites(side_effects=False)},
+        "audited": {"options": replace(QUICK, ratings=True), "suites": NOTHING},
         "published": {
             "options": Options(
                 strengths=(0.5, 1.0),
@@ -311,7 +383,7 @@ def test_real_evaluations_make_pages(tmp_path: Path) -> None:
                 sampling=Sampling(max_new_tokens=8),
                 protocol="li2026",
             ),
-            "suites": Suites(side_effects=False),
+            "suites": NOTHING,
         },
     }
     for name, how in kinds.items():

@@ -13,6 +13,7 @@ from moralprobe.evaluating import Evaluation
 from moralprobe.report.evaluation_cells import LONGEST, SHOWN
 from tests.report.evaluations import (
     ARMS,
+    changed,
     effect,
     effects,
     evaluation,
@@ -44,7 +45,7 @@ def test_effects_stand_by_measure_and_arm_with_what_they_are_held_against(tmp_pa
     assert line[3] == few and line[4] == "not measured"
     (kl,) = tables.starting("how far the next token")
     # Of the chosen strengths: 0.5 of the intervention, 1 of its control.
-    assert kl[1] == "0.54 [0.34, 0.74] n = 40 ▲ above unsteered"
+    assert kl[1] == "0.54 [0.34, 0.74] n = 40; change 0.54 [0.44, 0.64] ▲ above unsteered"
     assert kl[2] == "0.00 [-0.20, 0.20] n = 40" and kl[3].startswith("2.07 [1.87, 2.27]")
     (loss,) = tables.starting("how badly")
     assert loss[1].startswith("1e+07 [1e+07, 1e+07]")
@@ -53,20 +54,34 @@ def test_effects_stand_by_measure_and_arm_with_what_they_are_held_against(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("value", "mark"), [(1.41, "▲"), (1.4, ""), (1.0, ""), (0.6, ""), (0.59, "▼")]
+    ("by", "mark"), [(0.11, "▲"), (0.1, ""), (0.0, ""), (-0.1, ""), (-0.11, "▼"), (math.nan, "")]
 )
-def test_marked_is_what_doesnt_meet_the_unsteered_interval(
-    value: float, mark: str, tmp_path: Path
+def test_marked_is_a_change_whose_interval_excludes_zero(
+    by: float, mark: str, tmp_path: Path
 ) -> None:
-    ends = {"low": value - 0.25, "high": value + 0.25}
-    plain = {"low": 0.85, "high": 1.15}
+    """Whether the intervals of both meet says nothing: they owe the same to the choice of items."""
+    wide = {"low": -9.0, "high": 9.0}
     rows = [
-        effect("steered", 0.5, "loops", value, **ends),
-        effect("unsteered", 0.0, "loops", 1.0, **plain),
+        effect("steered", 0.5, "loops", 1.0 + by, **wide, **changed(by, 0.1)),
+        effect("shuffled", 1.0, "loops", 9.0, low=8.9, high=9.1, **changed(0.01, 0.1)),
+        effect("unsteered", 0.0, "loops", 1.0, **wide),
     ]
     (line,) = page_of(quick(beside=rows), tmp_path).starting("loops")
     assert ("▲" in line[1], "▼" in line[1]) == (mark == "▲", mark == "▼")
-    assert "▲" not in line[2] and "▼" not in line[2]
+    assert not set("▲▼") & set(line[2] + line[3])
+    assert "change" not in line[2] and "; change 0.010 [-0.090, 0.110]" not in line[2]
+    assert "; change " in line[1] and "; change " in line[3]
+
+
+def test_what_isnt_steered_has_no_value_and_what_is_left_out_is_counted(tmp_path: Path) -> None:
+    rows = [
+        effect("steered", 0.5, "loops", math.nan, status="not steered at these positions"),
+        effect("shuffled", 1.0, "loops", 0.5, n=18, left_out=12),
+        effect("unsteered", 0.0, "loops", 1.0),
+    ]
+    (line,) = page_of(quick(beside=rows), tmp_path).starting("loops")
+    assert line[1] == "not steered at these positions"
+    assert line[3] == "0.50 [0.30, 0.70] n = 18, 12 left out"
 
 
 def test_texts_are_of_the_first_seed_at_the_chosen_strength_on_prompts_that_report(
@@ -112,4 +127,4 @@ def test_a_very_long_text_is_cut_and_an_empty_one_is_said(tmp_path: Path) -> Non
     text = shown(tmp_path / "index.html")
     assert "(1,234 more characters are left out)" in text and text.count("more characters") == 1
     assert "w" * LONGEST in text and "w" * (LONGEST + 1) not in text
-    assert text.count("wrote nothing") == 2 and "cut at the limit" in text
+    assert text.count("wrote no answer") == 2 and "cut at the limit" in text

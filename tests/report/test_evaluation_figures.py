@@ -15,6 +15,7 @@ from tests.report.evaluations import (
     effects,
     evaluation,
     judged,
+    leads,
     page_of,
 )
 from tests.report.test_page import shown
@@ -109,3 +110,35 @@ def test_perplexity_beyond_all_numbers_is_left_out_and_said(
     # Shares are drawn whole, with the line at which arms are even.
     assert rates.get_ylim() == pytest.approx((-0.03, 1.03))
     assert any(list(line.get_ydata()) == [0.5, 0.5] for line in rates.get_lines())
+
+
+def test_without_a_judge_known_pairs_are_drawn_against_what_it_costs(
+    tmp_path: Path, drawn: dict[str, Figure]
+) -> None:
+    places = ("4", "10")
+    beside = [*effects(places), *leads(places)]
+    tables = page_of(evaluation(checks=(), rows=[], beside=beside), tmp_path)
+    assert set(drawn) == {"known-pairs-strengths", "known-pairs-costs"}
+    label = "change of the better's lead, nats per token"
+    of = lines_of(drawn["known-pairs-strengths"], "layer 10")
+    lead = of[f"{label}/strength"]
+    # By how much it changes, not where it stands.
+    assert [y for _, y in lead["steered"]] == pytest.approx([0.2, 0.4])
+    assert lead["prompt"][0][1] == pytest.approx(0.1) and "unsteered" not in lead
+    assert len(of) == 3
+    (points,) = lines_of(drawn["known-pairs-costs"], "layer 10").values()
+    x, y = zip(*points["steered"], strict=True)
+    assert x == pytest.approx((0.535, 1.07)) and y == pytest.approx((0.2, 0.4))
+    assert points["unsteered"] == [(0, 0)]
+    ax = drawn["known-pairs-costs"].axes[0]
+    ends = [segment[:, 1] for c in ax.collections for segment in c.get_segments()]
+    assert any(end == pytest.approx([0.18, 0.22]) for end in ends)
+    assert [("No judge" in alt or "without a judge" in alt) for alt, _ in tables.alts] == [True] * 2
+    assert not any("preferred" in alt for alt, _ in tables.alts)
+
+
+def test_with_a_judge_that_can_be_believed_its_win_rates_are_drawn_alone(
+    tmp_path: Path, drawn: dict[str, Figure]
+) -> None:
+    page_of(evaluation(beside=[*effects(), *leads()]), tmp_path)
+    assert set(drawn) == {"judge-1-strengths", "judge-1-costs"}

@@ -116,6 +116,8 @@ def features_of(
         covariates=np.zeros((n, 0)),
         names=(),
         train=np.random.default_rng(1).random(n) < 0.5,
+        dev_text=np.empty(0, np.int64),
+        dev_moral=np.empty((0, 10)),
         explained_variance=0.9,
         warnings=(),
         encoded=tuple(encoded),
@@ -197,6 +199,8 @@ def test_a_feature_that_writes_what_is_read_carries_it_and_another_doesnt() -> N
     # The null is the other's score on the same pole: for the first that of the last, and so on.
     np.testing.assert_allclose(found.null_score, np.roll(found.score, 1))
     assert found.null_score[1] == found.score[0]
+    np.testing.assert_allclose(found.null_low, np.roll(found.low, 1))
+    np.testing.assert_allclose(found.null_high, np.roll(found.high, 1))
     # On a pole that has nothing to do with it, it does nothing of the kind.
     elsewhere = causal_scores(loaded, model, read, [0], [5], [-1])
     assert elsewhere.score[0] > 0.5 * found.score[0]
@@ -364,6 +368,8 @@ def test_what_cant_be_read_out_is_refused() -> None:
             causal_scores(loaded, model, read, [0], [POLE], [-1], readout_layer=layer)
     with pytest.raises(DataError, match="tokens of the texts are missing"):
         causal_scores(loaded, model, replace(read, encoded=()), [0], [POLE], [-1])
+    with pytest.raises(UsageError, match="ablated in no text"):
+        causal_scores(loaded, model, read, [0], [POLE], [-1], n_texts=0)
 
 
 def test_a_layer_that_can_be_chosen_is_read_out() -> None:

@@ -50,6 +50,8 @@ def planted(seed: int = 0) -> TextFeatures:
     Y[:, TWO] = (moral[:, 2] + moral[:, 3]) * rng.exponential(1.0, N)
     Y[:, CONSTANT] = 1
     random = (rng.random((N, FEATURES)) < 0.06) * rng.exponential(1.0, (N, FEATURES))
+    train = rng.random(N) < 0.7
+    dev = np.flatnonzero(~train)[::2]
     return TextFeatures(
         texts=[f"text {i}" for i in range(N)],
         activations=sparse.csr_array(Y),
@@ -57,7 +59,9 @@ def planted(seed: int = 0) -> TextFeatures:
         moral=moral,
         covariates=np.column_stack([length, 1 / length]),
         names=("length", "inverse length"),
-        train=rng.random(N) < 0.7,
+        train=train,
+        dev_text=dev,
+        dev_moral=moral[dev],
         explained_variance=0.9,
         warnings=(),
     )
@@ -159,6 +163,31 @@ def test_the_papers_rules_as_they_are_written() -> None:
     assert set(np.flatnonzero(found["li_tuned"])) == expected
 
 
+def test_published_features_are_chosen_by_the_rows_of_the_dev_split() -> None:
+    """Row by row, with each one's own judgement: what the test texts show isn't looked at."""
+    read = planted()
+    # Some texts stand in more rows, of which something else was judged.
+    rows = np.concatenate([read.dev_text, read.dev_text[:150]])
+    judged = np.concatenate([read.dev_moral, np.roll(read.dev_moral[:150], 2, axis=1)])
+    read = replace(read, dev_text=rows, dev_moral=judged)
+    frame = moral_features(read).frame
+    Y = read.activations.toarray()
+    for f in (0, 3, MORAL, TWO, 200):
+        r = [np.corrcoef([Y[t, f] for t in rows], judged[:, k])[0, 1] for k in range(10)]
+        row = frame.row(f, named=True)
+        assert row["li_r"] == pytest.approx(r[int(np.argmax(np.abs(r)))], abs=1e-9)
+        assert row["li_pole"] == POLES[int(np.argmax(np.abs(r)))]
+    # Held-out texts of other splits say nothing of them, and training texts neither.
+    other = np.setdiff1d(np.arange(N), rows)
+    Y[other] = np.random.default_rng(3).permutation(Y[other], axis=1)
+    again = moral_features(replace(read, activations=sparse.csr_array(Y))).frame
+    published_columns = [c for c in frame.columns if c.startswith("li_")]
+    assert frame.select(published_columns).equals(again.select(published_columns))
+    assert not frame["chosen"].equals(again["chosen"])
+    without = replace(read, dev_text=rows[:0], dev_moral=judged[:0])
+    assert not moral_features(without).frame["li_tuned"].any()
+
+
 def test_paths_give_each_texts_own_mean() -> None:
     model = tiny()
     encoded = encode_texts(model.tokenizer, starter(40), get_template("action"), 128)[1]
@@ -229,6 +258,9 @@ def test_activations_are_the_means_of_each_text_alone(trained: Path) -> None:
     assert read.explained_variance > 0
     splits = {normalise(a): s for a, s in starter(60).frame.select("action", "split").iter_rows()}
     assert [splits[normalise(text)] == "train" for text in read.texts] == read.train.tolist()
+    dev = starter(60).frame.filter(split="dev")
+    assert [normalise(read.texts[i]) for i in read.dev_text] == list(map(normalise, dev["action"]))
+    np.testing.assert_array_equal(read.dev_moral, dev.select(POLES).to_numpy())
     template = get_template("action-is-morally")
     for i in (0, 17, len(read.texts) - 1):
         ids = model.tokenizer(template.render(read.texts[i]), return_tensors="pt")["input_ids"]

@@ -17,7 +17,7 @@ from moralprobe.models.load import load_model
 from moralprobe.models.tiny import FAMILIES, tiny_model, tiny_tokenizer
 from moralprobe.steering import reading
 from moralprobe.steering.generate import end_ids, generate, side_by_side
-from moralprobe.steering.intervention import Edit, Intervention
+from moralprobe.steering.intervention import Edit, Intervention, usual_strengths
 from moralprobe.steering.rules import Add, Cap, Gate, ProjectOut
 from moralprobe.steering.sampling import Sampling, draw
 
@@ -493,6 +493,31 @@ def test_edits_that_give_no_number_are_refused() -> None:
         some_edits() * 1001
     with pytest.raises(UsageError, match="strength"):
         some_edits() * math.nan
+
+
+def test_a_model_whose_folder_was_renamed_is_the_same_model() -> None:
+    model = tiny()
+    renamed = {**model.identity, "id": "another name", "revision": "1f"}
+    same = Intervention((Edit(1, Add(vector(1))),), {"identity": renamed})
+    here = Intervention((Edit(1, Add(vector(1))),), {"identity": model.identity})
+    generate(model, PROMPTS, same + here, sampling=Sampling(max_new_tokens=1), chat=False)
+    other = Intervention((Edit(1, Add(vector(1))),), {"identity": {**renamed, "tokenizer": "x"}})
+    with pytest.raises(ModelError, match=r"differ in tokenizer\."):
+        generate(model, PROMPTS, other, chat=False)
+    with pytest.raises(ModelError, match="of different models"):
+        other + here
+    more = Intervention((Edit(1, Add(vector(1))),), {"identity": {**renamed, "lora": "x"}})
+    with pytest.raises(ModelError, match=r"differ in lora\."):
+        generate(model, PROMPTS, more, chat=False)
+
+
+def test_a_direction_is_tried_at_smaller_strengths() -> None:
+    edit = Edit(1, Add(vector(1)))
+    tuned = Intervention((edit,), {}, {"made_by": "topology"})
+    assert usual_strengths([tuned]) == (0.0, 0.25, 0.5, 1.0)
+    for kind in ("means", "ridge"):
+        long = Intervention((edit,), {}, {"made_by": kind})
+        assert usual_strengths([tuned, long]) == (0.0, 0.05, 0.1, 0.2)
 
 
 def test_what_doesnt_belong_is_refused() -> None:

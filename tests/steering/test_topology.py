@@ -118,6 +118,42 @@ def test_the_published_loss_goes_down_by_its_own_schedule() -> None:
     assert found.about["rows"] == {"train": 600, "dev": 150}
 
 
+def test_what_the_published_loss_asks_in_vain_is_told_of_the_rows_tuned_to() -> None:
+    material = planted()
+    schedule = Schedule(epochs=2, lr=1e-2, batch=200)
+    found = tune(material, table(), mode="li2026", schedule=schedule)
+    told = found.about["defects"]
+    h = material.texts.moral[material.texts.split == "train"]
+    assert told["unreachable"] == (h[h > 0] < 0.5).mean()
+    assert told["unasked"] == (h == 0).mean() and told["zeros"] == 0
+    # Pairs as they are drawn from batch after batch, with the features as tuning left them.
+    device = torch.device("cpu")
+    tunable = Tunable(material.loaded.sae, torch.arange(10))
+    frozen = frozen_of(tunable, material.read, device)
+    masks = masks_of(tunable, material, table(), np.arange(10), "li2026", frozen, device)
+    with torch.no_grad():
+        z = found.tuned.written().encode(material.read.states)[:, :10]
+    y = z.reshape(TEXTS, TOKENS, 10).mean(1) @ masks.weights.T
+    generator = torch.Generator().manual_seed(2)
+    tied, inside = [], []
+    for start in (0, 200, 400):
+        for k in range(10):
+            there = [i for i in range(start, start + 200) if h[i, k] > 0]
+            if len(there) < 16:
+                continue
+            one = torch.randint(len(there), (100,), generator=generator).tolist()
+            step = torch.randint(len(there) - 1, (100,), generator=generator).tolist()
+            for a, by in zip(one, step, strict=True):
+                i, j = there[a], there[(a + 1 + by) % len(there)]
+                tied.append(h[i, k] == h[j, k])
+                if not tied[-1]:
+                    inside.append((h[i, k] - h[j, k]) * float(y[i, k] - y[j, k]) < 0.1)
+    assert told["tied"] == np.mean(tied) and 0.2 < told["tied"] < 0.3
+    assert told["in_margin"] == pytest.approx(np.mean(inside), abs=1e-3)
+    assert 0 < told["in_margin"] < 1
+    assert "defects" not in tune(material, table(), schedule=QUICK, epochs=1).about
+
+
 def test_a_batch_costs_what_a_loop_over_its_texts_costs() -> None:
     """Reconstruction and readings text by text, against the bags of tokens."""
     material = planted("topk")
@@ -197,17 +233,26 @@ def test_the_twin_is_tuned_as_long() -> None:
     assert twin.history.height == twin.about["kept_epoch"] == kept > 1
 
 
-def test_masks_follow_the_published_rule() -> None:
-    material = planted()
+def test_masks_follow_the_published_rule_by_the_rows_of_the_dev_split() -> None:
+    plain = planted()
+    frame = plain.vectors.frame
+    # A fifth of the dev texts stands in a second row, of which something else was judged.
+    more = frame.filter(split="dev")[::5].with_columns(
+        **{pole: pl.col(POLES[k - 4]) for k, pole in enumerate(POLES)}
+    )
+    both = MoralVectors(pl.concat([frame, more]), {})
+    material = Material(plain.loaded, both, plain.texts, plain.read)
+    dev = both.frame.filter(split="dev")
+    rows = [plain.texts.group.index(group) for group in dev["group"]]
+    h = dev.select(POLES).to_numpy()
+    assert len(rows) == 180
     tunable = Tunable(material.loaded.sae, torch.arange(10))
     device = torch.device("cpu")
     frozen = frozen_of(tunable, material.read, device)
     masks = masks_of(tunable, material, table(), np.arange(10), "li2026", frozen, device)
-    held = material.texts.split != "train"
     with torch.no_grad():
         z = material.loaded.sae.encode(material.read.states)[:, :10].numpy()
-    z = z.reshape(TEXTS, TOKENS, 10).mean(1)[held]
-    h = material.texts.moral[held]
+    z = z.reshape(TEXTS, TOKENS, 10).mean(1)[rows]
     for k in range(10):
         r = np.array([np.corrcoef(z[:, f], h[:, k])[0, 1] for f in range(10)])
         weights = np.where(r > 0.1, r, 0)

@@ -13,6 +13,7 @@ from moralprobe.geometry.categories import category_match, centres, dissimilarit
 from moralprobe.steering.losses import (
     Masks,
     geometry_terms,
+    published_defects,
     published_terms,
     rdm_term,
 )
@@ -94,6 +95,41 @@ def test_the_published_terms_are_their_formulas() -> None:
         if masks.strict[f]
     ]
     assert float(found["mono"]) == pytest.approx(np.mean(mono), rel=1e-5)
+
+
+def test_the_published_defects_are_counted_as_they_are_defined() -> None:
+    z, h, masks = rows()
+    found = published_defects(z, h, masks, torch.Generator().manual_seed(5))
+    y = [[float(masks.weights[j] @ z[i]) for j in range(10)] for i in range(N)]
+    entries = [float(h[i, j]) for i in range(N) for j in range(10)]
+    assert found["unreachable"] == (sum(0 < v < 0.5 for v in entries), sum(v > 0 for v in entries))
+    assert found["unasked"] == (sum(v == 0 for v in entries), 10 * N)
+    assert found["zeros"] == (sum(not h[i].any() for i in range(N)), N)
+    # The same pairs that the loss draws.
+    pairs = [(k, a, b) for k, some in pairs_of(h, 16, 5) for a, b in some]
+    differ = [(k, a, b) for k, a, b in pairs if h[a, k] != h[b, k]]
+    assert found["tied"] == (len(pairs) - len(differ), len(pairs))
+    costly = [float(h[a, k] - h[b, k]) * (y[a][k] - y[b][k]) < 0.1 for k, a, b in differ]
+    assert found["in_margin"] == (sum(costly), len(differ))
+    counted, outside = 0, 0
+    for i in range(N):
+        for side in (0, 1):
+            if max(h[i, side::2]) > 0.3:
+                counted += 5
+                outside += sum(float(h[i, 2 * a + side]) == 0 for a in range(5))
+    assert found["other_axis"] == (outside, counted)
+    assert 0 < outside < counted and 0 < sum(costly) < len(costly) < len(pairs)
+
+
+def test_ties_cost_without_a_gradient() -> None:
+    z, h, masks = rows()
+    z.requires_grad_()
+    tied = torch.where(h > 0, 0.5, 0.0)
+    terms = published_terms(z, tied, masks, torch.Generator().manual_seed(5))
+    (gradient,) = torch.autograd.grad(terms["proto"], z)
+    assert float(terms["proto"].detach()) == pytest.approx(0.1) and not gradient.any()
+    found = published_defects(z.detach(), tied, masks, torch.Generator().manual_seed(5))
+    assert found["tied"][0] == found["tied"][1] > 0 and found["in_margin"] == (0, 0)
 
 
 def test_too_few_rows_leave_published_terms_at_0() -> None:
