@@ -327,6 +327,13 @@ def _of_topology(mode: str) -> str:
         lines += ["", f"Shuffled labels match as well: what `{mode}` reaches isn't of the labels."]
     if mode == "li2026":
         lines += ["", _defects(about)]
+    if about_length := found.get("features"):
+        r = about_length["median_r_inverse_length"]
+        lines += [
+            "",
+            f"A tuned feature's activity goes with 1 / length of a text at |r| {r['tuned']:.2f}, "
+            f"any feature's at {r['all']:.2f} (medians).",
+        ]
     if seeds := found.get("seeds"):
         lines += ["", _over_seeds([rows, *seeds.values()], measures)]
     return "\n".join(lines)

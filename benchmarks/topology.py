@@ -70,9 +70,10 @@ def main() -> None:
     summary = {
         "model": model.name,
         "about": {key: said for key, said in made.about.items() if key != "vectors"},
-        **{name: headline(table) for name, table in tables.items()},
+        "features": what_they_follow(table, "li_tuned" if options.mode == "li2026" else "chosen"),
+        **{name: headline(found) for name, found in tables.items()},
         "over_best_control": {
-            name: rounded(over_best_control(table)) for name, table in tables.items()
+            name: rounded(over_best_control(found)) for name, found in tables.items()
         },
         "seeds": {
             str(seed): headline(pl.read_parquet(folder / GEOMETRY))
@@ -85,6 +86,18 @@ def main() -> None:
         f"--mode {options.mode} --layers {options.layers} --seeds {options.seeds}"
     )
     print(write(f"topology-{options.mode}", command, summary))
+
+
+def what_they_follow(table: Any, column: str) -> dict[str, Any]:
+    """Return how closely the features that are tuned, and all, go with the length of a text."""
+    tuned = table.filter(column)
+    return {
+        "tuned": tuned.height,
+        "median_r_inverse_length": {
+            name: round(float(rows["r_inverse_length"].abs().median()), 3)
+            for name, rows in (("tuned", tuned), ("all", table))
+        },
+    }
 
 
 def headline(frame: Any) -> list[dict[str, Any]]:

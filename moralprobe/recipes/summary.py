@@ -158,9 +158,10 @@ def _evaluations(out: Path, jobs: Iterable[Job]) -> Iterator[str]:
 
 
 def _measures(table: pl.DataFrame) -> Iterator[str]:
-    """Yield a row an arm, and a column a headline measure with all that stands beside it."""
-    from moralprobe.steering.survival import SHOWN
+    """Yield a row an arm, a column a headline measure, and what steering has over the controls."""
+    from moralprobe.steering.survival import LOWER_IS_BETTER, SHOWN, over_best_control
 
+    best = over_best_control(table)
     shown = [key for key in SHOWN if table.filter(name=key[0], category=key[1]).height]
     arms = table["arm"].unique(maintain_order=True).to_list()
 
@@ -168,9 +169,23 @@ def _measures(table: pl.DataFrame) -> Iterator[str]:
         row = table.filter(arm=arm, name=name, category=category).row(0, named=True)
         return _said(row)
 
+    def over(name: str, category: str) -> str:
+        rows = best.filter(name=name, category=category)
+        if not rows.height:
+            return "no control"
+        row = rows.row(0, named=True)
+        said = f"{row['gain']:+.3f} [{row['gain_low']:+.3f}, {row['gain_high']:+.3f}]"
+        return f"{said} ({row['control']})"
+
+    def head(name: str, category: str) -> str:
+        return f"{name} ({category}{', lower is better' if name in LOWER_IS_BETTER else ''})"
+
     yield from _table(
-        ("arm", *(f"{name} ({category})" for name, category in shown)),
-        ((arm, *(cell(arm, *key) for key in shown)) for arm in arms),
+        ("arm", *(head(*key) for key in shown)),
+        [
+            *((arm, *(cell(arm, *key) for key in shown)) for arm in arms),
+            ("steered less the best control", *(over(*key) for key in shown)),
+        ],
     )
 
 
