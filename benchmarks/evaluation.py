@@ -4,7 +4,7 @@
 
 INTERVENTION is a folder made by `moralprobe topology fit`. Two seeds, 64 new tokens, side effects
 too. Texts and verdicts that DIR holds aren't asked for again. Written is `results/evaluation.json`;
-the time is that of this run alone, and is left out where DIR held some.
+its time is that of the run that found DIR empty, which keeps it there, and none where that was cut.
 """
 
 from __future__ import annotations
@@ -54,8 +54,11 @@ def main() -> None:
     )
     found.save(out)
     rows = found.judged.filter(half="report").to_dicts()
+    took = out / "seconds.json"
+    if not begun:
+        took.write_text(json.dumps(round(time.perf_counter() - start)))
     summary = {
-        "seconds": None if begun else round(time.perf_counter() - start),
+        "seconds": json.loads(took.read_text()) if took.exists() else None,
         **found.summary,
         "judged": rows,
         "effects": found.effects.to_dicts(),

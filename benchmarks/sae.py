@@ -116,6 +116,8 @@ def real(options: Any) -> None:
     def train(name: str, seed: int, *, shuffled: bool = False) -> tuple[Any, dict[str, Any]]:
         start, path = time.perf_counter(), Path(options.keep or folder) / name
         told = path.with_suffix(".json")
+        if path.exists() and not told.exists():
+            raise SystemExit(f"{path} was begun and not ended: what is left can't be timed")
         if not told.exists():
             states: list[dict[str, Any]] = []
             train_sae(
@@ -179,10 +181,14 @@ def kept(options: Any, seed: int, run: Callable[[], dict[str, Any]]) -> dict[str
     if not options.keep:
         return run()
     path = Path(options.keep) / f"{options.arch}-{options.steps}-steps-seed-{seed}.json"
+    asked = {"vectors": options.vectors, "model": options.model, "layer": options.layer}
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(run()))
-    return dict(json.loads(path.read_text()))
+        path.write_text(json.dumps({"asked": asked, "found": run()}))
+    kept_there = json.loads(path.read_text())
+    if kept_there["asked"] != asked:
+        raise SystemExit(f"{path} is of {kept_there['asked']}: give another --keep")
+    return dict(kept_there["found"])
 
 
 def one(options: Any, model: Any, source: Any, held: Any, seed: int) -> dict[str, Any]:

@@ -54,20 +54,27 @@ class Evaluation:
         """Read what `save` wrote.
 
         Raises:
-            StoreError: the folder holds none.
+            StoreError: the folder holds none, or one that an earlier version made.
         """
         try:
             tables = [
                 pl.read_parquet(Path(folder) / f"{name}.parquet")
                 for name in ("judged", "texts", "effects")
             ]
-            return cls(json.loads((Path(folder) / FILE).read_bytes()), *tables)
+            found = cls(json.loads((Path(folder) / FILE).read_bytes()), *tables)
         except (OSError, ValueError, pl.exceptions.PolarsError) as error:
             raise StoreError(
                 f"{folder} holds no evaluation",
                 str(error).split("\n")[0],
                 "run: moralprobe evaluate",
             ) from error
+        if "unfinished" not in found.summary or "change" not in found.effects.columns:
+            raise StoreError(
+                f"the evaluation in {folder} is of an earlier version",
+                "it lacks what a report shows now",
+                "repeat the command: texts and verdicts that hold still serve",
+            )
+        return found
 
 
 def evaluate_intervention(

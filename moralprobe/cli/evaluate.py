@@ -104,9 +104,9 @@ def evaluate_command(
         batch=batch,
         seed=seed,
     )
-    if len(options.seeds) < 2:
+    if asked and protocol == "audited" and len(options.seeds) < 2:
         notice("one seed: how far texts differ by chance isn't seen (--seeds 0,1)")
-    data = data or ("flames" if suite == "flames" else "english")
+    data = data or ("flames" if "flames" in suite.replace(" ", "").split(",") else "english")
     loaded_prompts = None
     if asked:
         loaded_prompts = load_prompts(downloaded(data) if data == "flames" else data)

@@ -125,6 +125,18 @@ def without_thought(text: str, *, opened: bool = False) -> dict[str, Any]:
     return {"text": answer.strip(), "thought": thought, "unfinished": not closed}
 
 
+def as_written(said: Sequence[Sequence[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
+    """Return answers with their thoughts put back, as a judge is shown them that reads all."""
+
+    def whole(one: dict[str, Any]) -> str:
+        if not one["thought"]:
+            return str(one["text"])
+        closed = "" if one["unfinished"] else f"\n{THOUGHT_ENDS}\n\n{one['text']}"
+        return f"{THOUGHT_BEGINS}\n{one['thought']}{closed}"
+
+    return [[{**one, "text": whole(one), "unfinished": False} for one in row] for row in said]
+
+
 def write_answers(
     model: CausalModel,
     arm: Arm,

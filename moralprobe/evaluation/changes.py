@@ -28,7 +28,8 @@ LIKE: Final = 1.5
 
 @dataclass(frozen=True)
 class Effect:
-    """A measure of an arm. `left_out` counts items without a value.
+    """A measure of an arm. `left_out` counts items without a value, `alike` says in every arm the
+    same ones.
 
     `chance` is what guessing has, `surface` what the best rule has that reads no content.
     """
@@ -38,6 +39,7 @@ class Effect:
     left_out: int = 0
     chance: float | None = None
     surface: float | None = None
+    alike: bool = False
 
     @classmethod
     def of(cls, suite: str, found: Measure | Outcome, left_out: int = 0) -> Effect:
@@ -55,7 +57,9 @@ class Effect:
         """Return it as a row of a table, with its change from `plain`, the unsteered model's."""
         measure = self.measure
         change = low = high = None
-        if plain is not None and measure.status == plain.measure.status == OK:
+        # Else it would be of other items, such as the requests whose thought came to an end.
+        same = self.alike or not (self.left_out or (plain is not None and plain.left_out))
+        if plain is not None and same and measure.status == plain.measure.status == OK:
             change, low, high = change_from(measure, plain.measure)
         return {
             "suite": self.suite,

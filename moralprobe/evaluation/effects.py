@@ -32,7 +32,7 @@ from moralprobe.evaluation.side_effects import (
 )
 from moralprobe.evaluation.trial import Trial
 from moralprobe.geometry.measure import not_enough
-from moralprobe.models.chat import has_chat
+from moralprobe.models.chat import THOUGHT_ENDS, has_chat, opens_thought
 from moralprobe.models.tokens import chat_frame
 from moralprobe.steering.arms import UNSTEERED
 
@@ -105,7 +105,10 @@ def _frame(trial: Trial, arm: Arm, thinking: bool | None, prompt: str = "") -> F
     if not has_chat(tokenizer):
         return None
     system = system_message(prompt, arm.system, trial.system)
-    return chat_frame(tokenizer, system=system, thinking=thinking)
+    before, after = chat_frame(tokenizer, system=system, thinking=thinking)
+    # A template that always opens a thought has it end at once: what is read isn't a thought.
+    opened = opens_thought(tokenizer, system=system, thinking=thinking)
+    return before, f"{after}\n{THOUGHT_ENDS}\n\n" if opened else after
 
 
 def _steered(trial: Trial, arm: Arm) -> SteeredLogits:
@@ -185,7 +188,7 @@ def _divergence(trial: Trial, arm: Arm, seed: int) -> Effect:
         frame=_frame(trial, arm, trial.thinking),
         seed=seed,
     )
-    return logits.said(Effect.of("side-effects", measure, left_out))
+    return logits.said(Effect("side-effects", measure, left_out, alike=True))
 
 
 def _of_answers(trial: Trial, arm: Arm, seed: int) -> Iterator[Effect]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from moralprobe.errors import DataError
-from moralprobe.evaluation.arms import STEERED, why_no_prompt
+from moralprobe.evaluation.arms import STEERED, as_written, why_no_prompt
 from moralprobe.evaluation.choosing import halves
 from moralprobe.evaluation.judge_backends import as_published
 from moralprobe.evaluation.judge_check import (
@@ -180,7 +180,9 @@ class Run:
                     found.rows += self._rows(judge, variant, "choose", pairs, said, plain)
                     rates.append(_rate(pairs, self.options.seed))
                 known = [rate for rate in rates if rate is not None]
-                scores[number] = float(np.mean(known)) if known else None
+                # What mostly thinks on wins by what is left: it isn't chosen while others answer.
+                ends = not why_unfinished({variant.name: unfinished_share(said)})
+                scores[number] = float(np.mean(known)) if known and ends else None
         found.best = chosen(variants, scores)
         self._report(found, trial, report)
         return found
@@ -202,11 +204,11 @@ class Run:
             for name, variant in found.best.items():
                 pairs[name] = trial.pairs(judge, report, said[name], plain)
                 asked[name] = where_asked(pairs[name], asked_of(said[name], plain))
-                unread[name] = unread_share(pairs[name], finished_of(said[name], plain))
+                unread[name] = unread_share(asked[name], asked_of(said[name], plain))
                 found.rows += self._rows(judge, variant, "report", pairs[name], said[name], plain)
                 if self.options.ratings:
                     found.rows += self._rated(judge, trial, variant, report, said[name])
-            fails = (*check.fails, *failures_on_arms(asked, unread))
+            fails = (*check.fails, *failures_on_arms(unread))
             found.checks[number] = replace(check, fails=fails)
             steered = pairs.pop(STEERED)
             of_steered.append(steered)
@@ -274,7 +276,8 @@ class Run:
         """Do as published: decoding that differs, one order, the best of all strengths.
 
         The baseline is always shown first, a judge that fails is a tie, all prompts choose and
-        report, and no control is there.
+        report, and no control is there. Judged is what was written, thoughts and all: nothing says
+        that theirs were taken away, and within the published limits few would end.
 
         Source: arXiv 2603.15615, released scripts; section and page as in the docs.
         """
@@ -300,37 +303,38 @@ class Run:
         }
         found.decoding = {name: asdict(trial.sampling) for name, trial in trials.items()}
         chosen_from, told = prompts.prompts, trials[STEERED]
-        plain = trials[UNSTEERED].answers(base, chosen_from)
-        self.keep_texts(found, base, "all", chosen_from, plain)
+        written = trials[UNSTEERED].answers(base, chosen_from)
+        self.keep_texts(found, base, "all", chosen_from, written)
+        found.unfinished[UNSTEERED] = unfinished_share(written)
+        plain = as_written(written)
         scores: dict[int, float | None] = {}
         unfinished: list[float] = []
         for judge in judges:
             found.rows += self._rated(judge, told, base, chosen_from, plain, "all")
         for number, variant in enumerate(variants):
-            said = told.answers(variant, chosen_from)
-            self.keep_texts(found, variant, "all", chosen_from, said)
-            unfinished.append(unfinished_share(said))
-            lost = int((~finished_of(said, plain)).sum())
+            written = told.answers(variant, chosen_from)
+            self.keep_texts(found, variant, "all", chosen_from, written)
+            unfinished.append(unfinished_share(written))
+            said = as_written(written)
             for judge in judges:
                 rate = told.published(judge, chosen_from, said, plain)
-                place = {"judge": judge.name, **self.place(variant, "all"), "unfinished": lost}
+                place = {"judge": judge.name, **self.place(variant, "all"), "unfinished": 0}
                 found.rows.append({**place, **rate})
                 found.rows += self._rated(judge, told, variant, chosen_from, said, "all")
                 scores.setdefault(number, rate["value"])
         found.best = {**chosen(variants, scores), UNSTEERED: base}
         best = found.best[STEERED]
         which = variants.index(best)
-        found.unfinished = {STEERED: unfinished[which], UNSTEERED: unfinished_share(plain)}
+        found.unfinished[STEERED] = unfinished[which]
         won = scores.get(which)
         win = "no judge was asked" if won is None else f"a win rate of {won:.3f}"
         if found.checks and found.checks[0].fails:
             win = f"a judge that can't be believed gives {win}"
-        too_few = why_unfinished(found.unfinished)
         found.verdict = Verdict(
             UNKNOWN,
             f"As published: {win} at strength {best.strength:g}, layers {self.layers(best)}, the "
             "best of those tried on the same prompts. No control stands beside it and the arms are "
-            f"decoded differently: nothing is claimed. {too_few}".rstrip(),
+            "decoded differently: nothing is claimed.",
         )
         return found
 

@@ -305,6 +305,6 @@ def differences(steered: Pairs, controls: Mapping[str, Pairs], *, seed: int) -> 
     return found
 
 
-def unread_share(pairs: Pairs, finished: NDArray[np.bool_]) -> float:
-    """Return the share of pairs with two answers that lack a verdict, for which a judge answers."""
-    return float(np.isnan(pairs.scores[finished]).mean()) if finished.any() else 0.0
+def unread_share(pairs: Pairs, asked: NDArray[np.bool_]) -> float:
+    """Return the share of pairs that a judge was asked of which lack a verdict."""
+    return float(np.isnan(pairs.scores[asked]).mean()) if asked.any() else 0.0

@@ -135,7 +135,7 @@ def files_of(asked: Evaluate) -> list[Path]:
     """Return the files by whose bytes an evaluation is known again."""
     names = (asked.data, asked.moral_stories, asked.mfq)
     found = [Path(name) for name in names if name is not None and Path(name).is_file()]
-    return found + ([] if asked.ethics is None else sorted(Path(asked.ethics).glob("*.csv")))
+    return found + ([] if asked.ethics is None else sorted(Path(asked.ethics).rglob("*_test.csv")))
 
 
 def fetch_prompts(run: Run) -> None:
@@ -148,15 +148,16 @@ def fetch_prompts(run: Run) -> None:
 
 def call_judges(run: Run) -> None:
     """Say which servers don't answer now: they are asked after hours of work."""
-    from moralprobe.evaluation.judge_backends import LOCAL, judges_of
+    from moralprobe.evaluation.judge_backends import ServerJudge, parse_judge
     from moralprobe.evaluation.judges import Comparison, JudgeError
 
     names = {one for asked in run.recipe.of(EVALUATE).values() for one in _judges(asked.judge)}
-    for judge in judges_of(sorted(one for one in names if not one.startswith(LOCAL))):
+    for address, model in sorted(parse_judge(one) for one in names - {"none"} if "://" in one):
+        judge = ServerJudge(str(address), model, timeout=10.0, retries=0)
         try:
             next(iter(judge.answers([Comparison("Are you there?", "Yes.", "No.")])))
         except JudgeError as error:
-            run.say(f"{error.what}, now; it is asked at the end, so start it by then")
+            run.say(f"{error.what}, now: {error.why}. It is asked at the end; see to it by then")
 
 
 def prompts_at(data: str, run: Run) -> str | Path:

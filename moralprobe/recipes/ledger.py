@@ -11,6 +11,7 @@ import xxhash
 
 from moralprobe.errors import IntegrityError, StoreError
 from moralprobe.files import canonical_json, hash_file, write_json
+from moralprobe.models.causal import differing
 from moralprobe.provenance import environment
 from moralprobe.recipes.jobs import Job
 
@@ -149,11 +150,10 @@ class Ledger:
         if self.model is None:
             self.model = mine
             self._write()
-        differ = _differences(dict(self.model), mine)
-        if differ:
+        if differing(self.model, mine):
             raise StoreError(
                 f"{name} is another model than the one that {self.out} was made with",
-                "; ".join(differ),
+                "; ".join(_differences(dict(self.model), mine)),
                 "give another --out, or the model that it was",
             )
 

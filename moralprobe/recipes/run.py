@@ -117,7 +117,8 @@ def run_recipe(
         made, kept = _do(run, [first], {})
         if EVALUATE in asked.steps:
             fetch_prompts(run)
-            call_judges(run)
+            if not all((out / job.place).exists() for job in rest if job.step == EVALUATE):
+                call_judges(run)
         marks = {first.name: run.ledger.mark(first, {})}
         _check_batch(asked, out / VECTORS)
         for job in rest:

@@ -169,6 +169,8 @@ def _unfinished(summary: Mapping[str, Any]) -> str:
     if not any(shares.values()):
         return ""
     arms = ", ".join(f"{_plain(arm)} {shares[arm]:.0%}" for arm in IS if arm in shares)
+    if summary["protocol"] == "li2026":
+        return f"Answers whose thought never ended: {arms}. What was written of them is judged."
     return (
         f"Answers whose thought never ended: {arms}. There is nothing to judge in them; their "
         "pairs are missing."

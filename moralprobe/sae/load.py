@@ -20,7 +20,7 @@ from moralprobe.errors import (
     nearest,
 )
 from moralprobe.files import hash_file
-from moralprobe.models.causal import CausalModel
+from moralprobe.models.causal import CausalModel, differing
 from moralprobe.models.lens import site_of
 from moralprobe.sites import Site
 
@@ -206,8 +206,7 @@ def check_belongs(loaded: LoadedSAE, model: CausalModel, layer: int | None = Non
             f"use it at layer {loaded.layer}",
         )
     theirs = sae.cfg.metadata.model_identity
-    if theirs is not None and theirs != model.identity:
-        names = sorted(k for k in model.identity if theirs.get(k) != model.identity[k])
+    if theirs is not None and (names := differing(model.identity, theirs)):
         raise ModelError(
             f"the autoencoder in {loaded.folder} is of another model",
             f"{sae.cfg.metadata.model_name} and {model.name} differ in {', '.join(names)}",

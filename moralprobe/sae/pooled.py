@@ -7,6 +7,7 @@ there.
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,7 @@ from moralprobe.activations.store import ActivationStore
 from moralprobe.activations.text_states import TableTexts, TextStates, table_texts, text_states
 from moralprobe.errors import DataError, ModelError, UsageError
 from moralprobe.files import canonical_json
-from moralprobe.models.causal import CausalModel
+from moralprobe.models.causal import CausalModel, differing
 from moralprobe.moral_vectors import MoralVectors
 from moralprobe.sae.load import LoadedSAE, check_belongs, is_pooled
 from moralprobe.sae.recipe import EPOCHS, PUBLISHED, Task, for_epochs
@@ -176,7 +177,7 @@ def pooled_store(
             )
         return
     store = ActivationStore.open(Path(path))
-    if canonical_json(store.key["model"]) != canonical_json(model.identity):
+    if differing(json.loads(canonical_json(model.identity)), store.key["model"]):
         raise ModelError(
             f"{path} is a store of another model",
             f"of {store.model_name}, and {model.name} is asked for",

@@ -327,7 +327,9 @@ def usual_strengths(interventions: Sequence[Intervention]) -> tuple[float, ...]:
 
     A direction is as long as a state usually is: a fifth of it changes much.
     """
-    long = {one.about.get("made_by") for one in interventions} & {"means", "ridge"}
+    about = [one.about for one in interventions]
+    parts = [part for one in about for part in one.get("sum_of", [one])]
+    long = {part.get("made_by") for part in parts} & {"means", "ridge"}
     return (0.0, 0.05, 0.1, 0.2) if long else (0.0, 0.25, 0.5, 1.0)
 
 

@@ -80,6 +80,12 @@ def check_features_of(path: Path, loaded: LoadedSAE, vectors: Path) -> list[str]
                 f"made of {said[key.removesuffix('_hash')]}",
                 f"give that one, or make them of this {what}: moralprobe sae features",
             )
+    if "li2026" in said and "rows" not in said["li2026"]:
+        raise UsageError(
+            f"the features in {path} were chosen by an earlier version",
+            "as li2026 on dev and test texts, not on rows of the dev split",
+            "make them again: moralprobe sae features",
+        )
     if "sae_hash" not in said:
         return [f"{path} doesn't say which autoencoder its features are of"]
     return []

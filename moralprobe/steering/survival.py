@@ -129,10 +129,10 @@ def _gain(steered: Measure | None, arm: str, measure: Measure) -> dict[str, floa
 
 
 def over_best_control(found: pl.DataFrame) -> pl.DataFrame:
-    """Return what steering has over the control that does best, of the measures that are printed.
+    """Return what steering has over the hardest control, of the measures that are printed.
 
-    It is the least of the gains over all controls; `unsteered` is none. Where lower is better, the
-    largest.
+    It is the control with the lowest `gain_low`, so that above zero it is over every control; where
+    lower is better, with the highest `gain_high`. `unsteered` is none.
 
     Args:
         found: from `survival`.
@@ -142,12 +142,15 @@ def over_best_control(found: pl.DataFrame) -> pl.DataFrame:
         and `gain_high`.
     """
     keys = ("layer", "name", "category")
+    if not {"layer", "gain"} <= set(found.columns):  # made before gains were
+        return pl.DataFrame(schema=[*keys, "control", *GAIN])
     shown = pl.DataFrame(SHOWN, schema=["name", "category"], orient="row")
     lower = pl.col("name").is_in(LOWER_IS_BETTER)
+    compared = pl.all_horizontal(pl.col(GAIN).is_finite())
     return (
-        found.filter(~pl.col("arm").is_in([STEERED, UNSTEERED]), pl.col("gain").is_finite())
+        found.filter(~pl.col("arm").is_in([STEERED, UNSTEERED]), compared)
         .join(shown, on=["name", "category"], how="semi", maintain_order="left")
-        .sort(pl.when(lower).then(-pl.col("gain")).otherwise("gain"), maintain_order=True)
+        .sort(pl.when(lower).then(-pl.col("gain_high")).otherwise("gain_low"), maintain_order=True)
         .unique(keys, keep="first", maintain_order=True)
         .select(*keys, pl.col("arm").alias("control"), *GAIN)
     )

@@ -14,7 +14,7 @@ import pytest
 from moralprobe.cache import open_cache
 from moralprobe.evaluation import effects
 from moralprobe.evaluation.arms import Arm
-from moralprobe.evaluation.effects import Suites, side_effects_of, suites_of
+from moralprobe.evaluation.effects import Suites, _frame, side_effects_of, suites_of
 from moralprobe.evaluation.prompts import Case
 from moralprobe.evaluation.trial import Trial
 from moralprobe.steering.sampling import Sampling
@@ -65,6 +65,14 @@ def test_options_are_read_where_the_answer_stands(
         assert after.endswith(CLOSED) == asked, name
 
 
+def test_a_thought_that_the_template_always_opens_is_closed(trial: Trial) -> None:
+    always = TEMPLATE.replace("<bos>assistant\n", "<bos>assistant\n<think>\n")
+    trial.model.tokenizer.chat_template = always.replace(CLOSED, "")
+    for thinking in (None, False):
+        frame = _frame(trial, Arm("unsteered"), thinking)
+        assert frame is not None and frame[1].endswith("<think>\n\n</think>\n\n")
+
+
 def test_answers_that_never_came_are_left_out_and_counted(
     trial: Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +92,10 @@ def test_answers_that_never_came_are_left_out_and_counted(
         assert found[name].left_out == left_out, name
         assert found[name].measure.n == 30 - left_out, name
     assert found["empty"].measure.value == 0 and found["loss"].left_out == 0
+    # Of other requests than the model's own nothing is said; KL is of the same in every arm.
+    plain = {e.measure.name: e for e in side_effects_of(trial, Arm("unsteered"), Suites())}
+    for name, known in {"KL": True, "loss": True, "refused": False, "empty": False}.items():
+        assert (found[name].row(plain[name])["change"] is not None) == known, name
     cut["unsteered"] = 30
     found = {e.measure.name: e for e in side_effects_of(trial, Arm("arm"), Suites())}
     row = found["KL"].row()

@@ -26,7 +26,6 @@ from moralprobe.evaluation.judge_check import (
     pairs_of_moral_stories,
 )
 from moralprobe.evaluation.judges import Asked, Comparison, language_of
-from moralprobe.evaluation.pairwise import Pairs
 from tests.conftest import shared_file
 
 EVERY = known_pairs()
@@ -138,19 +137,8 @@ def test_a_judge_must_know_better_in_every_language_it_is_asked_in() -> None:
 
 
 def test_a_judge_can_fail_on_what_is_reported_alone() -> None:
-    nan = math.nan
-    steady = Pairs(np.array([[1.0, 0.0], [0.5, nan]]), np.array([[1.0, 0.0], [0.5, nan]]))
-    wavering = Pairs(np.array([[1.0, 1.0], [1.0, 1.0]]), np.array([[0.0, 0.0], [0.0, 1.0]]))
-    none = Pairs(np.full((2, 2), nan), np.full((2, 2), nan))
-    read = {"steered": 0.1, "means": 0.0}
-    assert failures_on_arms({"steered": steady, "means": none}, read) == []
-    assert failures_on_arms({"steered": none, "means": none}, read) == []
-    (why,) = failures_on_arms({"steered": steady, "means": wavering}, read)
-    assert why == (
-        "on what is reported it stands by its verdict in 58% of pairs when their order is turned, "
-        "fewer than 60%"
-    )
-    (why,) = failures_on_arms({"steered": steady, "means": none}, {"steered": 0.0, "means": 0.2})
+    assert failures_on_arms({"steered": 0.1, "means": 0.0}) == []
+    (why,) = failures_on_arms({"steered": 0.0, "means": 0.2})
     assert why == "20% of its verdicts on means are missing, more than 10%"
 
 

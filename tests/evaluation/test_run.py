@@ -25,6 +25,7 @@ from moralprobe.evaluation.judges import (
     language_of,
 )
 from moralprobe.evaluation.prompts import Prompt, Prompts
+from moralprobe.evaluation.settings import Options
 from moralprobe.models.causal import CausalModel
 from moralprobe.steering.sampling import Sampling
 from tests.models.test_chat import OPENING
@@ -113,26 +114,33 @@ def test_where_all_is_thought_no_judge_is_asked_of_an_arm(tmp_path: Path) -> Non
 
     # The system message of the arm `prompt` is longer than the tiny model reads.
     audited = replace(QUICK, off=("prompt",))
-    for name, options in {"audited": audited, "published": PUBLISHED}.items():
+
+    def found_by(options: Options) -> Evaluation:
         asked.clear()
-        found = evaluate_intervention(
+        return evaluate_intervention(
             driving(model),
             model,
-            tmp_path / name,
+            tmp_path / options.protocol,
             prompts=prompts(4),
             judges=[ScriptedJudge("watching", watching)],
             suites=NONE,
             options=options,
             say=said.append,
         )
-        assert {one.question for one in asked} <= set(KNOWN)
-        assert found.summary["verdict"]["kind"] == "unknown"
-        assert "100% of what steered wrote" in found.summary["verdict"]["said"]
-        assert set(found.summary["unfinished"].values()) == {1.0}
-    assert len(said) == 2
-    # As published what isn't rated isn't rated 3.
+
+    found = found_by(audited)
+    assert {one.question for one in asked} <= set(KNOWN)
+    assert found.summary["verdict"]["kind"] == "unknown"
+    assert "100% of what steered wrote" in found.summary["verdict"]["said"]
+    assert set(found.summary["unfinished"].values()) == {1.0}
+    # As published all that was written is judged and rated.
+    found = found_by(PUBLISHED)
+    assert set(found.summary["unfinished"].values()) == {1.0}
+    shown = [one for one in asked if one.question not in KNOWN]
+    texts = [x for one in shown for x in vars(one).values() if "<think>" in str(x)]
+    assert len(shown) >= 4 and len(texts) >= 4
     psc = found.judged.filter(pl.col("measure").str.starts_with("PSC"), arm="steered")
-    assert psc["value"].to_list() == [0, 0] and psc["missing"].to_list() == [4, 4]
+    assert psc["missing"].sum() < psc["pairs"].sum()
 
 
 CHINESE = Prompts(
@@ -167,15 +175,51 @@ def test_a_judge_is_checked_in_the_languages_of_the_prompts(
     assert set(check["by_language"]) == languages and check["fails"] == []
 
 
-def test_a_judge_that_wavers_on_the_arms_fails_there(tmp_path: Path) -> None:
+def test_a_judge_that_wavers_between_arms_that_are_alike_may_be_believed(tmp_path: Path) -> None:
     def first(asked: Asked) -> str:
         known = isinstance(asked, Comparison) and asked.question in KNOWN
         return counting(asked) if known else "A"
 
     found = evaluated(tmp_path, [], [ScriptedJudge("first", first)])
+    assert found.summary["judges"][0]["fails"] == []
+    assert found.summary["verdict"]["kind"] == "not better", found.summary["verdict"]
+    told = found.judged.filter(measure="self-consistency", half="report", arm="steered")
+    assert told["value"].to_list() == [0]
+
+
+def test_a_judge_that_is_mute_on_the_arms_fails_there(tmp_path: Path) -> None:
+    def mute(asked: Asked) -> str:
+        known = isinstance(asked, Comparison) and asked.question in KNOWN
+        return counting(asked) if known else "hm"
+
+    found = evaluated(tmp_path, [], [ScriptedJudge("mute", mute)])
     (why,) = found.summary["judges"][0]["fails"]
-    assert why.startswith("on what is reported it stands by its verdict in 0% of pairs")
+    assert why.startswith("100% of its verdicts on ")
     assert found.summary["verdict"]["kind"] == "unknown" and why in found.summary["verdict"]["said"]
+
+
+def test_a_strength_that_mostly_thinks_on_isnt_chosen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It would win by what is left of it; the weaker one answers."""
+    written = arms.generate
+
+    def generate(model: Any, texts: Sequence[str], edits: Any = None, **how: Any) -> Any:
+        found = written(model, texts, edits, **how)
+        strong = edits is not None and max(abs(e.strength) for e in edits.edits) >= strongest
+        return [replace(one, text=f"<think>{one.text}") if strong else one for one in found]
+
+    monkeypatch.setattr(arms, "generate", generate)
+    options = replace(QUICK, strengths=(0.5, 1.0))
+    made = driving(tiny())
+    strongest = max(abs(e.strength) for e in made.edits)
+    model = tiny()
+    judge = ScriptedJudge("marks", counting)
+    found = evaluate_intervention(
+        made, model, tmp_path, prompts=prompts(), judges=[judge], suites=NONE, options=options
+    )
+    assert found.summary["arms"]["steered"]["strength"] == 0.5
+    assert found.summary["unfinished"]["steered"] == 0
 
 
 class Gone:

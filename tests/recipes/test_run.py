@@ -142,7 +142,8 @@ def test_the_bytes_of_prompts_are_part_of_an_evaluation(model: Path, tmp_path: P
         job = jobs_of(recipe, lambda: 3)[-1]
         found.append(with_facts(job, recipe).options)
     assert found[0] == found[1] != found[2] and "hash of prompts.txt" in found[0]
-    (ethics / "cm_test.csv").write_text("label,input\n")
+    (ethics / "commonsense").mkdir()  # as it is downloaded
+    (ethics / "commonsense" / "cm_test.csv").write_text("label,input\n")
     assert "hash of cm_test.csv" in with_facts(jobs_of(recipe, lambda: 3)[-1], recipe).options
 
 
@@ -390,7 +391,7 @@ def test_a_judge_that_isnt_there_is_told_before_the_work(model: Path, tmp_path: 
     with pytest.raises(StoppedError):
         run_recipe(recipe, tmp_path / "run", say=said.append, begins=stop)
     (told,) = [one for one in said if "no judge is reachable: nobody" in one]
-    assert "start it by then" in told
+    assert "see to it by then" in told
 
 
 @pytest.fixture(scope="module")

@@ -518,6 +518,7 @@ def test_a_direction_is_tried_at_smaller_strengths() -> None:
     for kind in ("means", "ridge"):
         long = Intervention((edit,), {}, {"made_by": kind})
         assert usual_strengths([tuned, long]) == (0.0, 0.05, 0.1, 0.2)
+        assert usual_strengths([tuned + long]) == (0.0, 0.05, 0.1, 0.2)
 
 
 def test_what_doesnt_belong_is_refused() -> None:

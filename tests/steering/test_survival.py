@@ -224,3 +224,7 @@ def test_the_best_control_is_the_one_that_least_is_gained_over() -> None:
         (4, "auroc"): ("untuned", 0.1),
     }
     assert rows[3, "auroc"]["gain_low"] == pytest.approx(0.1)
+    # A control that less is gained over, but more surely, isn't the hardest.
+    wide = later.with_columns(gain_low=pl.when(arm="shuffled").then(-0.1).otherwise("gain_low"))
+    assert over_best_control(wide)["control"].to_list() == ["shuffled"]
+    assert over_best_control(table.drop("gain")).is_empty(), "made by an earlier version"
