@@ -405,6 +405,14 @@ def _are_texts_better() -> str:
     )
 
 
+def _minutes(found: dict[str, Any]) -> str:
+    """Say how long a whole run took, where it was timed."""
+    seconds = found["seconds"]
+    if seconds is None:
+        return ""
+    return f"Texts, verdicts and side effects took {seconds / 60:.0f} minutes on {_cores(found)}. "
+
+
 def evaluation() -> str:
     """Say what an evaluation of the tuned intervention found, arm by arm."""
     found = json.loads((RESULTS / "evaluation.json").read_text())
@@ -425,7 +433,7 @@ def evaluation() -> str:
         f"{found['model']['name']}, layer {about['layer']}, {about['features']:,} features of "
         f"{about['of']:,} tuned; {found['prompts']['n']} prompts, "
         f"{sampling['max_new_tokens']} new tokens, {len(found['options']['seeds'])} seeds, the "
-        f"model itself as the judge over HTTP. {found['verdict']['said']}",
+        f"model itself as the judge over HTTP. {_minutes(found)}{found['verdict']['said']}",
         "",
         "| arm | win rate, both orders | counted as published | verdicts missing "
         f"| {' | '.join(heads)} |",
