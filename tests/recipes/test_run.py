@@ -447,7 +447,7 @@ def test_what_is_tuned_is_evaluated_over_layers_and_strengths(tuned: Path) -> No
     assert (folder / "report" / "index.html").is_file()
     survival = pl.read_parquet(tuned / "survival-geometry-layer-1.parquet")
     assert {"steered", "shuffled", "untuned"} <= set(survival["arm"])
-    best = over_best_control(survival).filter(name="auroc", category="mean").row(0, named=True)
+    best = over_best_control(survival).filter(name="category_rdm").row(0, named=True)
     gain = f"{best['gain']:+.3f} [{best['gain_low']:+.3f}, {best['gain_high']:+.3f}]"
     assert f"{gain} ({best['control']})" in (tuned / "README.md").read_text()
 
