@@ -255,7 +255,8 @@ def _over_control(found: dict[str, Any], table: str, name: str, layer: int) -> s
     for row in found.get("over_best_control", {}).get(table, []):
         if (row["name"], row["layer"]) == (name, layer):
             gain = f"{row['gain']:+.3f} [{row['gain_low']:+.3f}, {row['gain_high']:+.3f}]"
-            return f"{gain} ({row['control']})"
+            doubt = "" if row["surely"] else ", not surely over all"
+            return f"{gain} ({row['control']}{doubt})"
     return None
 
 

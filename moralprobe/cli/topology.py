@@ -186,7 +186,9 @@ def _print(geometry: pl.DataFrame) -> None:
         for row in rows.filter(arm=UNSTEERED).drop_nans("gain").iter_rows(named=True):
             say(f"    steered less {UNSTEERED}: {_gain(row)}")
         for row in best.filter(name=name, category=category).iter_rows(named=True):
-            say(f"    steered less the best control, {row['control']}: {_gain(row)}")
+            surely = "surely" if row["surely"] else "not surely"
+            said = f"{row['control']}: {_gain(row)}, {surely} over every control"
+            say(f"    steered less the best control, {said}")
 
 
 def _gain(row: Mapping[str, Any]) -> str:

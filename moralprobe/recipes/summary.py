@@ -175,7 +175,7 @@ def _measures(table: pl.DataFrame) -> Iterator[str]:
             return "no control"
         row = rows.row(0, named=True)
         said = f"{row['gain']:+.3f} [{row['gain_low']:+.3f}, {row['gain_high']:+.3f}]"
-        return f"{said} ({row['control']})"
+        return f"{said} ({row['control']}; {'surely' if row['surely'] else 'not surely'} over all)"
 
     def head(name: str, category: str) -> str:
         return f"{name} ({category}{', lower is better' if name in LOWER_IS_BETTER else ''})"

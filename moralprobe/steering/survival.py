@@ -129,30 +129,32 @@ def _gain(steered: Measure | None, arm: str, measure: Measure) -> dict[str, floa
 
 
 def over_best_control(found: pl.DataFrame) -> pl.DataFrame:
-    """Return what steering has over the hardest control, of the measures that are printed.
+    """Return what steering has over the control that does best, of the measures that are printed.
 
-    It is the control with the lowest `gain_low`, so that above zero it is over every control; where
-    lower is better, with the highest `gain_high`. `unsteered` is none.
+    It is the least of the gains over all controls, and `surely` says whether every control's
+    interval lies above zero; where lower is better the largest, and below. `unsteered` is none.
 
     Args:
         found: from `survival`.
 
     Returns:
-        A row a layer and measure: `layer`, `name`, `category`, the `control`, `gain`, `gain_low`
-        and `gain_high`.
+        A row a layer and measure: `layer`, `name`, `category`, the `control`, `gain`, `gain_low`,
+        `gain_high` and `surely`.
     """
     keys = ("layer", "name", "category")
     if not {"layer", "gain"} <= set(found.columns):  # made before gains were
-        return pl.DataFrame(schema=[*keys, "control", *GAIN])
+        return pl.DataFrame(schema=[*keys, "control", *GAIN, "surely"])
     shown = pl.DataFrame(SHOWN, schema=["name", "category"], orient="row")
     lower = pl.col("name").is_in(LOWER_IS_BETTER)
+    beaten = pl.when(lower).then(pl.col("gain_high") < 0).otherwise(pl.col("gain_low") > 0)
     compared = pl.all_horizontal(pl.col(GAIN).is_finite())
     return (
         found.filter(~pl.col("arm").is_in([STEERED, UNSTEERED]), compared)
         .join(shown, on=["name", "category"], how="semi", maintain_order="left")
-        .sort(pl.when(lower).then(-pl.col("gain_high")).otherwise("gain_low"), maintain_order=True)
+        .with_columns(surely=beaten.all().over(keys))
+        .sort(pl.when(lower).then(-pl.col("gain")).otherwise("gain"), maintain_order=True)
         .unique(keys, keep="first", maintain_order=True)
-        .select(*keys, pl.col("arm").alias("control"), *GAIN)
+        .select(*keys, pl.col("arm").alias("control"), *GAIN, "surely")
     )
 
 

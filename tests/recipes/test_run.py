@@ -449,7 +449,8 @@ def test_what_is_tuned_is_evaluated_over_layers_and_strengths(tuned: Path) -> No
     assert {"steered", "shuffled", "untuned"} <= set(survival["arm"])
     best = over_best_control(survival).filter(name="category_rdm").row(0, named=True)
     gain = f"{best['gain']:+.3f} [{best['gain_low']:+.3f}, {best['gain_high']:+.3f}]"
-    assert f"{gain} ({best['control']})" in (tuned / "README.md").read_text()
+    surely = "surely" if best["surely"] else "not surely"
+    assert f"{gain} ({best['control']}; {surely} over all)" in (tuned / "README.md").read_text()
 
 
 @pytest.mark.slow

@@ -214,7 +214,7 @@ def test_the_best_control_is_the_one_that_least_is_gained_over() -> None:
     later = gains([("untuned", "auroc", 0.1), ("shuffled", "auroc", 0.4)], layer=4)
     found = over_best_control(pl.concat([table, later]))
     assert found.columns == [
-        *("layer", "name", "category", "control", "gain", "gain_low", "gain_high")
+        *("layer", "name", "category", "control", "gain", "gain_low", "gain_high", "surely")
     ]
     rows = {(r["layer"], r["name"]): r for r in found.iter_rows(named=True)}
     assert len(rows) == found.height == 3
@@ -224,7 +224,11 @@ def test_the_best_control_is_the_one_that_least_is_gained_over() -> None:
         (4, "auroc"): ("untuned", 0.1),
     }
     assert rows[3, "auroc"]["gain_low"] == pytest.approx(0.1)
-    # A control that less is gained over, but more surely, isn't the hardest.
-    wide = later.with_columns(gain_low=pl.when(arm="shuffled").then(-0.1).otherwise("gain_low"))
-    assert over_best_control(wide)["control"].to_list() == ["shuffled"]
+    assert rows[3, "auroc"]["surely"] and not rows[4, "auroc"]["surely"]
+    # Where another control's interval holds 0, more is gained over it, and not surely over all.
+    wide = table.with_columns(
+        gain_low=pl.when(pl.col("arm") == "untuned").then(-0.1).otherwise("gain_low")
+    )
+    found = over_best_control(wide).filter(name="auroc").row(0, named=True)
+    assert found["control"] == "shuffled" and found["gain_low"] > 0 and not found["surely"]
     assert over_best_control(table.drop("gain")).is_empty(), "made by an earlier version"
