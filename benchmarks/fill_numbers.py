@@ -174,7 +174,16 @@ def sae() -> str:
         f"{max(features['null_shuffled_chosen'])} are chosen at most; of a random dictionary "
         f"{twin['replicated']:,} hold; of other\nfeatures as often active {others['hold']:,} of "
         f"{others['features']:,}. By the paper's rules {features['li2026']['mono']:,} are "
-        f"mono-semantic, {features['li2026']['strict']:,} strictly."
+        f"mono-semantic, {features['li2026']['strict']:,} strictly.\n{_ablated(features['causal'])}"
+    )
+
+
+def _ablated(causal: dict[str, Any]) -> str:
+    """Say what ablating the strongest features does beside others as dense."""
+    return (
+        f"Ablated one by one, {causal['down']} of the {causal['features']} strongest move their "
+        f"pole's read-out surely down, by {causal['median']:.3f} standard deviations\n(median); "
+        f"so do {causal['null_down']} of as many others as dense, by {causal['null_median']:.3f}."
     )
 
 

@@ -53,7 +53,7 @@ def results(low: float | None, about: dict[str, Any] | None = None) -> dict[str,
     if low is not None:
         best = [
             {"layer": layer, "name": name, "control": "means", "gain": 0.05}
-            | {"gain_low": 0.01 * layer, "gain_high": 0.09}
+            | {"gain_low": 0.01 * layer, "gain_high": 0.09, "surely": name != "r2"}
             for layer in (3, 5)
             for name in MEASURES
         ]
@@ -74,6 +74,7 @@ def test_gains_over_the_best_control_are_a_column_where_they_are_known(pages: Mo
     assert said[2].endswith("| gain over the best control [interval] |")
     assert said[4].endswith("| +0.050 [+0.030, +0.090] (means) |")
     assert any("(lower is better)" in line for line in said)
+    assert [line.startswith("| R2") for line in said if "not surely over all" in line] == [True]
     last = next(line for line in said if "5 (the last)" in line)
     assert last.endswith("| +0.050 [+0.050, +0.090] (means) |")
     assert {line.count("|") for line in said[2:10]} == {6}
