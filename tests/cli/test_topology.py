@@ -47,14 +47,16 @@ def test_what_steering_has_over_the_best_control_stands_below_the_arms(
         "    shuffled          -0.100 [-0.200, +0.000], null -0.200 to +0.200",
         "    means             +0.000 [-0.100, +0.100], null -0.200 to +0.200",
         "    steered less unsteered: -0.300 [-0.350, -0.250]",
-        "    steered less the best control, shuffled: -0.100 [-0.150, -0.050]",
+        "    steered less the best control, shuffled: -0.100 [-0.150, -0.050], "
+        "surely over every control",
         "  auroc (mean)",
         "    unsteered         +0.600 [+0.500, +0.700], null -0.200 to +0.200",
         "    steered           +0.800 [+0.700, +0.900], null -0.200 to +0.200",
         "    shuffled          +0.700 [+0.600, +0.800], null -0.200 to +0.200",
         "    means             +0.750 [+0.650, +0.850], null -0.200 to +0.200",
         "    steered less unsteered: +0.200 [+0.150, +0.250]",
-        "    steered less the best control, means: +0.050 [+0.000, +0.100]",
+        "    steered less the best control, means: +0.050 [+0.000, +0.100], "
+        "not surely over every control",
         "  r2 (mean)",
         "    unsteered         too few",
         "    steered           too few",
