@@ -111,9 +111,12 @@ class Run:
     def keep_texts(
         self, found: Found, variant: Variant, half: str, prompts: Sequence[Prompt], said: Answers
     ) -> None:
-        """Keep what a variant wrote, a row a text; say once if too much of it is thought alone."""
+        """Keep what a variant wrote, a row a text; say once if too much of it is thought alone.
+
+        As published thoughts are judged too, so there it isn't too little.
+        """
         too_few = why_unfinished({variant.name: unfinished_share(said)})
-        if too_few and not self.warned:
+        if too_few and self.options.protocol == "audited" and not self.warned:
             self.warned = True
             self.say(too_few)
         for prompt, answers in zip(prompts, said, strict=True):

@@ -133,8 +133,10 @@ def test_where_all_is_thought_no_judge_is_asked_of_an_arm(tmp_path: Path) -> Non
     assert found.summary["verdict"]["kind"] == "unknown"
     assert "100% of what steered wrote" in found.summary["verdict"]["said"]
     assert set(found.summary["unfinished"].values()) == {1.0}
-    # As published all that was written is judged and rated.
+    assert len(said) == 1 and "--max-tokens" in said[0]
+    # As published all that was written is judged and rated, and its limits are what they are.
     found = found_by(PUBLISHED)
+    assert len(said) == 1
     assert set(found.summary["unfinished"].values()) == {1.0}
     shown = [one for one in asked if one.question not in KNOWN]
     texts = [x for one in shown for x in vars(one).values() if "<think>" in str(x)]
