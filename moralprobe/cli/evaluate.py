@@ -69,10 +69,10 @@ def evaluate_command(
     from moralprobe.data.download import downloaded
     from moralprobe.evaluating import evaluate_intervention
     from moralprobe.evaluation.choosing import few
-    from moralprobe.evaluation.effects import parse_suites
+    from moralprobe.evaluation.effects import parse_suites, usual_prompts
     from moralprobe.evaluation.judge_backends import judges_of
     from moralprobe.evaluation.judge_check import known_pairs, pairs_of_moral_stories
-    from moralprobe.evaluation.prompts import load_prompts
+    from moralprobe.evaluation.prompts import FLAMES, load_prompts
     from moralprobe.evaluation.settings import (
         Options,
         parse_numbers,
@@ -106,10 +106,10 @@ def evaluate_command(
     )
     if asked and protocol == "audited" and len(options.seeds) < 2:
         notice("one seed: how far texts differ by chance isn't seen (--seeds 0,1)")
-    data = data or ("flames" if "flames" in suite.replace(" ", "").split(",") else "english")
+    data = data or usual_prompts(suite)
     loaded_prompts = None
     if asked:
-        loaded_prompts = load_prompts(downloaded(data) if data == "flames" else data)
+        loaded_prompts = load_prompts(downloaded(FLAMES) if data == FLAMES else data)
         for rule in loaded_prompts.rules:
             if rule.dropped:
                 notice(f"{data}: {rule.dropped} prompts dropped: {rule.name}")

@@ -13,12 +13,11 @@ from moralprobe.errors import ModelError, UsageError, nearest
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.chat import THOUGHT_BEGINS, THOUGHT_ENDS, has_chat, opens_thought
 from moralprobe.models.tokens import chat_frame
-from moralprobe.steering.arms import ARMS, PROMPT, UNSTEERED
+from moralprobe.steering.arms import ARMS, PROMPT, STEERED, UNSTEERED
 from moralprobe.steering.generate import encoded_for, end_ids, generate
 from moralprobe.steering.intervention import Intervention
 from moralprobe.steering.sampling import Sampling
 
-STEERED: Final = "steered"
 _READING: Final = "1"
 """Version of how a text is told from a thought; it is part of what an answer is kept under."""
 _CHINESE: Final = re.compile(r"[\u4e00-\u9fff]")

@@ -9,13 +9,12 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from moralprobe.evaluation.arms import STEERED
-from moralprobe.evaluation.options import Outcome, exactly_none, plain_logits
+from moralprobe.evaluation.options import Outcome, exactly_none
 from moralprobe.geometry.measure import OK, Measure, gain
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.tokens import Batch
-from moralprobe.steering.apply import steering
-from moralprobe.steering.arms import PROMPT, UNSTEERED
+from moralprobe.steering.apply import Steered, steered_logits
+from moralprobe.steering.arms import PROMPT, STEERED, UNSTEERED
 from moralprobe.steering.intervention import Intervention
 
 NOT_STEERED: Final = "not steered at these positions"
@@ -108,22 +107,16 @@ class SteeredLogits:
     def __init__(
         self, model: CausalModel, intervention: Intervention | None, positions: str
     ) -> None:
-        self._model, self._intervention, self._positions = model, intervention, positions
-        self._logits_of = plain_logits(model)
+        self._intervention, self._positions = intervention, positions
+        self._logits_of = steered_logits(model, intervention, positions, done=self._count)
         self.edits = 0
 
-    def __call__(self, batch: Batch) -> torch.Tensor:
-        """Return logits, [texts, tokens, vocabulary].
-
-        Raises:
-            As `moralprobe.steering.apply.steering`.
-        """
-        with steering(
-            self._model, self._intervention, batch, self._positions, scored=True
-        ) as steered:
-            logits = self._logits_of(batch)
+    def _count(self, steered: Steered) -> None:
         self.edits += sum(steered.edits()[0])
-        return logits
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Return logits, [texts, tokens, vocabulary]; errors are those of `steered_logits`."""
+        return self._logits_of(batch)
 
     def said(self, effect: Effect) -> Effect:
         """Return an effect that was read from these logits; without a value if none was steered."""

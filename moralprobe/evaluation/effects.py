@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from moralprobe.errors import UsageError, nearest
-from moralprobe.evaluation.arms import Arm, system_message, write_answers
+from moralprobe.evaluation.arms import Arm, system_message
 from moralprobe.evaluation.changes import OF_STATES, Effect, SteeredLogits, if_steered
 from moralprobe.evaluation.moral_suite import (
     english_pairs,
@@ -21,7 +21,7 @@ from moralprobe.evaluation.moral_suite import (
     moral_stories,
 )
 from moralprobe.evaluation.options import Frame, mean_of, plain_logits
-from moralprobe.evaluation.prompts import PARTS, load_ethics, load_moral_stories
+from moralprobe.evaluation.prompts import FLAMES, PARTS, load_ethics, load_moral_stories
 from moralprobe.evaluation.side_effects import (
     divergence,
     knowledge,
@@ -83,8 +83,7 @@ def parse_suites(text: str, **paths: Path | None) -> tuple[bool, Suites]:
     Raises:
         UsageError: an unknown suite.
     """
-    known = ("flames", *KINDS, "all")
-    names = [name.strip() for name in text.split(",") if name.strip()]
+    known, names = (FLAMES, *KINDS, "all"), _names(text)
     for name in names or [""]:
         if name not in known:
             raise UsageError(f"unknown suite {name!r}", nearest(name, known), "choose of them")
@@ -96,7 +95,16 @@ def parse_suites(text: str, **paths: Path | None) -> tuple[bool, Suites]:
     )
     if not suites.pairs:
         suites = replace(suites, stories=None, ethics=None, mfq=None)
-    return every or "flames" in names, suites
+    return every or FLAMES in names, suites
+
+
+def usual_prompts(text: str) -> str:
+    """Return which prompts a choice of suites answers unless told: Flames where it is named."""
+    return FLAMES if FLAMES in _names(text) else "english"
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _frame(trial: Trial, arm: Arm, thinking: bool | None, prompt: str = "") -> Frame | None:
@@ -150,19 +158,8 @@ def side_effects_of(
 
 def _answers(trial: Trial, arm: Arm) -> list[dict[str, Any]]:
     """Return what an arm answers to benign requests, with the first seed."""
-    answers = write_answers(
-        trial.model,
-        arm,
-        list(neutral().requests),
-        trial.seeds[:1],
-        trial.sampling,
-        cache=trial.written,
-        positions=trial.positions,
-        system=trial.system,
-        thinking=trial.thinking,
-        batch=trial.batch,
-    )
-    return [answer for (answer,) in answers]
+    first = replace(trial, seeds=trial.seeds[:1])
+    return [answer for (answer,) in first.texts(arm, neutral().requests)]
 
 
 def _divergence(trial: Trial, arm: Arm, seed: int) -> Effect:

@@ -239,7 +239,11 @@ def _check(name: str, pairs: Sequence[KnownPair], said: Pairs, seed: int) -> Jud
             f"its accuracy, {_shown(accuracy)}, isn't above that of taking the {rule} answer, "
             f"{length.value:.2f}",
         ),
-        (consistency.value < LEAST_CONSISTENT, _wavers(consistency)),
+        (
+            consistency.value < LEAST_CONSISTENT,
+            f"it stands by its verdict in {consistency.value:.0%} of pairs when their order is "
+            f"turned, fewer than {LEAST_CONSISTENT:.0%}",
+        ),
         (
             of_judge.missing > MOST_UNREAD,
             f"{of_judge.missing:.0%} of its answers are no verdict, more than {MOST_UNREAD:.0%}",
@@ -271,13 +275,6 @@ def failures_on_arms(unread: Mapping[str, float]) -> list[str]:
     return [
         f"{unread[worst]:.0%} of its verdicts on {worst} are missing, more than {MOST_UNREAD:.0%}"
     ]
-
-
-def _wavers(consistency: Estimate) -> str:
-    return (
-        f"it stands by its verdict in {consistency.value:.0%} of pairs when their order is turned, "
-        f"fewer than {LEAST_CONSISTENT:.0%}"
-    )
 
 
 def _agreed(said: Pairs) -> NDArray[np.float64]:

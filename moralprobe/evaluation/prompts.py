@@ -16,6 +16,8 @@ from moralprobe.errors import DataError, UsageError, nearest
 
 NAMES: Final[tuple[str, ...]] = ("english",)
 """Sets that ship with the package."""
+FLAMES: Final = "flames"
+"""The set that is downloaded."""
 SUFFIXES: Final[tuple[str, ...]] = (".jsonl", ".txt")
 LONGEST: Final = 20_000
 """Characters of a prompt: what is longer is no question but a file that went astray."""

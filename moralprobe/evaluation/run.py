@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from moralprobe.errors import DataError
-from moralprobe.evaluation.arms import STEERED, as_written, why_no_prompt
+from moralprobe.evaluation.arms import as_written, why_no_prompt
 from moralprobe.evaluation.choosing import halves
 from moralprobe.evaluation.judge_backends import as_published
 from moralprobe.evaluation.judge_check import (
@@ -36,11 +36,10 @@ from moralprobe.evaluation.trial import (
     unfinished_share,
     unread_share,
     variants_of,
-    where_asked,
 )
 from moralprobe.evaluation.verdict import UNKNOWN, Verdict, verdict, why_unfinished
 from moralprobe.models.chat import has_chat
-from moralprobe.steering.arms import ARMS, UNSTEERED
+from moralprobe.steering.arms import ARMS, STEERED, UNSTEERED
 from moralprobe.steering.intervention import Intervention
 
 SYSTEM_OF_LI2026: Final = "你是一个有用的助手。"
@@ -203,11 +202,10 @@ class Run:
         of_steered: list[Pairs] = []
         every: dict[str, dict[str, Estimate]] = {}
         for number, (judge, check) in enumerate(zip(self.judges, tuple(found.checks), strict=True)):
-            pairs, asked, unread = {}, {}, {}
+            pairs, unread = {}, {}
             for name, variant in found.best.items():
                 pairs[name] = trial.pairs(judge, report, said[name], plain)
-                asked[name] = where_asked(pairs[name], asked_of(said[name], plain))
-                unread[name] = unread_share(asked[name], asked_of(said[name], plain))
+                unread[name] = unread_share(pairs[name], asked_of(said[name], plain))
                 found.rows += self._rows(judge, variant, "report", pairs[name], said[name], plain)
                 if self.options.ratings:
                     found.rows += self._rated(judge, trial, variant, report, said[name])

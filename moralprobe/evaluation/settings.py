@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from moralprobe.errors import UsageError, nearest
-from moralprobe.evaluation.arms import STEERED
-from moralprobe.steering.arms import UNSTEERED
+from moralprobe.steering.arms import STEERED, UNSTEERED
 from moralprobe.steering.sampling import Sampling
 
 PROTOCOLS: Final = ("audited", "li2026")

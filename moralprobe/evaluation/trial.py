@@ -111,10 +111,20 @@ class Trial:
 
     def answers(self, variant: Variant, prompts: Sequence[Prompt]) -> Answers:
         """Return what a variant writes, [prompts][seeds]."""
-        return write_answers(
-            self.model,
+        return self.texts(
             variant.arm,
             [prompt.text for prompt in prompts],
+            step=lambda n: self.step(n, f"writing: {variant.name}"),
+        )
+
+    def texts(
+        self, arm: Arm, asked: Sequence[str], *, step: Callable[[int], None] = lambda n: None
+    ) -> Answers:
+        """Return what an arm writes after each of some texts, [texts][seeds]."""
+        return write_answers(
+            self.model,
+            arm,
+            asked,
             self.seeds,
             self.sampling,
             cache=self.written,
@@ -122,7 +132,7 @@ class Trial:
             system=self.system,
             thinking=self.thinking,
             batch=self.batch,
-            step=lambda n: self.step(n, f"writing: {variant.name}"),
+            step=step,
         )
 
     def pairs(
@@ -232,11 +242,12 @@ def judged_rows(
     Args:
         pairs: its verdicts.
         longer: [prompts, seeds] by how much its answers are longer.
-        asked: [prompts, seeds] of which pairs the judge was asked.
+        asked: [prompts, seeds] of which pairs the judge was asked: of these alone is what is said
+            of the judge.
         seed: of the resamples.
     """
     found = {"win rate": win_rate(pairs, seed=seed)}
-    of_judge = where_asked(pairs, asked)
+    of_judge = Pairs(*(np.where(asked, x, MISSING) for x in (pairs.arm_first, pairs.arm_second)))
     if np.isfinite(of_judge.scores).any():
         statistics = judge_statistics(of_judge, seed=seed)
         found["position bias"] = statistics.position_bias
@@ -262,11 +273,6 @@ def _as_published(pairs: Pairs) -> dict[str, Any]:
         "pairs": pairs.arm_second.size,
         "missing": found.failures,
     }
-
-
-def where_asked(pairs: Pairs, asked: NDArray[np.bool_]) -> Pairs:
-    """Return the verdicts of which a judge was asked: they alone say something of the judge."""
-    return Pairs(*(np.where(asked, x, MISSING) for x in (pairs.arm_first, pairs.arm_second)))
 
 
 def asked_of(mine: Answers, baseline: Answers) -> NDArray[np.bool_]:

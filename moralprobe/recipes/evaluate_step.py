@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from moralprobe.errors import UsageError
+from moralprobe.evaluation.prompts import FLAMES
 from moralprobe.recipes.jobs import Job
 from moralprobe.recipes.options import EVALUATE, Evaluate
 from moralprobe.recipes.sae_steps import NOTHING
@@ -15,9 +16,6 @@ from moralprobe.recipes.steps import Run
 if TYPE_CHECKING:
     from moralprobe.evaluation.effects import Suites
     from moralprobe.evaluation.settings import Options
-
-FLAMES: Final = "flames"
-"""The prompts that are downloaded."""
 
 
 def evaluate(run: Run, job: Job) -> list[Path]:

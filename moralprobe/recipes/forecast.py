@@ -140,7 +140,7 @@ def _of(
 
 def _steering(job: Job, recipe: RunRecipe, times: float, whole: Cost, n_layers: int) -> Need | None:
     if job.step == "topology.fit" and job.sae is not None:
-        return fitting(job, whole, times, n_layers, whole.d_model * job.sae.size)
+        return fitting(job.sae, job.mode, whole, times, n_layers)
     if job.step == "topology.survive":
         return surviving(whole, times)
     if job.step == EVALUATE:

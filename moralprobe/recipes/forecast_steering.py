@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from moralprobe.activations.cost import Cost
-from moralprobe.evaluation.settings import sampling_of
-from moralprobe.recipes.evaluate_step import FLAMES, settings_of
-from moralprobe.recipes.jobs import Job
+from moralprobe.evaluation.prompts import FLAMES, load_prompts
+from moralprobe.recipes.evaluate_step import settings_of
+from moralprobe.recipes.jobs import Trained
 from moralprobe.recipes.options import Evaluate
 from moralprobe.steering.arms import ARMS, PROMPT, UNSTEERED
 
@@ -33,20 +33,20 @@ class Need:
     note: str
 
 
-def fitting(job: Job, whole: Cost, times: float, n_layers: int, d_sae: int) -> Need:
+def fitting(sae: Trained, mode: str, whole: Cost, times: float, n_layers: int) -> Need:
     """Return what a fit takes: texts are read to its layer, held-out ones once more an arm.
 
     Args:
-        job: of the step `topology.fit`.
+        sae: that is tuned.
+        mode: of `COPIES`.
         whole: the cost of reading the table at all layers.
         times: how often the table that was counted stands in the real one.
         n_layers: of the model.
-        d_sae: width of the autoencoder.
     """
-    layer = n_layers - 1 if job.sae is None else job.sae.layer
-    readings = (1 + HELD_OUT * _STEERED_ARMS) * (layer + 1) / n_layers
+    readings = (1 + HELD_OUT * _STEERED_ARMS) * (sae.layer + 1) / n_layers
+    d_sae = whole.d_model * sae.size
     floats = 2 * whole.d_model * d_sae + whole.d_model + d_sae
-    disk = COPIES[job.mode] * 4 * floats
+    disk = COPIES[mode] * 4 * floats
     return Need(whole.flops * times * readings, disk, "hours: reading alone, not tuning")
 
 
@@ -64,8 +64,6 @@ def evaluating(asked: Evaluate, whole: Cost, layers: int) -> Need:
         whole: the cost of reading a table, by which a token's is known.
         layers: how many interventions are tried.
     """
-    from moralprobe.evaluation.prompts import load_prompts
-
     answered, _, options = settings_of(asked)
     if not answered:
         return Need(0.0, 0, "no answers; suites have no forecast")
@@ -81,7 +79,7 @@ def evaluating(asked: Evaluate, whole: Cost, layers: int) -> Need:
         choosing = n // 2 * (every - _STEERED_ARMS + _STEERED_ARMS * tried)
         reported = (n - n // 2) * every * len(options.seeds)
         answers = max(choosing + reported, n * every * len(options.seeds))
-    longest = sampling_of(options.protocol, max_tokens=asked.max_tokens).max_new_tokens
+    longest = options.sampling.max_new_tokens
     flops = answers * longest * whole.flops / whole.tokens
     hours = answers / asked.batch * longest * whole.weights_bytes / BANDWIDTH / 3600
     return Need(

@@ -11,7 +11,6 @@ from typing import Any, Final
 import polars as pl
 
 from moralprobe.evaluating import Evaluation
-from moralprobe.evaluation.arms import STEERED
 from moralprobe.evaluation.judges import LANGUAGES
 from moralprobe.evaluation.settings import PUBLISHED
 from moralprobe.files import check_writable, write_bytes
@@ -31,7 +30,7 @@ from moralprobe.report.evaluation_cells import (
 )
 from moralprobe.report.evaluation_figures import draw_evaluation
 from moralprobe.report.page import render
-from moralprobe.steering.arms import UNSTEERED
+from moralprobe.steering.arms import STEERED, UNSTEERED
 
 NOTHING_CLAIMED: Final = (
     "Nothing is claimed: as published, no control stands beside the intervention, the arms are "

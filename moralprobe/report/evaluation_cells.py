@@ -9,9 +9,8 @@ from typing import Any, Final
 import polars as pl
 
 from moralprobe.evaluating import Evaluation
-from moralprobe.evaluation.arms import STEERED
 from moralprobe.report.words import with_interval
-from moralprobe.steering.arms import ARMS, UNSTEERED
+from moralprobe.steering.arms import ARMS, STEERED, UNSTEERED
 
 SHOWN: Final = 10
 """Prompts whose texts are shown."""

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import polars as pl
 
 from moralprobe.evaluating import Evaluation
-from moralprobe.evaluation.arms import STEERED
 from moralprobe.report.figures import ACCENT, INK, NULL, SECOND, STYLE
-from moralprobe.steering.arms import ARMS, PROMPT, UNSTEERED
+from moralprobe.steering.arms import ARMS, PROMPT, STEERED, UNSTEERED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

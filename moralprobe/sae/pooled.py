@@ -7,7 +7,6 @@ there.
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +24,6 @@ from moralprobe.activations.extract import Progress, extract
 from moralprobe.activations.store import ActivationStore
 from moralprobe.activations.text_states import TableTexts, TextStates, table_texts, text_states
 from moralprobe.errors import DataError, ModelError, UsageError
-from moralprobe.files import canonical_json
 from moralprobe.models.causal import CausalModel, differing
 from moralprobe.moral_vectors import MoralVectors
 from moralprobe.sae.load import LoadedSAE, check_belongs, is_pooled
@@ -177,7 +175,7 @@ def pooled_store(
             )
         return
     store = ActivationStore.open(Path(path))
-    if differing(json.loads(canonical_json(model.identity)), store.key["model"]):
+    if differing(model.identity, store.key["model"]):
         raise ModelError(
             f"{path} is a store of another model",
             f"of {store.model_name}, and {model.name} is asked for",

@@ -113,7 +113,11 @@ def steering(
 
 
 def steered_logits(
-    model: CausalModel, intervention: Intervention | None, positions: str = "all"
+    model: CausalModel,
+    intervention: Intervention | None,
+    positions: str = "all",
+    *,
+    done: Callable[[Steered], None] = lambda steered: None,
 ) -> Callable[[Batch], torch.Tensor]:
     """Return what gives a model's logits of texts that are there already, while it is steered.
 
@@ -123,6 +127,7 @@ def steered_logits(
         model: with its language-model head.
         intervention: none leaves the model as it is.
         positions: which tokens are edited; see `positions.reach`.
+        done: called after each batch with what was done to it.
 
     Raises:
         ModelError: when called, of a model without a language-model head.
@@ -131,7 +136,7 @@ def steered_logits(
 
     @torch.inference_mode()
     def logits_of(batch: Batch) -> torch.Tensor:
-        with steering(model, intervention, batch, positions, scored=True):
+        with steering(model, intervention, batch, positions, scored=True) as steered:
             logits = getattr(model.model(**inputs_of(batch)), "logits", None)
         if not isinstance(logits, torch.Tensor):
             raise ModelError(
@@ -139,6 +144,7 @@ def steered_logits(
                 "it has no language-model head",
                 "load the model with its head",
             )
+        done(steered)
         return logits
 
     return logits_of

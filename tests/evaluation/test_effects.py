@@ -14,7 +14,13 @@ import pytest
 from moralprobe.cache import open_cache
 from moralprobe.evaluation import effects
 from moralprobe.evaluation.arms import Arm
-from moralprobe.evaluation.effects import Suites, _frame, side_effects_of, suites_of
+from moralprobe.evaluation.effects import (
+    Suites,
+    _frame,
+    side_effects_of,
+    suites_of,
+    usual_prompts,
+)
 from moralprobe.evaluation.prompts import Case
 from moralprobe.evaluation.trial import Trial
 from moralprobe.steering.sampling import Sampling
@@ -86,7 +92,7 @@ def test_answers_that_never_came_are_left_out_and_counted(
             for i in range(len(prompts))
         ]
 
-    monkeypatch.setattr(effects, "write_answers", write_answers)
+    monkeypatch.setattr("moralprobe.evaluation.trial.write_answers", write_answers)
     found = {e.measure.name: e for e in side_effects_of(trial, Arm("arm"), Suites())}
     for name, left_out in {"KL": 12, "refused": 7, "empty": 7, "repeated 4-grams": 30}.items():
         assert found[name].left_out == left_out, name
@@ -100,3 +106,11 @@ def test_answers_that_never_came_are_left_out_and_counted(
     found = {e.measure.name: e for e in side_effects_of(trial, Arm("arm"), Suites())}
     row = found["KL"].row()
     assert math.isnan(row["value"]) and row["left_out"] == 30 and "thought" in row["status"]
+
+
+@pytest.mark.parametrize(
+    ("suite", "prompts"),
+    [("flames", "flames"), ("moral, flames", "flames"), ("all", "english"), ("moral", "english")],
+)
+def test_flames_is_asked_where_it_is_named(suite: str, prompts: str) -> None:
+    assert usual_prompts(suite) == prompts
