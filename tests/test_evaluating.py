@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from moralprobe.cache import open_cache
-from moralprobe.errors import ModelError, UsageError
+from moralprobe.errors import ModelError, StoreError, UsageError
 from moralprobe.evaluating import Evaluation, evaluate_intervention
 from moralprobe.evaluation.arms import Arm, without_thought, write_answers
 from moralprobe.evaluation.effects import Suites, parse_suites
@@ -305,6 +305,9 @@ def test_side_effects_and_suites_stand_beside_every_arm(tmp_path: Path) -> None:
     found.save(tmp_path / "out")
     again = Evaluation.load(tmp_path / "out")
     assert again.effects.equals(effects) and again.summary == json.loads(json.dumps(found.summary))
+    effects.drop("change").write_parquet(tmp_path / "out" / "effects.parquet")
+    with pytest.raises(StoreError, match="of an earlier version"):
+        Evaluation.load(tmp_path / "out")
 
 
 def test_what_cant_be_evaluated_is_refused(tmp_path: Path) -> None:

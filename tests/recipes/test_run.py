@@ -392,6 +392,14 @@ def test_a_judge_that_isnt_there_is_told_before_the_work(model: Path, tmp_path: 
         run_recipe(recipe, tmp_path / "run", say=said.append, begins=stop)
     (told,) = [one for one in said if "no judge is reachable: nobody" in one]
     assert "see to it by then" in told
+    # Where all is evaluated nobody is asked any more.
+    for mode in ("geometry", "li2026"):
+        (tmp_path / "run" / "evaluation" / mode).mkdir(parents=True)
+        (tmp_path / "run" / "evaluation" / mode / "evaluation.json").write_text("{}")
+    said.clear()
+    with pytest.raises(StoreError, match="is there already"):
+        run_recipe(recipe, tmp_path / "run", say=said.append, begins=stop)
+    assert not [one for one in said if "no judge is reachable" in one]
 
 
 @pytest.fixture(scope="module")
