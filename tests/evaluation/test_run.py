@@ -30,7 +30,7 @@ from moralprobe.models.causal import CausalModel
 from moralprobe.steering.sampling import Sampling
 from tests.models.test_chat import OPENING
 from tests.steering.test_generate import tiny
-from tests.test_evaluating import KNOWN, NONE, QUICK, counting, driving, prompts
+from tests.test_evaluating import KNOWN, MARK, NONE, QUICK, counting, driving, prompts
 
 PUBLISHED = replace(QUICK, protocol="li2026", seeds=(0,), strengths=(1.0,))
 
@@ -104,7 +104,7 @@ def test_a_few_thoughts_without_an_end_are_left_out(thoughts: list[str], tmp_pat
     assert found.summary["verdict"]["kind"] == "better" and said == []
 
 
-def test_where_all_is_thought_no_judge_is_asked_of_an_arm(tmp_path: Path) -> None:
+def test_where_all_is_thought_ours_asks_nobody_and_the_published_asks_all(tmp_path: Path) -> None:
     model, said = thinking(), []
     asked: list[Asked] = []
 
@@ -139,8 +139,9 @@ def test_where_all_is_thought_no_judge_is_asked_of_an_arm(tmp_path: Path) -> Non
     assert len(said) == 1
     assert set(found.summary["unfinished"].values()) == {1.0}
     shown = [one for one in asked if one.question not in KNOWN]
-    texts = [x for one in shown for x in vars(one).values() if "<think>" in str(x)]
-    assert len(shown) >= 4 and len(texts) >= 4
+    pairs = [one for one in shown if isinstance(one, Comparison)]
+    assert len(pairs) == 4 < len(shown), "ratings too"
+    assert all(x.startswith("<think>") for one in pairs for x in (one.first, one.second))
     psc = found.judged.filter(pl.col("measure").str.starts_with("PSC"), arm="steered")
     assert psc["missing"].sum() < psc["pairs"].sum()
 
@@ -206,10 +207,17 @@ def test_a_strength_that_mostly_thinks_on_isnt_chosen(
     """It would win by what is left of it; the weaker one answers."""
     written = arms.generate
 
+    every = [prompt.text for prompt in prompts().prompts]
+
+    def text(one: Any, strength: float) -> str:
+        if strength >= strongest:
+            return f"<think>{one.text}" if one.prompt in every[::2] else MARK
+        return MARK if strength and one.prompt not in every[::3] else "none"
+
     def generate(model: Any, texts: Sequence[str], edits: Any = None, **how: Any) -> Any:
+        strength = 0.0 if edits is None else max(abs(edit.strength) for edit in edits.edits)
         found = written(model, texts, edits, **how)
-        strong = edits is not None and max(abs(e.strength) for e in edits.edits) >= strongest
-        return [replace(one, text=f"<think>{one.text}") if strong else one for one in found]
+        return [replace(one, text=text(one, strength)) for one in found]
 
     monkeypatch.setattr(arms, "generate", generate)
     options = replace(QUICK, strengths=(0.5, 1.0))
