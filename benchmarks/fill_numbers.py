@@ -259,24 +259,18 @@ def _row(rows: list[dict[str, Any]], arm: str, name: str, layer: int | None = No
     return f"{row['value']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
 
 
-def _over_control(found: dict[str, Any], table: str, name: str, layer: int) -> str | None:
-    """Return what steering has over the best control; None of results that don't say."""
-    for row in found.get("over_best_control", {}).get(table, []):
-        if (row["name"], row["layer"]) == (name, layer):
-            gain = f"{row['gain']:+.3f} [{row['gain_low']:+.3f}, {row['gain_high']:+.3f}]"
-            doubt = "" if row["surely"] else ", not surely over all"
-            return f"{gain} ({row['control']}{doubt})"
-    return None
+def _over_control(found: dict[str, Any], table: str, name: str, layer: int) -> str:
+    """Return what steering has over the best control."""
+    rows = found["over_best_control"][table]
+    row = next(r for r in rows if (r["name"], r["layer"]) == (name, layer))
+    gain = f"{row['gain']:+.3f} [{row['gain_low']:+.3f}, {row['gain_high']:+.3f}]"
+    doubt = "" if row["surely"] else ", not surely over all"
+    return f"{gain} ({row['control']}{doubt})"
 
 
 def _defects(about: dict[str, Any]) -> str:
     """Say what the published loss asks for in vain."""
-    shares = about.get("defects")
-    if shares is None:
-        return (
-            "Its features were chosen on dev and test texts, not on the dev split alone: these "
-            "test texts flatter its column after."
-        )
+    shares = about["defects"]
     return (
         f"Of its targets above 0, {shares['unreachable']:.0%} lie below a half, where its sigmoid "
         f"never is; of its pairs {shares['tied']:.0%} tie, and of the others "
@@ -307,44 +301,39 @@ def _of_topology(mode: str) -> str:
         "spearman_given_length": "gradient given length",
         "r2": "R2 of the ten dimensions",
     }
-    arms, told = ("unsteered", "steered", "shuffled"), "over_best_control" in found
+    arms = ("unsteered", "steered", "shuffled")
     lines = [
         f"`{mode}` on {found['model']}, layer {about['layer']}: {about['features']:,} of "
         f"{about['of']:,} features tuned; {n:,} held-out texts. The match of categories has a null "
         f"up to {null:.3f} and, under the controls, {min(beside):.3f} to {max(beside):.3f}.",
         "",
         "| measure, layer | before | after | tuned to shuffled labels "
-        + ("| gain over the best control [interval] |" if told else "|"),
-        "|---|---|---|---|" + ("---|" if told else ""),
+        "| gain over the best control [interval] |",
+        "|---|---|---|---|---|",
     ]
 
     def line(table: str, name: str, layer: int, said: str) -> str:
         cells = [_row(found[table], arm, name, layer) for arm in arms]
-        cells += [_over_control(found, table, name, layer) or ""] if told else []
+        cells.append(_over_control(found, table, name, layer))
         return f"| {said} | " + " | ".join(cells) + " |"
 
     for name, said in measures.items():
         lines.append(line("geometry", name, about["layer"], f"{said}, {about['layer']}"))
-    steered, twin = (
-        next(r for r in rows if (r["arm"], r["name"]) == (arm, "category_rdm"))
-        for arm in ("steered", "shuffled")
-    )
     lines.append(
         line("survival", "category_rdm", last, f"{measures['category_rdm']}, {last} (the last)")
     )
-    # Results of an earlier version have no paired interval.
-    if twin["gain_low"] <= 0 if "gain_low" in twin else steered["ci_low"] <= twin["value"]:
+    twin = next(r for r in rows if (r["arm"], r["name"]) == ("shuffled", "category_rdm"))
+    if twin["gain_low"] <= 0:
         lines += ["", f"Shuffled labels match as well: what `{mode}` reaches isn't of the labels."]
     if mode == "li2026":
         lines += ["", _defects(about)]
-    if about_length := found.get("features"):
-        r = about_length["median_r_inverse_length"]
-        lines += [
-            "",
-            f"A tuned feature's activity goes with 1 / length of a text at |r| {r['tuned']:.2f}, "
-            f"any feature's at {r['all']:.2f} (medians).",
-        ]
-    if seeds := found.get("seeds"):
+    r = found["features"]["median_r_inverse_length"]
+    lines += [
+        "",
+        f"A tuned feature's activity goes with 1 / length of a text at |r| {r['tuned']:.2f}, "
+        f"any feature's at {r['all']:.2f} (medians).",
+    ]
+    if seeds := found["seeds"]:
         lines += ["", _over_seeds([rows, *seeds.values()], measures)]
     return "\n".join(lines)
 
@@ -371,9 +360,8 @@ def _over_seeds(runs: list[list[dict[str, Any]]], measures: dict[str, str]) -> s
 
 
 def topology() -> str:
-    """Say what both modes' tuning does, of those that were run."""
-    modes = [m for m in ("geometry", "li2026") if (RESULTS / f"topology-{m}.json").exists()]
-    return "\n\n".join(_of_topology(mode) for mode in modes)
+    """Say what both modes' tuning does."""
+    return "\n\n".join(_of_topology(mode) for mode in ("geometry", "li2026"))
 
 
 def steering() -> str:
@@ -385,20 +373,13 @@ def steering() -> str:
         _over_control(found, table, "category_rdm", layer)
         for table, layer in (("geometry", about["layer"]), ("survival", last))
     )
-    beside = (
-        f"Over the best control\nthat is {here} and {there}."
-        if here and there
-        else f"Shuffled labels, tuned as long, leave it at\n"
-        f"{_row(rows, 'shuffled', 'category_rdm')} and "
-        f"{_row(later, 'shuffled', 'category_rdm', last)}."
-    )
     return (
         f"On {found['model']}, layer {about['layer']}, tuning {about['features']:,} features takes "
         f"the likeness of the ten categories' geometry to\nthe human one from "
         f"{_row(rows, 'unsteered', 'category_rdm')} to {_row(rows, 'steered', 'category_rdm')} on "
         f"held-out texts, and from\n{_row(later, 'unsteered', 'category_rdm', last)} to "
-        f"{_row(later, 'steered', 'category_rdm', last)} at layer {last}, the last. {beside} "
-        f"{_are_texts_better()}"
+        f"{_row(later, 'steered', 'category_rdm', last)} at layer {last}, the last. Over the best "
+        f"control\nthat is {here} and {there}. {_are_texts_better()}"
     )
 
 
@@ -435,10 +416,7 @@ def evaluation() -> str:
         "accuracy": f"knowledge, chance {chance:.2f}",
         "lead of the better": "lead of the better answer of known pairs, nats per token",
     }
-    said = {name: said[name] for name in said if _effect(found, "unsteered", name)}
-    told = any(row.get("change") is not None for row in found["effects"])
-    heads = [f"{head}, change" if told and name != "KL" else head for name, head in said.items()]
-    heads = ["states are changed by", *heads] if told else heads
+    heads = [head if name == "KL" else f"{head}, change" for name, head in said.items()]
     lines = [
         f"{found['model']['name']}, layer {about['layer']}, {about['features']:,} features of "
         f"{about['of']:,} tuned; {found['prompts']['n']} prompts, "
@@ -446,30 +424,26 @@ def evaluation() -> str:
         f"model itself as the judge over HTTP. {_minutes(found)}{found['verdict']['said']}",
         "",
         "| arm | win rate, both orders | counted as published | verdicts missing "
-        f"| {' | '.join(heads)} |",
-        "|---|---|---|---|" + "---|" * len(heads),
+        f"| states are changed by | {' | '.join(heads)} |",
+        "|---|---|---|---|---|" + "---|" * len(heads),
     ]
     for arm, at in found["arms"].items():
         judged = {r["measure"]: r for r in found["judged"] if r["arm"] == arm}
         won, published = judged["win rate"], judged["win rate as published"]
         cells = [_between(won), f"{published['value']:.2f}"]
         cells.append(f"{won['missing']} of {won['missing'] + won['pairs']}")
-        if told:
-            cells.append("" if at["change"] is None else f"{at['change']['value']:.1%}")
+        cells.append(f"{at['change']['value']:.1%}")
         for measure in said:
             row = _effect(found, arm, measure, at["strength"])
             cells.append("" if row is None else _changed(row))
         lines.append(f"| {arm} | {' | '.join(cells)} |")
-    if told:
-        lines += [
+    return "\n".join(
+        [
+            *lines,
             "",
             "A change is from the unsteered model, in the same resamples of the same items; that "
             "of states is over their length, on the prompts that are judged.",
             *(f"{one[0].upper()}{one[1:]}." for one in found["unlike_arms"]),
-        ]
-    return "\n".join(
-        [
-            *lines,
             "",
             f"On {checked['pairs']} pairs whose better answer is known the judge is right in "
             f"{_between(checked)} of both orders; it leans to the answer that is shown first by "
@@ -1063,7 +1037,7 @@ def _between(row: dict[str, Any]) -> str:
 
 def _changed(row: dict[str, Any]) -> str:
     """Return a measure's change from the unsteered model, or itself where it has none, as KL."""
-    if row["measure"] == "KL" or row.get("change") is None:
+    if row["measure"] == "KL" or row["change"] is None:
         return _between(row)
     ends = f"[{row['change_low']:+.3f}, {row['change_high']:+.3f}]"
     return f"{row['value']:.2f}, {row['change']:+.3f} {ends}"
