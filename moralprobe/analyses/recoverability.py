@@ -12,7 +12,7 @@ from moralprobe.foundations import AXES, POLES
 from moralprobe.geometry.arrays import Floats, Ints, blocks
 from moralprobe.geometry.auroc import permuted_auroc, weighted_auroc
 from moralprobe.geometry.draws import Draws, combined, mean_draws, resampled, spread_of_choice
-from moralprobe.geometry.explained import adjusted_r2, r2, weighted_r2
+from moralprobe.geometry.explained import adjusted_r2, r2, r2_growth, weighted_r2
 from moralprobe.geometry.measure import (
     MIN_GROUPS,
     Measure,
@@ -118,14 +118,20 @@ def _ridge(X: Floats, design: Design, targets: Targets) -> list[Measure]:
     chosen, kept = weighted_r2(Y[:, :m], read, shares[some]), scores[some]
     found += [
         summarise(
-            "r2", targets.names[j], part, "R2", wider=spread_of_choice(chosen[:, j], kept[:, j])
+            "r2",
+            targets.names[j],
+            part,
+            "R2",
+            wider=spread_of_choice(chosen[:, j], kept[:, j]),
+            growth=r2_growth(Y[:, j : j + 1], n),
         )
         for j, part in parts.items()
     ]
+    growth = r2_growth(Y[:, poles], n)
     mean = mean_draws([parts[j] for j in poles], n)
     chosen_mean, kept_mean = chosen[:, poles].mean(1), kept[:, poles].mean(1)
     wider = spread_of_choice(chosen_mean, kept_mean)
-    found.append(summarise("r2", "mean", mean, "R2", wider=wider))
+    found.append(summarise("r2", "mean", mean, "R2", wider=wider, growth=growth))
     # A control label that no first word drew doesn't vary, and has no R2.
     by_label = scores[:, m + len(AXES) :]
     varies = np.isfinite(by_label[0])
@@ -142,6 +148,7 @@ def _ridge(X: Floats, design: Design, targets: Targets) -> list[Measure]:
                 "R2",
                 null_value=None if null_value is None else null_value - control[0],
                 wider=spread_of_choice(chosen_mean - control[some], kept_mean - control[some]),
+                growth=growth,
             )
         )
     else:
@@ -218,7 +225,10 @@ def _low_rank(
     for k, rank in enumerate(RANKS):
         draws = resampled(kept[k], half, null[k], n)
         wider = spread_of_choice(chosen[k], kept[k, some])
-        found.append(summarise("r2_low_rank", f"rank_{rank}", draws, "R2", wider=wider))
+        growth = r2_growth(Y, n)
+        found.append(
+            summarise("r2_low_rank", f"rank_{rank}", draws, "R2", wider=wider, growth=growth)
+        )
     return found
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from moralprobe.design import Design, Labelled
 from moralprobe.geometry.arrays import Floats, Ints
 from moralprobe.geometry.draws import Draws, as_spread, narrowed
-from moralprobe.geometry.measure import MIN_GROUPS, Measure, not_enough, summarise, upper_p
+from moralprobe.geometry.measure import MIN_GROUPS, Measure, not_enough, summarise
 from moralprobe.geometry.similarity import similarity
 from moralprobe.geometry.structure import (
     NOISE,
@@ -127,10 +127,10 @@ def _scores(
 def _found_again(
     lead: Floats, text: Ints, k: int, design: Design, labelled: Labelled, labeling: str
 ) -> dict[str, NDArray[np.float64]]:
-    """Return the scores of clusters that are found anew on resamples at half strength."""
+    """Return the scores of clusters that are found anew on whole resamples."""
     rows = np.arange(len(text))
     _, first = np.unique(text, return_index=True)
-    weights = design.weights(rows)[1 : 1 + min(_CLUSTERED_AGAIN, len(design.resamples))]
+    weights = design.counts(rows)[1 : 1 + _CLUSTERED_AGAIN]
     tables = [
         contingency(
             centroid_clusters(lead, k, seed=1 + b, weights=mine[first])[text],
@@ -184,8 +184,7 @@ def _likeness(X: Floats, design: Design) -> list[Measure]:
         boot = unique[1 : 1 + len(design.resamples), j]
         draws = Draws(float(unique[0, j]), boot, found.null_unique[:, j], n)
         # Never below zero, so that only what is large against the null says anything.
-        p = upper_p(draws.value, draws.null)
-        measures.append(summarise("rsa_unique", name, draws, "share of variance", p=p))
+        measures.append(summarise("rsa_unique", name, draws, "share of variance", one_sided=True))
     spread = participation_ratio(states, models.weights)
     draws = design.draws(spread, np.empty(0), rows)
     measures.append(summarise("participation_ratio", "all", draws, "dimensions"))

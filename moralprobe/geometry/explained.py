@@ -64,3 +64,20 @@ def adjusted_r2(r2: Floats, n: int, p: int) -> Floats:
     if n - p - 1 <= 0:
         return np.full_like(r2, np.nan)
     return np.asarray(1 - (1 - r2) * (n - 1) / (n - p - 1))
+
+
+def r2_growth(Y: Floats, n: int) -> float:
+    """Return how much variance the mean R2 of targets gains for each unit that it rises from zero.
+
+    4 / n of one target; of several, over as many as they are worth uncorrelated, m^2 over the sum
+    of their squared correlations.
+
+    Args:
+        Y: [rows, m] targets that vary.
+        n: independent rows.
+
+    Source: Wishart (1931) on one, 4 R2 (1 - R2)^2 / n.
+    """
+    correlation = np.atleast_2d(np.corrcoef(Y, rowvar=False))
+    alone = len(correlation) ** 2 / float(np.square(correlation).sum())
+    return 4 / (n * alone)

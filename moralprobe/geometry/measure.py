@@ -72,23 +72,35 @@ def summarise(
     p: float | None = None,
     null_value: float | None = None,
     wider: float = 1.0,
+    growth: float = 0.0,
+    one_sided: bool = False,
 ) -> Measure:
     """Turn draws into a measure.
 
     The interval is that of `draws.interval`, for a null value that the unit knows unless one is
-    handed over. The p value, where none is handed over, is two-sided: twice the smaller tail of the
-    permutation null, with one added to either count (Phipson and Smyth 2010).
+    handed over. The p value is `permutation_p`, or `upper_p` where `one_sided`. One that is handed
+    over says that the null isn't what the statistic gives without effect: the interval does without
+    it.
     """
     lowest, highest = _BOUNDS.get(unit, (-np.inf, np.inf))
     # The null of a cosine needn't lie about zero, nor vary as it does where nothing differs.
-    told = replace(draws, null=np.empty(0)) if unit == "cosine" else draws
+    known = unit != "cosine" and p is None
+    told = draws if known else replace(draws, null=np.empty(0))
     lowest = 0.0 if category in _FROM_ZERO else lowest
     if null_value is None:
         null_value = null_value_of(unit, draws.null)
-    ci_low, ci_high = interval(told, lowest, highest, null_value=null_value, wider=wider)
+    ci_low, ci_high = interval(
+        told,
+        lowest,
+        highest,
+        null_value=null_value,
+        wider=wider,
+        growth=growth,
+        one_sided=one_sided,
+    )
     null_low, null_high = _range(draws.null)
     if p is None:
-        p = permutation_p(draws.value, draws.null)
+        p = (upper_p if one_sided else permutation_p)(draws.value, draws.null)
     return Measure(
         name,
         category,

@@ -7,6 +7,7 @@ import pytest
 
 from moralprobe.geometry.draws import (
     Draws,
+    _levels,
     interval,
     narrowed,
     resampled,
@@ -65,6 +66,67 @@ def test_a_choice_made_again_widens_by_what_it_adds() -> None:
     assert spread_of_choice(5 + 2 * kept, kept) == pytest.approx(2)
     assert spread_of_choice(kept / 2, kept) == 1.0, "it is never said to be narrower"
     assert spread_of_choice(kept[:1], kept[:1]) == spread_of_choice(kept[:0], kept[:0]) == 1.0
-    draws = Draws(3.0, 2.0 + rng.standard_normal(500), rng.standard_normal(99), 9)
+    draws = Draws(3.0, 2.0 + rng.standard_normal(500), np.empty(0), 9)
     low, high = interval(draws)
     assert interval(draws, wider=2.0) == pytest.approx((2 * low - 3, 2 * high - 3))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("spread", [0.4, 1.0, 3.0])
+def test_an_interval_holds_no_effect_where_a_test_does_not_reject_it(
+    sign: int, spread: float
+) -> None:
+    rng = np.random.default_rng(4)
+    null, about = rng.standard_normal(999), spread * rng.standard_normal(400)
+    null -= null.mean()
+    edge = np.quantile(sign * null, 0.975, method="weibull")
+    for value in np.linspace(0.2, 6, 80):
+        low, high = interval(Draws(sign * value, about, null, 9))
+        assert low < sign * value < high
+        assert (low <= 0 <= high) == (value <= edge)
+
+
+def test_far_from_no_effect_the_resamples_decide_and_near_it_the_null() -> None:
+    rng = np.random.default_rng(5)
+    null, about = rng.standard_normal(999), 2 * rng.standard_normal(400)
+    null -= null.mean()
+
+    def reaches(value: float) -> tuple[float, float]:
+        """What the resamples say, and what is told."""
+        draws = Draws(value, about, null, 9)
+        levels = _levels(draws, narrowed(draws), 0.0)
+        by_resamples = -np.quantile(narrowed(draws), levels[0], method="weibull")
+        return float(by_resamples), value - interval(draws, null_value=0.0)[0]
+
+    n = np.quantile(null, 0.975, method="weibull")
+    arm, near = reaches(2.2)
+    assert near < 0.75 * arm and near == pytest.approx(n, rel=0.1)
+    # The reach solves x^2 = a^2 + (n^2 - a^2) (x / off)^4, where a is that of the resamples.
+    arm, x = reaches(9.0)
+    assert x**2 == pytest.approx(arm**2 + (n**2 - arm**2) * (x / 9) ** 4)
+    arm, far = reaches(90.0)
+    assert far == pytest.approx(arm, rel=1e-4)
+
+
+def test_one_sided_statistics_are_tested_by_the_upper_tail_alone() -> None:
+    rng = np.random.default_rng(6)
+    null = rng.exponential(size=999)
+    about = rng.standard_normal(400)
+    lower, upper = np.quantile(null, [0.95, 0.975], method="weibull")
+    draws = Draws(float(lower + upper) / 2, about, null, 9)
+    assert interval(draws)[0] <= null.mean() < interval(draws, one_sided=True)[0]
+
+
+def test_what_varies_more_the_larger_it_is_reaches_farther_up() -> None:
+    about = np.random.default_rng(7).standard_normal(2000)
+    about -= about.mean()
+    draws = Draws(5.0, about, np.empty(0), 9)
+    low, high = interval(draws)
+    grown = interval(draws, growth=2.0)
+    assert grown[0] == low
+    x, a = grown[1] - 5, 1.959964 * about.std()
+    assert x**2 == pytest.approx(a**2 + 1.959964**2 * 2 * x)
+    assert interval(draws, growth=1e-9)[1] == pytest.approx(high, abs=0.1)
+    # A value so far below no effect that a test says so stays below it.
+    null = 0.2 * about[:999]
+    assert interval(Draws(-3.0, 0.2 * about, null, 9), null_value=0.0, growth=2.0)[1] < 0

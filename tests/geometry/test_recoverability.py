@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from moralprobe.geometry.auroc import permuted_auroc, weighted_auroc
-from moralprobe.geometry.explained import adjusted_r2, r2, weighted_r2
+from moralprobe.geometry.explained import adjusted_r2, r2, r2_growth, weighted_r2
 from moralprobe.geometry.recoverability import (
     PENALTIES,
     choose_again,
@@ -312,3 +312,31 @@ def test_the_trained_probe_finds_a_planted_direction_and_nothing_in_noise() -> N
     predicted = trained_predictions(X, Y, part, seed=0)
     scores = r2(Y[part == 2], predicted, np.ones((1, 800)))[0]
     assert scores[0] > 0.9 and abs(scores[1]) < 0.1
+
+
+def test_r2_near_zero_varies_by_four_over_n_for_each_unit() -> None:
+    """Of planted effects: what the variance of R2 gains by them, and that of a mean of several."""
+    rng = np.random.default_rng(3)
+    n, m = 400, 6
+    found = {}
+    for strength in (0.0, 0.15):
+        x = rng.standard_normal((2000, n))
+        e = rng.standard_normal((2000, n, m))
+        y = strength * x[:, :, None] + e
+        r = np.einsum("bn,bnm->bm", x, y) / np.sqrt(
+            np.square(x).sum(1)[:, None] * np.square(y).sum(1)
+        )
+        found[strength] = np.square(r)
+    one, mean = (
+        {s: (v.mean(), v.var(0).mean() if k == 0 else v.mean(1).var()) for s, v in found.items()}
+        for k in (0, 1)
+    )
+    rises = found[0.15].mean() - found[0.0].mean()
+    independent = rng.standard_normal((100_000, m))
+    grown = (one[0.15][1] - one[0.0][1]) / rises
+    assert grown == pytest.approx(r2_growth(independent[:, :1], n), rel=0.1)
+    grown = (mean[0.15][1] - mean[0.0][1]) / rises
+    assert grown == pytest.approx(r2_growth(independent, n), rel=0.35)
+    same = np.repeat(independent[:, :1], m, axis=1)
+    assert r2_growth(same, n) == pytest.approx(4 / n)
+    assert r2_growth(independent, n) == pytest.approx(4 / (n * m), rel=0.01)

@@ -56,8 +56,8 @@ def test_clusters_are_found_again_on_the_texts_that_a_resample_holds() -> None:
     found = _found_again(states, text, 5, design, labelled, "MFT5")
     for b, drawn in enumerate(resamples):
         kmeans = KMeans(5, n_init=1, max_iter=50, random_state=1 + b)
-        clusters = kmeans.fit_predict(states, sample_weight=1 + drawn)
-        each = 1 + drawn[text].astype(int)
+        clusters = kmeans.fit_predict(states, sample_weight=drawn)
+        each = drawn[text].astype(int)
         ari = metrics.adjusted_rand_score(
             np.repeat(labels // 3, each), np.repeat(clusters[text], each)
         )
@@ -349,6 +349,10 @@ def test_what_is_unique_has_the_p_of_its_upper_tail_and_what_correlates_that_of_
         )
         # Nothing is at zero, wherever strata move the null.
         assert (r.ci_low, r.ci_high) == interval(draws, -1, 1, null_value=0.0)
+        # What is unique can't lie below its null, so that one tail decides.
+        upper = np.quantile(null.null_unique[:, j], 0.95, method="weibull")
+        if unique.value <= upper:
+            assert unique.ci_low <= null.null_unique[:, j].mean()
     assert any(  # the two differ here, so that one can't stand for the other
         upper_p(found["rsa_unique", name].value, null.null_unique[:, j])
         != permutation_p(found["rsa_unique", name].value, null.null_unique[:, j])
