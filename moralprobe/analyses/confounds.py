@@ -65,7 +65,10 @@ def length_offsets(design: Design) -> list[Measure]:
         picked = [rng.choice(inverse, have, replace=False).mean() for _ in design.resamples]
         null = np.array(picked) - inverse.mean()
         draws = design.draws(values, null, category.rows[category.prototypes])
-        found.append(summarise("length_offset", category.name, draws, "1/token"))
+        # Rows are drawn, not text groups, which are fewer.
+        found.append(
+            summarise("length_offset", category.name, draws, "1/token", null_decides=False)
+        )
     return found
 
 

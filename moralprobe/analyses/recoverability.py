@@ -123,12 +123,12 @@ def _ridge(X: Floats, design: Design, targets: Targets) -> list[Measure]:
             part,
             "R2",
             wider=spread_of_choice(chosen[:, j], kept[:, j]),
-            growth=r2_growth(Y[:, j : j + 1], n),
+            growth=r2_growth(Y[:, j : j + 1], n, part.value),
         )
         for j, part in parts.items()
     ]
-    growth = r2_growth(Y[:, poles], n)
     mean = mean_draws([parts[j] for j in poles], n)
+    growth = r2_growth(Y[:, poles], n, mean.value)
     chosen_mean, kept_mean = chosen[:, poles].mean(1), kept[:, poles].mean(1)
     wider = spread_of_choice(chosen_mean, kept_mean)
     found.append(summarise("r2", "mean", mean, "R2", wider=wider, growth=growth))
@@ -225,7 +225,7 @@ def _low_rank(
     for k, rank in enumerate(RANKS):
         draws = resampled(kept[k], half, null[k], n)
         wider = spread_of_choice(chosen[k], kept[k, some])
-        growth = r2_growth(Y, n)
+        growth = r2_growth(Y, n, draws.value)
         found.append(
             summarise("r2_low_rank", f"rank_{rank}", draws, "R2", wider=wider, growth=growth)
         )
@@ -305,15 +305,17 @@ def _trained(X: Floats, design: Design, targets: Targets, seed: int) -> list[Mea
             ]
             continue
         plain.append(design.draws(scores[:, j], null[:, j], test))
-        found.append(summarise("r2", name, plain[-1], "R2"))
+        found.append(summarise("r2", name, plain[-1], "R2", null_decides=False))
         if rows > width + 1:
             shuffled = adjusted_r2(null[:, j], rows, width)
             adjusted.append(design.draws(adjusted_r2(scores[:, j], rows, width), shuffled, test))
-            found.append(summarise("r2_adjusted", name, adjusted[-1], "R2"))
+            found.append(summarise("r2_adjusted", name, adjusted[-1], "R2", null_decides=False))
     if plain:
-        found.append(summarise("r2", "mean", mean_draws(plain, n), "R2"))
+        found.append(summarise("r2", "mean", mean_draws(plain, n), "R2", null_decides=False))
     if adjusted:
-        found.append(summarise("r2_adjusted", "mean", mean_draws(adjusted, n), "R2"))
+        found.append(
+            summarise("r2_adjusted", "mean", mean_draws(adjusted, n), "R2", null_decides=False)
+        )
     if rows <= width + 1:
         found.append(
             not_enough("r2_adjusted", "mean", "R2", have=rows, needed=width + 2, of="rows")
@@ -325,7 +327,7 @@ def _shuffled_r2(Y: Floats, predicted: Floats, targets: Targets) -> NDArray[np.f
     """Return R2 of predictions that stand beside other test rows' labels, [b, m].
 
     The probe isn't trained again: its random split tests texts that it was trained on, which is
-    what this null can't show and the audited mode avoids.
+    what this null can't show and the audited mode avoids. So it decides no interval.
     """
     spread = np.square(Y - Y.mean(0)).sum(0)
     squares = np.square(Y).sum(0) + np.square(predicted, dtype=np.float64).sum(0)

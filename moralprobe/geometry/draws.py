@@ -18,6 +18,8 @@ from moralprobe.geometry.arrays import Floats
 _Z: Final = 1.959964  # of 95 %
 _FEWEST: Final = 20
 """Resamples: fewer have no quantiles worth the name."""
+_FEWEST_OF_NULL: Final = 39
+"""Draws: of fewer none has 2.5 % beyond it."""
 _MOST_SKEWED: Final = 0.6
 _MOST_STEEP: Final = 0.2
 _LEAST: Final = 1 / 2.25
@@ -150,6 +152,7 @@ def interval(
     wider: float = 1.0,
     growth: float = 0.0,
     one_sided: bool = False,
+    null_decides: bool = True,
 ) -> tuple[float, float]:
     """Return the 95 % interval of a statistic, about its value; nan of fewer than 20 resamples.
 
@@ -158,7 +161,7 @@ def interval(
     effect it ends by `_towards_nothing`.
 
     Args:
-        draws: the statistic; a null in it is taken to be what the statistic gives without effect.
+        draws: the statistic.
         lowest: where its scale begins.
         highest: where it ends.
         null_value: what the statistic is expected to be where there is no effect; None where only
@@ -166,6 +169,8 @@ def interval(
         wider: times as wide as the resamples say, from `spread_of_choice`.
         growth: variance that the statistic gains for each unit by which its truth lies higher.
         one_sided: whether only what lies above the null speaks of an effect.
+        null_decides: whether the null is what the whole statistic gives without effect, so that it
+            says where an interval meets no effect.
     """
     about = narrowed(draws)
     about = about[np.isfinite(about)]
@@ -174,7 +179,7 @@ def interval(
     low, high = wider * np.quantile(about, _levels(draws, about, null_value), method="weibull")
     down, up, below = -float(low), float(high), 0.0
     null = draws.null[np.isfinite(draws.null)]
-    if len(null) >= _FEWEST:
+    if null_decides and len(null) >= _FEWEST_OF_NULL:
         middle = float(null.mean())
         off = draws.value - (middle if null_value is None else null_value)
         levels = (0.025, 0.95 if one_sided else 0.975)
@@ -182,7 +187,9 @@ def interval(
         if off > 0:
             down = _towards_nothing(down, float(most), off)
         elif off < 0:
-            up, below = _towards_nothing(up, -float(least), -off), -off
+            # Below no effect a statistic that is tested above alone is never said to lie.
+            arm = -off if one_sided else -float(least)
+            up, below = _towards_nothing(up, arm, -off), -off
     if growth > 0 and up >= below:
         up = max(up, _growing(_Z * wider * float(about.std()), _Z**2 * growth, below))
     return max(draws.value - down, lowest), min(draws.value + up, highest)
@@ -205,13 +212,8 @@ def _towards_nothing(arm: float, null_arm: float, off: float) -> float:
     """
     if null_arm >= off:
         return max(arm, off)
-    from scipy.optimize import brentq
-
-    def short(reach: float) -> float:
-        near = (reach / off) ** 4
-        return float((1 - near) * arm**2 + near * null_arm**2 - reach**2)
-
-    return float(brentq(short, 0.0, off))
+    more = max(null_arm, 0.0) ** 2 - arm**2
+    return arm * float(np.sqrt(2 / (1 + np.sqrt(1 - 4 * arm**2 * more / off**4))))
 
 
 def _growing(arm: float, growth: float, below: float) -> float:

@@ -66,18 +66,21 @@ def adjusted_r2(r2: Floats, n: int, p: int) -> Floats:
     return np.asarray(1 - (1 - r2) * (n - 1) / (n - p - 1))
 
 
-def r2_growth(Y: Floats, n: int) -> float:
-    """Return how much variance the mean R2 of targets gains for each unit that it rises from zero.
+def r2_growth(Y: Floats, n: int, value: float = 0.0) -> float:
+    """Return how much variance the mean R2 of targets gains for each unit by which it rises.
 
-    4 / n of one target; of several, over as many as they are worth uncorrelated, m^2 over the sum
-    of their squared correlations.
+    From zero 4 / n of one target, of a larger R2 less; of several, over as many as they are worth
+    uncorrelated, m^2 over the sum of their squared correlations: those of what is left and of what
+    is predicted are taken to be alike.
 
     Args:
         Y: [rows, m] targets that vary.
         n: independent rows.
+        value: the R2 that it rises from; none below 0.
 
-    Source: Wishart (1931) on one, 4 R2 (1 - R2)^2 / n.
+    Source: Wishart (1931) on one, 4 R2 (1 - R2)^2 / n, of which this is the slope.
     """
     correlation = np.atleast_2d(np.corrcoef(Y, rowvar=False))
     alone = len(correlation) ** 2 / float(np.square(correlation).sum())
-    return 4 / (n * alone)
+    v = max(value, 0.0)
+    return 4 * max((1 - v) * (1 - 3 * v), 0.0) / (n * alone)

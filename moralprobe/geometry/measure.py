@@ -74,6 +74,7 @@ def summarise(
     wider: float = 1.0,
     growth: float = 0.0,
     one_sided: bool = False,
+    null_decides: bool = True,
 ) -> Measure:
     """Turn draws into a measure.
 
@@ -97,6 +98,7 @@ def summarise(
         wider=wider,
         growth=growth,
         one_sided=one_sided,
+        null_decides=null_decides,
     )
     null_low, null_high = _range(draws.null)
     if p is None:

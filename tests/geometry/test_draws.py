@@ -14,6 +14,7 @@ from moralprobe.geometry.draws import (
     resampled_two,
     spread_of_choice,
 )
+from moralprobe.geometry.measure import permutation_p
 
 N, DRAWS, WHOLE = 60, 50, 20
 RNG = np.random.default_rng(0)
@@ -99,8 +100,8 @@ def test_far_from_no_effect_the_resamples_decide_and_near_it_the_null() -> None:
         return float(by_resamples), value - interval(draws, null_value=0.0)[0]
 
     n = np.quantile(null, 0.975, method="weibull")
-    arm, near = reaches(2.2)
-    assert near < 0.75 * arm and near == pytest.approx(n, rel=0.1)
+    arm, near = reaches(1.001 * n)
+    assert near < 0.75 * arm and near == pytest.approx(n, rel=0.01)
     # The reach solves x^2 = a^2 + (n^2 - a^2) (x / off)^4, where a is that of the resamples.
     arm, x = reaches(9.0)
     assert x**2 == pytest.approx(arm**2 + (n**2 - arm**2) * (x / 9) ** 4)
@@ -115,6 +116,23 @@ def test_one_sided_statistics_are_tested_by_the_upper_tail_alone() -> None:
     lower, upper = np.quantile(null, [0.95, 0.975], method="weibull")
     draws = Draws(float(lower + upper) / 2, about, null, 9)
     assert interval(draws)[0] <= null.mean() < interval(draws, one_sided=True)[0]
+    small = Draws(float(np.quantile(null, 0.01)), 0.01 * about, null, 9)
+    assert interval(small)[1] < null.mean() <= interval(small, one_sided=True)[1]
+
+
+def test_a_null_that_can_not_say_so_excludes_nothing() -> None:
+    about = np.random.default_rng(8).standard_normal(400)
+    few = np.linspace(-1, 1, 38)  # p of a value above all of them is more than 0.05
+    assert permutation_p(1.2, few) > 0.05
+    assert interval(Draws(1.2, about, few, 9)) == interval(
+        Draws(1.2, about, few, 9), null_decides=False
+    )
+    far = np.array([*np.zeros(980), *np.full(19, 1000.0)])  # its mean lies above its 97.5 %
+    low, high = interval(Draws(25.0, about, far, 9))
+    assert low <= 25 <= high
+    nulls = np.linspace(-1, 1, 99)
+    told, untold = (interval(Draws(0.5, 0.1 * about, nulls, 9), null_decides=x) for x in (1, 0))
+    assert told[0] <= 0 < untold[0]
 
 
 def test_what_varies_more_the_larger_it_is_reaches_farther_up() -> None:
@@ -127,6 +145,9 @@ def test_what_varies_more_the_larger_it_is_reaches_farther_up() -> None:
     x, a = grown[1] - 5, 1.959964 * about.std()
     assert x**2 == pytest.approx(a**2 + 1.959964**2 * 2 * x)
     assert interval(draws, growth=1e-9)[1] == pytest.approx(high, abs=0.1)
+    # Below no effect nothing grows: the reach is counted from there.
+    below = interval(Draws(-0.5, about, 9 * about[:999], 9), null_value=0.0, growth=2.0)[1] + 0.5
+    assert below**2 == pytest.approx(a**2 + 1.959964**2 * 2 * (below - 0.5))
     # A value so far below no effect that a test says so stays below it.
     null = 0.2 * about[:999]
     assert interval(Draws(-3.0, 0.2 * about, null, 9), null_value=0.0, growth=2.0)[1] < 0

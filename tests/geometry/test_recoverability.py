@@ -340,3 +340,10 @@ def test_r2_near_zero_varies_by_four_over_n_for_each_unit() -> None:
     same = np.repeat(independent[:, :1], m, axis=1)
     assert r2_growth(same, n) == pytest.approx(4 / n)
     assert r2_growth(independent, n) == pytest.approx(4 / (n * m), rel=0.01)
+    alike = np.sqrt(0.5) * (independent[:, :2] + independent[:, 2:3])  # they correlate at 0.5
+    assert r2_growth(alike, n) == pytest.approx(4 / n * (2 + 2 * 0.25) / 4, rel=0.03)
+    # The slope of 4 v (1 - v)^2 / n.
+    v, h = 0.2, 1e-6
+    slope = 4 / n * ((v + h) * (1 - v - h) ** 2 - v * (1 - v) ** 2) / h
+    assert r2_growth(independent[:, :1], n, v) == pytest.approx(slope, rel=1e-4)
+    assert r2_growth(independent, n, 0.5) == 0 and r2_growth(same, n, -1.0) == r2_growth(same, n)

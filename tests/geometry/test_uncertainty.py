@@ -247,6 +247,18 @@ def test_a_null_that_keeps_what_strata_explain_does_not_say_where_nothing_is() -
     assert (shifted.ci_low, shifted.ci_high) == pytest.approx(ends("R2", -0.5))
 
 
+def test_a_null_that_is_not_the_statistics_says_nothing_of_its_interval() -> None:
+    rng = np.random.default_rng(19)
+    about, null = rng.normal(0, 0.2, 999), rng.normal(0, 0.01, 999)
+    draws = Draws(0.1, 0.1 + about, null, 9)
+    bare = Draws(0.1, 0.1 + about, np.empty(0), 9)
+    for unit, p in (("rho", 0.5), ("cosine", None)):
+        a, b = (summarise("x", "c", d, unit, p=p) for d in (draws, bare))
+        assert (a.ci_low, a.ci_high) == (b.ci_low, b.ci_high) and np.isfinite(a.null_low)
+    told = summarise("x", "c", draws, "rho")
+    assert told.ci_low > 0 > bare.value + about.min() and told.p < 0.05
+
+
 def test_intervals_of_a_skewed_mean_cover_as_often_as_they_say() -> None:
     rng = np.random.default_rng(14)
     n, covered = 40, []
