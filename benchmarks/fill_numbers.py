@@ -158,6 +158,9 @@ def sae() -> str:
     recipe, judged, theirs = found["recipe"], found["reconstruction"], found["sae_lens"]
     features = found["features"]
     twin, others = features["null_random_dictionary"], features["others_as_dense"]
+    untaught, again = features["null_shuffled_activations"], features["found_again"]
+    by_pole = ", ".join(f"{pole} {n}" for pole, n in features["replicated_by_pole"].items())
+    loss = found["loss"]
     return (
         f"On {found['model']}, layer {found['layer']}, {found['tokens']:,} tokens of actions and "
         f"{recipe['steps']:,} steps ({recipe['arch']}, k {recipe['k']},\n{recipe['expansion']} "
@@ -167,23 +170,31 @@ def sae() -> str:
         f"{found['recovered_from_zero']:.3f} of the loss\nthat zeros cost and "
         f"{found['recovered_from_mean']:.3f} of what the mean costs. SAELens' evaluation, token 0 "
         f"too: {theirs['explained_variance']:.3f} of the\nvariance, {theirs['ce_loss_score']:.3f} "
-        f"of the loss.\n\nOf {features['tested']:,} features that can be tested "
+        f"of the loss.\nThe loss is {loss['clean']:.3f} as it is and {loss['spliced']:.3f} "
+        f"spliced: a share about 1 says that these short texts lose nothing, not\nthat running "
+        f"text wouldn't.\n\nOf {features['tested']:,} features that can be tested "
         f"{features['chosen']:,} are chosen by {features['train']:,} texts and "
         f"{features['replicated']:,} hold on {features['held_out']:,} others, at a median\n"
         f"specificity of {features['specificity_median']:.2f}. With the poles shuffled "
         f"{max(features['null_shuffled_chosen'])} are chosen at most; of a random dictionary "
-        f"{twin['replicated']:,} hold; of other\nfeatures as often active {others['hold']:,} of "
-        f"{others['features']:,}. By the paper's rules {features['li2026']['mono']:,} are "
+        f"{twin['replicated']:,} hold; of an\nautoencoder of shuffled activations "
+        f"{untaught['replicated']:,}; of other features as often active, chosen or not, "
+        f"{others['hold']:,} of\n{others['features']:,}. By pole: {by_pole}.\n"
+        f"Another seed has {again['hold']:.0%} of those that hold, {again['all']:.0%} of all "
+        f"features and {again['random_directions']:.0%} of random directions.\n"
+        f"By the paper's rules, which have no null here, {features['li2026']['mono']:,} are "
         f"mono-semantic, {features['li2026']['strict']:,} strictly.\n{_ablated(features['causal'])}"
     )
 
 
 def _ablated(causal: dict[str, Any]) -> str:
     """Say what ablating the strongest features does beside others as dense."""
+    r = causal["readout_r"].values()
     return (
         f"Ablated one by one, {causal['down']} of the {causal['features']} strongest move their "
         f"pole's read-out surely down, by {causal['median']:.3f} standard deviations\n(median); "
-        f"so do {causal['null_down']} of as many others as dense, by {causal['null_median']:.3f}."
+        f"so do {causal['null_down']} of as many others as dense, by {causal['null_median']:.3f}.\n"
+        f"The read-outs themselves correlate with typicality at {min(r):.2f} to {max(r):.2f}."
     )
 
 
