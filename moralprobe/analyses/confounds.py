@@ -66,9 +66,7 @@ def length_offsets(design: Design) -> list[Measure]:
         null = np.array(picked) - inverse.mean()
         draws = design.draws(values, null, category.rows[category.prototypes])
         # Rows are drawn, not text groups, which are fewer.
-        found.append(
-            summarise("length_offset", category.name, draws, "1/token", null_decides=False)
-        )
+        found.append(summarise("length_offset", category.name, draws, "1/token", null="spreads"))
     return found
 
 

@@ -18,7 +18,13 @@ from moralprobe.geometry.gradient import (
     prototype_similarity,
     rank_correlations,
 )
-from moralprobe.geometry.measure import MIN_PROTOTYPES, Measure, not_enough, summarise
+from moralprobe.geometry.measure import (
+    MIN_PROTOTYPES,
+    Measure,
+    NullSays,
+    not_enough,
+    summarise,
+)
 
 
 def gradient(X: Floats, design: Design) -> list[Measure]:
@@ -42,7 +48,7 @@ def gradient(X: Floats, design: Design) -> list[Measure]:
     rows, pooled = [], []
     # As published a text helps to make the centre that it is graded by. On plants intervals that
     # meet no effect where such a null does are too narrow.
-    decides = design.mode == "audited"
+    null: NullSays = "decides" if design.mode == "audited" else "spreads"
     for category in design.categories:
         have = int(np.sum(category.prototypes))
         if have < MIN_PROTOTYPES:
@@ -59,9 +65,12 @@ def gradient(X: Floats, design: Design) -> list[Measure]:
         if design.mode == "li2026":
             pooled.append(graded)
         for name, part in _category_draws(design, graded).items():
-            p = _p_of_no_correlation(part) if name == "length_correlation" else None
             unit = "r" if name == "pearson" else "rho"
-            found.append(summarise(name, category.name, part, unit, p=p, null_decides=decides))
+            if name == "length_correlation":
+                p = _p_of_no_correlation(part)
+                found.append(summarise(name, category.name, part, unit, p=p, null="apart"))
+            else:
+                found.append(summarise(name, category.name, part, unit, null=null))
             parts.setdefault(name, []).append(part)
     if not rows:
         return found
@@ -70,7 +79,7 @@ def gradient(X: Floats, design: Design) -> list[Measure]:
         absolute = name == "length_correlation"
         draws = mean_draws(parts[name], n, absolute=absolute)
         of = "mean_abs" if absolute else "mean"
-        found.append(summarise(name, of, draws, "rho", null_decides=decides))
+        found.append(summarise(name, of, draws, "rho", null=null))
     if design.mode == "li2026":
         found.append(_overall(design, pooled))
     return found
@@ -151,4 +160,4 @@ def _overall(design: Design, pooled: list[_Graded]) -> Measure:
         if len(shuffled):
             null.append(permuted_rank_correlations(similarity, shuffled, length).score)
     draws = design.draws_of_two(joined(boot), joined(null), rows)
-    return summarise("spearman", "overall", draws, "rho", null_decides=False)
+    return summarise("spearman", "overall", draws, "rho", null="spreads")

@@ -305,16 +305,16 @@ def _trained(X: Floats, design: Design, targets: Targets, seed: int) -> list[Mea
             ]
             continue
         plain.append(design.draws(scores[:, j], null[:, j], test))
-        found.append(summarise("r2", name, plain[-1], "R2", null_decides=False))
+        found.append(summarise("r2", name, plain[-1], "R2", null="spreads"))
         if rows > width + 1:
             shuffled = adjusted_r2(null[:, j], rows, width)
             adjusted.append(design.draws(adjusted_r2(scores[:, j], rows, width), shuffled, test))
-            found.append(summarise("r2_adjusted", name, adjusted[-1], "R2", null_decides=False))
+            found.append(summarise("r2_adjusted", name, adjusted[-1], "R2", null="spreads"))
     if plain:
-        found.append(summarise("r2", "mean", mean_draws(plain, n), "R2", null_decides=False))
+        found.append(summarise("r2", "mean", mean_draws(plain, n), "R2", null="spreads"))
     if adjusted:
         found.append(
-            summarise("r2_adjusted", "mean", mean_draws(adjusted, n), "R2", null_decides=False)
+            summarise("r2_adjusted", "mean", mean_draws(adjusted, n), "R2", null="spreads")
         )
     if rows <= width + 1:
         found.append(

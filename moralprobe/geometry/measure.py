@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
@@ -26,6 +26,9 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
 """Where a unit's scale ends: an interval doesn't reach beyond."""
 _NULL_VALUE: Final = {"AUROC": 0.5, "squared distance": 0.0, "ARI": 0.0}
 """What statistics of a unit are expected to be where there is no effect, whatever their null."""
+NullSays = Literal["decides", "spreads", "apart"]
+"""What a null says of an interval: where it meets no effect too, as the null of a whole statistic
+does; how the spread grows alone; nothing, where it is that of something else and stands beside."""
 _FROM_ZERO: Final = ("mean_abs",)
 """Categories whose values aren't negative, whatever the unit."""
 MIN_PROTOTYPES: Final = 5
@@ -74,19 +77,18 @@ def summarise(
     wider: float = 1.0,
     growth: float = 0.0,
     one_sided: bool = False,
-    null_decides: bool = True,
+    null: NullSays = "decides",
 ) -> Measure:
     """Turn draws into a measure.
 
     The interval is that of `draws.interval`, for a null value that the unit knows unless one is
-    handed over. The p value is `permutation_p`, or `upper_p` where `one_sided`. One that is handed
-    over says that the null isn't what the statistic gives without effect: the interval does without
-    it.
+    handed over. The p value, where none is handed over, is `permutation_p`, or `upper_p` where
+    `one_sided`. `null` is what the null says of the interval; of a cosine's nothing.
     """
     lowest, highest = _BOUNDS.get(unit, (-np.inf, np.inf))
     # The null of a cosine needn't lie about zero, nor vary as it does where nothing differs.
-    known = unit != "cosine" and p is None
-    told = draws if known else replace(draws, null=np.empty(0))
+    apart = null == "apart" or unit == "cosine"
+    told = replace(draws, null=np.empty(0)) if apart else draws
     lowest = 0.0 if category in _FROM_ZERO else lowest
     if null_value is None:
         null_value = null_value_of(unit, draws.null)
@@ -98,7 +100,7 @@ def summarise(
         wider=wider,
         growth=growth,
         one_sided=one_sided,
-        null_decides=null_decides,
+        null_decides=null == "decides",
     )
     null_low, null_high = _range(draws.null)
     if p is None:
