@@ -15,7 +15,14 @@ from moralprobe.geometry.draws import (
     resampled,
     resampled_two,
 )
-from moralprobe.geometry.measure import gain, not_enough, permutation_p, summarise, upper_p
+from moralprobe.geometry.measure import (
+    NullSays,
+    gain,
+    not_enough,
+    permutation_p,
+    summarise,
+    upper_p,
+)
 from moralprobe.geometry.uncertainty import (
     PermutationKeys,
     bootstrap_counts,
@@ -252,11 +259,12 @@ def test_a_null_that_is_not_the_statistics_says_nothing_of_its_interval() -> Non
     about, null = rng.normal(0, 0.2, 999), rng.normal(0, 0.01, 999)
     draws = Draws(0.1, 0.1 + about, null, 9)
     bare = Draws(0.1, 0.1 + about, np.empty(0), 9)
-    for unit, p in (("rho", 0.5), ("cosine", None)):
-        a, b = (summarise("x", "c", d, unit, p=p) for d in (draws, bare))
+    says: tuple[tuple[str, NullSays], ...] = (("rho", "apart"), ("cosine", "decides"))
+    for unit, null_says in says:
+        a, b = (summarise("x", "c", d, unit, null=null_says) for d in (draws, bare))
         assert (a.ci_low, a.ci_high) == (b.ci_low, b.ci_high) and np.isfinite(a.null_low)
-    told = summarise("x", "c", draws, "rho")
-    assert told.ci_low > 0 > bare.value + about.min() and told.p < 0.05
+    told, spreads = (summarise("x", "c", draws, "rho", null=x) for x in ("decides", "spreads"))
+    assert told.ci_low > 0 > spreads.ci_low > a.ci_low and told.p < 0.05
 
 
 def test_intervals_of_a_skewed_mean_cover_as_often_as_they_say() -> None:

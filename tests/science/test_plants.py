@@ -8,11 +8,12 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 
-from moralprobe.analyses import recoverability
+from moralprobe.analyses import gradient, recoverability, structure
 from moralprobe.geometry.draws import Draws
 from moralprobe.geometry.measure import Measure, summarise
 from moralprobe.table import HEADLINES
@@ -97,6 +98,35 @@ def test_nothing_is_less_than_the_control_by_what_the_control_explains(
         assert null_value == pytest.approx(min(0.0, float(mean.null.mean())) - control)
         explained.append(mean.null.mean())
     assert min(explained) < 0 < max(explained), "strata keep what length explains"
+
+
+def test_the_null_decides_what_it_is_the_null_of(
+    planted: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def record(name: str, category: str, draws: Draws, unit: str, **options: Any) -> Measure:
+        told[name, category] = options | {"value": draws.value}
+        return summarise(name, category, draws, unit, **options)
+
+    for module in (gradient, recoverability, structure):
+        monkeypatch.setattr(module, "summarise", record)
+    for mode, null in (("audited", "decides"), ("li2026", "spreads")):
+        told.clear()
+        planted.measured(0, mode, planted.PLANTS["effect"], 40)
+        for (name, category), options in told.items():
+            of_pole = name == "length_correlation" and category != "mean_abs"
+            if name in ("spearman", "spearman_given_length", "pearson", "r2") or of_pole:
+                says = options.get("null", "decides")
+                assert says == ("apart" if of_pole else null), (mode, name, category)
+            assert options.get("one_sided", False) == (name == "rsa_unique")
+            # Of the ridge alone: what the trained probe's R2 would vary by isn't known.
+            grows = options.get("growth", 0.0)
+            ridge = mode == "audited" and name in ("r2", "r2_low_rank", "selectivity")
+            assert (grows > 0) == ridge, (mode, name, category)
+            if ridge and name == "r2" and category != "mean":
+                v = max(options["value"], 0.0)
+                assert grows == pytest.approx(4 * (1 - v) * (1 - 3 * v) / planted.TEXTS)
 
 
 @pytest.mark.parametrize("draws", [0, 1, 2, 30])
