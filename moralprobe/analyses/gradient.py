@@ -46,8 +46,8 @@ def gradient(X: Floats, design: Design) -> list[Measure]:
         names.insert(2, "spearman_given_surface")
     parts: dict[str, list[Draws]] = {name: [] for name in names}
     rows, pooled = [], []
-    # As published a text helps to make the centre that it is graded by. On plants intervals that
-    # meet no effect where such a null does are too narrow.
+    # As published a text helps to make the centre that it is graded by, and on plants intervals are
+    # too narrow already: such a null doesn't end them sooner.
     null: NullSays = "decides" if design.mode == "audited" else "spreads"
     for category in design.categories:
         have = int(np.sum(category.prototypes))

@@ -202,8 +202,7 @@ def _towards_nothing(arm: float, null_arm: float, off: float) -> float:
     null's mean, and only there, as a test of no effect would say; resamples can't know, since they
     vary as the statistic does where it is. The farther from no effect it ends, the more these
     decide: the square of the reach goes from theirs to the null's with the fourth power of the
-    share of the way that it covers. (On plants the first power makes intervals of clear effects too
-    narrow, and without any those of no effect stay too wide.)
+    share of the way that it covers, which leaves clear effects to the resamples.
 
     Args:
         arm: how far it reaches by the resamples.
