@@ -157,10 +157,6 @@ def sae() -> str:
     """Say what an autoencoder of real texts reaches, and what features it has."""
     found = json.loads((RESULTS / "sae-real.json").read_text())
     recipe, judged, theirs = found["recipe"], found["reconstruction"], found["sae_lens"]
-    features = found["features"]
-    twin, others = features["null_random_dictionary"], features["others_as_dense"]
-    untaught, again = features["null_shuffled_activations"], features["found_again"]
-    by_pole = ", ".join(f"{pole} {n}" for pole, n in features["replicated_by_pole"].items())
     loss = found["loss"]
     return (
         f"On {found['model']}, layer {found['layer']}, {found['tokens']:,} tokens of actions and "
@@ -173,30 +169,85 @@ def sae() -> str:
         f"too: {theirs['explained_variance']:.3f} of the\nvariance, {theirs['ce_loss_score']:.3f} "
         f"of the loss.\nThe loss is {loss['clean']:.3f} as it is and {loss['spliced']:.3f} "
         f"spliced: a share about 1 says that these short texts lose nothing, not\nthat running "
-        f"text wouldn't.\n\nOf {features['tested']:,} features that can be tested "
-        f"{features['chosen']:,} are chosen by {features['train']:,} texts and "
-        f"{features['replicated']:,} hold on {features['held_out']:,} others, at a median\n"
-        f"specificity of {features['specificity_median']:.2f}. With the poles shuffled "
-        f"{max(features['null_shuffled_chosen'])} are chosen at most; of a random dictionary "
-        f"{twin['replicated']:,} hold; of an\nautoencoder of shuffled activations "
-        f"{untaught['replicated']:,}; of other features as often active, chosen or not, "
-        f"{others['hold']:,} of\n{others['features']:,}. By pole: {by_pole}.\n"
-        f"Another seed has {again['hold']:.0%} of those that hold, {again['all']:.0%} of all "
-        f"features and {again['random_directions']:.0%} of random directions.\n"
-        f"By the paper's rules, which have no null here, {features['li2026']['mono']:,} are "
-        f"mono-semantic, {features['li2026']['strict']:,} strictly.\n{_ablated(features['causal'])}"
+        f"text wouldn't.\n\n{_moral_features(found['features'])}"
     )
 
 
-def _ablated(causal: dict[str, Any]) -> str:
-    """Say what ablating the strongest features does beside others as dense."""
+def _moral_features(features: dict[str, Any]) -> str:
+    """Say which features were found, dictionary by dictionary."""
+    random, others = features["null_random_dictionary"], features["others_as_dense"]
+    untaught, again = features["null_shuffled_activations"], features["found_again"]
+    by_pole = ", ".join(f"{pole} {n}" for pole, n in features["replicated_by_pole"].items())
+    causal, li = features["causal"], features["li2026"]
+    shuffled = li["null_shuffled_texts"]
     r = causal["readout_r"].values()
-    return (
-        f"Ablated one by one, {causal['down']} of the {causal['features']} strongest move their "
-        f"pole's read-out surely down, by {causal['median']:.3f} standard deviations\n(median); "
-        f"so do {causal['null_down']} of as many others as dense, by {causal['null_median']:.3f}.\n"
-        f"The read-outs themselves correlate with typicality at {min(r):.2f} to {max(r):.2f}."
+
+    def held(of: dict[str, Any]) -> str:
+        median = of["specificity_median"]
+        specific = "" if median is None else f"{median:.2f}"
+        return (
+            f"{of['replicated']:,} | {specific} | {of['specific']:,} | {of['in_both_halves']:,} | "
+            f"{_up(of['slope'])}"
+        )
+
+    def chosen(of: dict[str, Any]) -> str:
+        return f"{of['chosen']:,} of {of['tested']:,}"
+
+    def moved(of: dict[str, Any]) -> str:
+        median = of["median"]
+        how = "" if median is None else f" ({median:.3f})"
+        return f"{of['down']} of {of['features']}{how}"
+
+    def published(of: dict[str, int]) -> str:
+        return f"{of['mono']:,}, {of['strict']:,}"
+
+    def most(name: str) -> int:
+        return max(twin[name] for twin in shuffled)
+
+    mono = [twin["mono"] for twin in shuffled]
+
+    return "\n".join(
+        [
+            f"Features are tested by {features['train']:,} texts and tried on "
+            f"{features['held_out']:,} others:",
+            "",
+            "| | chosen, of tested | hold | median specificity | at least 0.5 | in both halves "
+            "| slope surely above 0, of chosen | ablated, surely down (median) "
+            "| li2026: mono, strict |",
+            "|---|---|---|---|---|---|---|---|---|",
+            f"| this autoencoder | {chosen(features)} | {held(features)} | {moved(causal)} | "
+            f"{published(li)} |",
+            f"| a random dictionary | {chosen(random)} | {held(random)} | "
+            f"{moved(causal['random_dictionary'])} | {published(li['null_random_dictionary'])} |",
+            f"| one of shuffled activations | {chosen(untaught)} | {held(untaught)} | | "
+            f"{published(li['null_shuffled_activations'])} |",
+            f"| others as dense, on the same poles, of {others['tested']:,} and "
+            f"{li['others_as_dense']['features']:,} | | {held(others)} | "
+            f"{moved(causal['others_as_dense'])} | {published(li['others_as_dense'])} |",
+            f"| shuffled poles, or texts, at most | {max(features['null_shuffled_chosen'])} | | | "
+            f"| | | | {most('mono'):,}, {most('strict'):,} |",
+            "",
+            f"By the paper's rules {li['mono']:,} are mono-semantic; with whole texts shuffled "
+            f"{min(mono):,} to {max(mono):,} still are, and\n"
+            f"{li['null_random_dictionary']['mono']:,} of the random dictionary's.",
+            f"By pole, of those that hold: {by_pole}.",
+            f"The features with the largest t of the ten poles are "
+            f"{features['strongest_of_poles']['features']} different ones, "
+            f"{features['strongest_of_poles']['chosen']} of them chosen; of the random dictionary "
+            f"{random['strongest_of_poles']['features']}, "
+            f"{random['strongest_of_poles']['chosen']} chosen.",
+            f"The nearest direction of another seed has a median cosine of {again['hold']:.2f} to "
+            f"those that hold, {again['all']:.2f} to all features and "
+            f"{again['random_directions']:.2f} to random directions.",
+            f"Ablations move read-outs in standard deviations; the read-outs themselves correlate "
+            f"with typicality at {min(r):.2f} to {max(r):.2f}.",
+        ]
     )
+
+
+def _up(slope: dict[str, Any]) -> str:
+    """Return how many slopes are surely above 0, of how many."""
+    return f"{slope['up']} of {slope['features']}"
 
 
 def sae_speed() -> str:
@@ -226,23 +277,25 @@ def sae_speed() -> str:
 def _sae_quality() -> str:
     """What both explain of held-out texts after as many steps from the same weights."""
     measures = ("explained_variance", "recovered_from_zero", "recovered_from_mean")
-    lines, steps = [], set()
-    for arch in ("topk", "batchtopk"):
-        path = RESULTS / f"sae-{arch}.json"
+    lines = []
+    for name in ("topk", "topk-1500", "batchtopk", "batchtopk-300"):
+        path = RESULTS / f"sae-{name}.json"
         if not path.exists():
             continue
         found = json.loads(path.read_text())
-        steps.add(found["steps"])
         of = found["held_out"]
         for seed, ours, stock in zip(found["seeds"], of["ours"], of["stock"], strict=True):
             cells = [f"{ours[name]:.4f}, {stock[name]:.4f}" for name in measures]
-            lines.append(f"| `{arch}`, {seed} | " + " | ".join(cells) + " |")
+            dead = found.get("dead_after", 100)
+            what = f"`{found['arch']}`, {found['steps']:,}, {dead}, {seed}"
+            lines.append(f"| {what} | " + " | ".join(cells) + " |")
     return "\n".join(
         [
-            f"After {' or '.join(map(str, sorted(steps)))} steps from the same weights, on texts "
-            "that were held out, ours and SAELens' own:",
+            "From the same weights, on texts that were held out, ours and SAELens' own (dead, and "
+            "revived, is a\nfeature that wasn't active for so many steps):",
             "",
-            "| architecture, seed | variance explained | loss recovered of zeros | of the mean |",
+            "| architecture, steps, dead after, seed | variance explained "
+            "| loss recovered of zeros | of the mean |",
             "|---|---|---|---|",
             *lines,
         ]

@@ -1,12 +1,14 @@
 """Train a TopK autoencoder with our sparse step and with SAELens' own, from the same weights.
 
     python benchmarks/sae.py VECTORS... [--layer 15] [--steps 300] [--seeds 0] [--block 20]
+    python benchmarks/sae.py VECTORS... --steps 1500 --dead-after 300 --untimed
     python benchmarks/sae.py VECTORS... --real [--steps 1500] [--keep DIR]
 
 VECTORS are tables made by `moralprobe vectors build`. Both run inside SAELens' `SAETrainer` on the
-same batches of token states, with the auxiliary loss for features that weren't active for 100
-steps. They alternate in blocks of steps; printed are medians over blocks, and after the last step
-the variance explained and the loss recovered on texts that were held out.
+same batches of token states, with the auxiliary loss for features that weren't active for
+`--dead-after` steps. They alternate in blocks of steps; printed are medians over blocks, and after
+the last step the variance explained and the loss recovered on texts that were held out. With
+`--untimed` rates are left out: something else ran.
 
 `--real` trains one as `moralprobe sae train` does, judges it beside SAELens' own evaluation, trains
 another seed and one of shuffled activations, and looks for moral features in the first table, each
@@ -40,15 +42,20 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--layer", type=int, default=15)
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--dead-after", type=int)
     parser.add_argument("--block", type=int, default=20)
     parser.add_argument("--seeds", default="0")
+    parser.add_argument("--untimed", action="store_true", help="leave rates out of what is written")
     parser.add_argument("--arch", default="topk", choices=["topk", "batchtopk"])
     parser.add_argument("--real", action="store_true", help="train, judge and search one")
     parser.add_argument("--keep", help="a folder in which what is trained, or measured, is kept")
     options = parser.parse_args()
     if options.real:
+        if options.untimed or options.dead_after is not None:
+            parser.error("--real is timed, and revives features as `sae train` does")
         real(options)
         return
+    options.dead_after = 100 if options.dead_after is None else options.dead_after
     from results_file import suffix, write
 
     from moralprobe import load_model
@@ -77,6 +84,7 @@ def main() -> None:
         "k": 32,
         "batch": 4096,
         "steps": options.steps,
+        "dead_after": options.dead_after,
         "seeds": seeds,
         "samples_per_second": {name: round(value) for name, value in rate.items()},
         "ratio": round(rate["ours"] / rate["stock"], 2),
@@ -89,9 +97,18 @@ def main() -> None:
     command = (
         f"python benchmarks/sae.py {' '.join('VECTORS' for _ in options.vectors)} "
         f"--model {Path(options.model).name} --layer {options.layer} --arch {options.arch} "
-        f"--steps {options.steps} --seeds {options.seeds} --block {options.block}"
+        f"--steps {options.steps} --seeds {options.seeds} --block {options.block} "
+        f"--dead-after {options.dead_after}"
     )
-    print(write(f"sae-{options.arch}{suffix()}", command, summary))
+    name = f"sae-{options.arch}"
+    if options.untimed:
+        for timed in ("samples_per_second", "ratio"):
+            del summary[timed]
+        for run in runs:
+            for of in ("ours", "stock"):
+                del run[of]["rates"]
+        command, name = f"{command} --untimed", f"{name}-{options.steps}"
+    print(write(f"{name}{suffix()}", command, summary))
     print(json.dumps({k: v for k, v in summary.items() if k != "runs"}, indent=1))
 
 
@@ -181,12 +198,17 @@ def kept(options: Any, seed: int, run: Callable[[], dict[str, Any]]) -> dict[str
     if not options.keep:
         return run()
     path = Path(options.keep) / f"{options.arch}-{options.steps}-steps-seed-{seed}.json"
-    asked = {"vectors": options.vectors, "model": options.model, "layer": options.layer}
+    asked = {
+        "vectors": options.vectors,
+        "model": options.model,
+        "layer": options.layer,
+        "dead_after": options.dead_after,
+    }
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"asked": asked, "found": run()}))
     kept_there = json.loads(path.read_text())
-    if kept_there["asked"] != asked:
+    if {"dead_after": 100, **kept_there["asked"]} != asked:
         raise SystemExit(f"{path} is of {kept_there['asked']}: give another --keep")
     return dict(kept_there["found"])
 
@@ -199,7 +221,9 @@ def one(options: Any, model: Any, source: Any, held: Any, seed: int) -> dict[str
     from moralprobe.sae.recipe import Recipe, Task
     from moralprobe.sae.trainer import begin_at_the_mean, trainer_of
 
-    recipe = Recipe(arch=options.arch, steps=options.steps, seed=seed, dead_after=100)
+    recipe = Recipe(
+        arch=options.arch, steps=options.steps, seed=seed, dead_after=options.dead_after
+    )
     task = Task(options.layer, recipe)
     ours = trainer_of(task, model.d_model, str(model.device), {})
     begin_at_the_mean({task.name: ours}, [task], source, recipe)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from moralprobe.errors import UsageError, nearest
 from moralprobe.foundations import POLES
 from moralprobe.models.causal import CausalModel
-from moralprobe.sae.causal import causal_scores
+from moralprobe.sae.causal import Readout, causal_scores
 from moralprobe.sae.directions import check_other, with_others
 from moralprobe.sae.evaluate import Evaluation, evaluate
 from moralprobe.sae.evaluate_pooled import evaluate_pooled, held_out_of
@@ -21,6 +22,7 @@ from moralprobe.sae.features import MoralFeatures, moral_features
 from moralprobe.sae.load import LoadedSAE, is_pooled
 from moralprobe.sae.pooled import features_of_table, train_on_pooled
 from moralprobe.sae.recipe import PUBLISHED, Recipe, Task
+from moralprobe.sae.selection import strongest
 from moralprobe.sae.text_features import TextFeatures
 from moralprobe.sae.tokens import TextOptions, judging_tokens, train_on_tokens
 from moralprobe.sae.train import State
@@ -154,7 +156,7 @@ def evaluate_sae(
 class Found(MoralFeatures):
     """The moral features of an autoencoder, and what was `read` for them."""
 
-    read: TextFeatures
+    read: TextFeatures = field(kw_only=True)
 
 
 def find_features(
@@ -192,7 +194,7 @@ def find_features(
         features = with_others(features, loaded, others, seed=seed)
     if causal and not is_pooled(loaded):
         features = _with_causal(features, loaded, model, read, most=causal, seed=seed)
-    return Found(features.frame, features.summary, read)
+    return Found(features.frame, features.summary, features.random, read=read)
 
 
 def _with_causal(
@@ -205,10 +207,10 @@ def _with_causal(
     seed: int,
 ) -> MoralFeatures:
     """Add what ablating the strongest does: `causal`, `causal_null`, their intervals."""
-    strongest = found.frame.filter("chosen").sort("replicated", "t", descending=True).head(most)
-    features = strongest["feature"].to_numpy()
-    poles = np.array([POLES.index(pole) for pole in strongest["pole"]], np.int64)
-    others = strongest["matched"].fill_null(-1).to_numpy()
+    rows = found.frame.filter("chosen").sort("replicated", "t", descending=True).head(most)
+    features = rows["feature"].to_numpy()
+    poles = np.array([POLES.index(pole) for pole in rows["pole"]], np.int64)
+    others = rows["matched"].fill_null(-1).to_numpy()
     scores = causal_scores(loaded, model, read, features, poles, others, seed=seed)
     columns = {
         "causal": scores.score,
@@ -221,15 +223,46 @@ def _with_causal(
     table = pl.DataFrame({"feature": features, **columns}).with_columns(
         pl.col(pl.Float64).fill_nan(None), causal_n=pl.Series(scores.texts)
     )
-    tried = table.drop_nulls("causal")
     summary = {
-        "features": tried.height,
-        "median": tried["causal"].median(),
-        "down": int((tried["causal_high"] < 0).sum()),
-        "null_median": tried["causal_null"].median(),
-        "null_down": int((tried["causal_null_high"] < 0).sum()),
-        "layer": scores.readout_layer,
-        "readout_r": dict(zip(POLES, scores.readout_r.tolist(), strict=True)),
+        **_moved(scores.score, scores.high),
+        "others_as_dense": _moved(scores.null_score, scores.null_high),
+        "random_dictionary": _of_random(found, loaded, model, read, scores.readout, most, seed),
+        "layer": scores.readout.layer,
+        "readout_r": dict(zip(POLES, scores.readout.r.tolist(), strict=True)),
     }
     frame = found.frame.join(table, on="feature", how="left", maintain_order="left")
-    return MoralFeatures(frame, {**found.summary, "causal": summary})
+    return replace(found, frame=frame, summary={**found.summary, "causal": summary})
+
+
+def _of_random(
+    found: MoralFeatures,
+    loaded: LoadedSAE,
+    model: CausalModel,
+    read: TextFeatures,
+    readout: Readout,
+    most: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Ablate the strongest of the random dictionary, which are chosen by the same rule."""
+    if found.random is None or read.random_sae is None:
+        return _moved(np.empty(0), np.empty(0))
+    features, poles = strongest(found.random, most)
+    scores = causal_scores(
+        replace(loaded, sae=read.random_sae),
+        model,
+        replace(read, activations=read.random),
+        features,
+        poles,
+        np.full(len(features), -1),
+        seed=seed,
+        readout=readout,
+        refuse=False,  # one that rounding takes is no reason to lose all that was found
+    )
+    return _moved(scores.score, scores.high)
+
+
+def _moved(score: NDArray[np.float64], high: NDArray[np.float64]) -> dict[str, Any]:
+    """Return how many were ablated, the median of what that does, and how many are surely down."""
+    known = score[np.isfinite(score)]
+    median = float(np.median(known)) if len(known) else None
+    return {"features": len(known), "median": median, "down": int((high < 0).sum())}

@@ -89,21 +89,32 @@ def features_command(
 
 
 def _in_words(summary: dict[str, Any]) -> Iterator[str]:
+    random, others = summary["null_random_dictionary"], summary["others_as_dense"]
+    untaught = summary["null_shuffled_activations"]
+    yield _chosen(summary)
+    shuffled = ", ".join(map(str, summary["null_shuffled_chosen"]))
+    yield f"null, poles shuffled: {shuffled} chosen"
+    yield f"null, a random dictionary: {_chosen(random)}"
+    if untaught:
+        yield f"null, an autoencoder of shuffled activations: {_chosen(untaught)}"
     yield (
-        f"{summary['chosen']} of {summary['tested']:,} features that can be tested are chosen, "
-        f"{summary['replicated']} hold on held-out texts"
+        f"null, other features as often active, on the same poles: {_holding(others)} of "
+        f"{others['tested']:,}"
     )
+    slopes = [
+        ("these", summary),
+        ("others as dense", others),
+        ("of a random dictionary", random),
+        ("of shuffled activations", untaught),
+    ]
+    yield "typicality slopes: " + "; ".join(
+        f"{name}, {_slope(of['slope'])}" for name, of in slopes if of
+    )
+    leading = summary["strongest_of_poles"]
     yield (
-        f"nulls: poles shuffled {', '.join(map(str, summary['null_shuffled_chosen']))} chosen; "
-        f"a random dictionary {summary['null_random_dictionary']['replicated']} hold; "
-        f"other features as often active {summary['others_as_dense']['hold']} of "
-        f"{summary['others_as_dense']['features']} hold"
+        f"strongest of {leading['poles']} poles: {leading['features']} different features, "
+        f"{leading['chosen']} of them chosen"
     )
-    if null := summary["null_shuffled_activations"]:
-        yield (
-            f"an autoencoder of shuffled activations: {null['replicated']} of "
-            f"{null['features']:,} hold"
-        )
     if again := summary.get("found_again"):
         held = "none holds" if again["hold"] is None else f"{again['hold']:.2f} for those that hold"
         yield (
@@ -112,23 +123,58 @@ def _in_words(summary: dict[str, Any]) -> Iterator[str]:
         )
     if causal := summary.get("causal"):
         yield _causal_in_words(causal)
-    published = summary["li2026"]
-    yield (
-        f"li2026 on {published['rows']:,} rows of the dev split: "
-        f"{published['mono']} mono-semantic, {published['strict']} strict"
+    yield _published_in_words(summary["li2026"])
+
+
+def _chosen(of: dict[str, Any]) -> str:
+    return (
+        f"{of['chosen']:,} of {of['tested']:,} features that can be tested are chosen, "
+        f"{_holding(of)} on held-out texts"
+    )
+
+
+def _holding(of: dict[str, Any]) -> str:
+    if of["specificity_median"] is None:
+        return f"{of['replicated']:,} hold"
+    return (
+        f"{of['replicated']:,} hold (median specificity {of['specificity_median']:.2f}, at least "
+        f"0.5 in {of['specific']:,})"
+    )
+
+
+def _slope(of: dict[str, Any]) -> str:
+    if of["median"] is None:
+        return "none can be told"
+    return f"median {of['median']:.3f}, surely above 0 in {of['up']} of {of['features']}"
+
+
+def _published_in_words(published: dict[str, Any]) -> str:
+    def of(found: dict[str, int]) -> str:
+        return f"{found['mono']} and {found['strict']}"
+
+    shuffled = published["null_shuffled_texts"]
+    most = {name: max(twin[name] for twin in shuffled) for name in ("mono", "strict")}
+    others, untaught = published["others_as_dense"], published["null_shuffled_activations"]
+    return (
+        f"li2026 on {published['rows']:,} rows of the dev split: {published['mono']} mono-semantic "
+        f"and {published['strict']} strict; with texts shuffled at most {of(most)}, of a random "
+        f"dictionary {of(published['null_random_dictionary'])}, "
+        + (f"of an autoencoder of shuffled activations {of(untaught)}, " if untaught else "")
+        + f"of {others['features']} others as dense {of(others)}"
     )
 
 
 def _causal_in_words(causal: dict[str, Any]) -> str:
-    if causal["median"] is None:
-        return "none of the features can be ablated in enough held-out texts"
+    def of(found: dict[str, Any]) -> str:
+        if found["median"] is None:
+            return "none in enough held-out texts"
+        return (
+            f"{found['features']} by {found['median']:.3f} standard deviations (median), surely "
+            f"down in {found['down']}"
+        )
+
     return (
-        f"ablated {causal['features']}: their poles' read-out at layer {causal['layer']} moves by "
-        f"{causal['median']:.3f} standard deviations (median), surely down in {causal['down']}; "
-        f"other features as dense move it by {_number(causal['null_median'])}, surely down in "
-        f"{causal['null_down']}"
+        f"ablated, their poles' read-out at layer {causal['layer']} moves: {of(causal)}; other "
+        f"features as dense, {of(causal['others_as_dense'])}; of a random dictionary, "
+        f"{of(causal['random_dictionary'])}"
     )
-
-
-def _number(value: float | None) -> str:
-    return "an unknown amount" if value is None else f"{value:.3f}"

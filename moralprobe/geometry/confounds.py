@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from moralprobe.geometry.arrays import Counts, Floats
+from moralprobe.geometry.arrays import Counts, Floats, blocks
+
+_CELLS = 1 << 20  # of a [draws, rows] block
 
 
 def sink_ratio(token0_norm: Floats, other_norm: Floats) -> NDArray[np.float64]:
@@ -33,14 +35,17 @@ def length_share(X: Floats, inverse_length: Floats, weights: Counts) -> NDArray[
     """
     t = _centred(inverse_length)
     columns = np.stack([np.ones_like(t), t, t * t, np.einsum("nd,nd->n", X, X, dtype=float)], 1)
-    n, sum_t, sum_tt, sum_xx = (weights.astype(np.float64) @ columns).T
-    w = weights.astype(X.dtype)
-    sum_x = (w @ X).astype(np.float64)
-    sum_tx = (w @ (X * t[:, None].astype(X.dtype))).astype(np.float64)
-    slope = sum_tx - (sum_t / n)[:, None] * sum_x
-    spread = sum_tt - sum_t**2 / n
-    variance = sum_xx - np.square(sum_x).sum(1) / n
-    return _share(np.square(slope).sum(1), spread / n, variance * n)
+    tX = X * t[:, None].astype(X.dtype)
+    result = np.empty(len(weights))
+    for some in blocks(len(weights), _CELLS // max(1, len(X))):
+        n, sum_t, sum_tt, sum_xx = (weights[some].astype(np.float64) @ columns).T
+        w = weights[some].astype(X.dtype)
+        sum_x, sum_tx = (w @ X).astype(np.float64), (w @ tX).astype(np.float64)
+        slope = sum_tx - (sum_t / n)[:, None] * sum_x
+        spread = sum_tt - sum_t**2 / n
+        variance = sum_xx - np.square(sum_x).sum(1) / n
+        result[some] = _share(np.square(slope).sum(1), spread / n, variance * n)
+    return result
 
 
 def permuted_length_share(X: Floats, inverse_lengths: Floats) -> NDArray[np.float64]:
@@ -50,11 +55,14 @@ def permuted_length_share(X: Floats, inverse_lengths: Floats) -> NDArray[np.floa
         X: [n, d] pooled states.
         inverse_lengths: [b, n].
     """
-    t = _centred(inverse_lengths)
     X = X - X.mean(0)
-    variance = np.square(X, dtype=np.float64).sum()
-    slope = (t.astype(X.dtype) @ X).astype(np.float64)
-    return _share(np.square(slope).sum(1), np.square(t).mean(1), variance * X.shape[0])
+    variance = np.einsum("nd,nd->", X, X, dtype=np.float64)
+    result = np.empty(len(inverse_lengths))
+    for some in blocks(len(inverse_lengths), _CELLS // max(1, len(X))):
+        t = _centred(inverse_lengths[some])
+        slope = (t.astype(X.dtype) @ X).astype(np.float64)
+        result[some] = _share(np.square(slope).sum(1), np.square(t).mean(1), variance * X.shape[0])
+    return result
 
 
 def _centred(inverse_length: Floats) -> NDArray[np.float64]:
@@ -80,12 +88,16 @@ def length_offset(inverse_length: Floats, prototypes: Counts, weights: Counts) -
         prototypes: [n] 1 for the pole's prototypes, else 0.
         weights: [b, n] counts of a resample.
     """
-    w = weights.astype(np.float64)
-    mine = w * prototypes
+    inverse_length = np.asarray(inverse_length, np.float64)
+    mine = np.asarray(prototypes, np.float64)
+    columns = np.stack([mine * inverse_length, mine, inverse_length, np.ones_like(mine)], axis=1)
+    sums = [
+        weights[some].astype(np.float64) @ columns
+        for some in blocks(len(weights), _CELLS // max(1, len(mine)))
+    ]
+    of_mine, n_mine, of_all, n = np.concatenate(sums).T
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(
-            mine @ inverse_length / mine.sum(1) - w @ inverse_length / w.sum(1), np.float64
-        )
+        return np.asarray(of_mine / n_mine - of_all / n, np.float64)
 
 
 def word_overlap(words: Sequence[frozenset[str]]) -> NDArray[np.float32]:

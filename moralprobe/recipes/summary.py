@@ -94,16 +94,18 @@ def _features(out: Path, jobs: Iterable[Job]) -> Iterator[str]:
     def row(job: Job) -> tuple[str, ...]:
         said = json.loads((out / job.place / "features.json").read_bytes())
         shuffled = ", ".join(map(str, said["null_shuffled_chosen"]))
-        dictionary = said["null_random_dictionary"]["replicated"]
-        published = said["li2026"]
+        random, published = said["null_random_dictionary"], said["li2026"]
+        texts = max(twin["mono"] for twin in published["null_shuffled_texts"])
+        dictionary = published["null_random_dictionary"]["mono"]
         return (
             f"[{job.place}]({job.place}/index.html)",
             f"{said['tested']:,}",
             f"{said['chosen']:,}",
-            f"{said['replicated']:,}",
+            f"{said['replicated']:,}, {said['specific']:,}",
             shuffled,
-            f"{dictionary:,}",
+            f"{random['replicated']:,}, {random['specific']:,}",
             f"{published['mono']:,}, {published['strict']:,}",
+            f"{texts:,}, {dictionary:,}",
         )
 
     yield from ("", "## Moral features", "")
@@ -112,10 +114,11 @@ def _features(out: Path, jobs: Iterable[Job]) -> Iterator[str]:
             "",
             "tested",
             "chosen",
-            "hold on other texts",
+            "hold on other texts, and are specific",
             "null: chosen with poles shuffled",
-            "null: hold of a random dictionary",
+            "null: the same of a random dictionary",
             "li2026: mono-semantic, strict",
+            "null: mono-semantic with texts shuffled, of a random dictionary",
         ),
         (row(job) for job in jobs),
     )

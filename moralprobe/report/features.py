@@ -153,6 +153,10 @@ def shown_of(row: Mapping[str, Any]) -> dict[str, Any]:
     slope = number("slope")
     if row["slope"] is not None:
         slope += f" [{number('slope_low')}, {number('slope_high')}], n {row['slope_n']}"
+    if row["slope"] is not None and "slope_null" in row:
+        slope += f"; another as dense: {number('slope_null')}"
+        if row["slope_null"] is not None:
+            slope += f" [{number('slope_null_low')}, {number('slope_null_high')}]"
     return {
         "feature": int(row["feature"]),
         "pole": row["pole"] or "no pole",

@@ -21,7 +21,7 @@ from moralprobe.errors import DataError, NumericError, UsageError
 from moralprobe.geometry.arrays import Floats, Ints
 from moralprobe.geometry.association import MIN_ACTIVE
 from moralprobe.geometry.draws import Draws, interval
-from moralprobe.geometry.readout import readout
+from moralprobe.geometry.readout import readout as fit_readout
 from moralprobe.geometry.uncertainty import bootstrap_counts
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.tokens import Encoded
@@ -37,6 +37,21 @@ that was barely active in one batch may not be so in another."""
 
 
 @dataclass(frozen=True)
+class Readout:
+    """What poles are read out by: a ridge on a layer's states as the model gives them.
+
+    `clean` [texts, d_model] are those states, pooled; `weights` [d_model, poles] give standard
+    deviations over held-out texts; `r` [poles] is Pearson's r of read-out and typicality in them:
+    where it is low, there is little that a feature could carry.
+    """
+
+    layer: int
+    clean: NDArray[np.float32]
+    weights: NDArray[np.float64]
+    r: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class CausalScores:
     """How far ablating each feature moves its pole's read-out, each [n] in the features' order.
 
@@ -44,8 +59,7 @@ class CausalScores:
     held-out texts: below 0 where a feature carries its pole. `low` and `high` are its 95 % interval
     over the `texts` that it is a mean of. `null_score`, `null_low` and `null_high` are those of the
     matched feature, in its own texts, on the same pole. All are NaN where fewer than `MIN_ACTIVE`
-    held-out texts have the feature. `readout_r` [poles] is Pearson's r of read-out and typicality
-    in held-out texts: where it is low, there is little that a feature could carry.
+    held-out texts have the feature. `readout` is what poles were read out by.
     """
 
     score: NDArray[np.float64]
@@ -55,8 +69,7 @@ class CausalScores:
     null_low: NDArray[np.float64]
     null_high: NDArray[np.float64]
     texts: NDArray[np.int64]
-    readout_r: NDArray[np.float64]
-    readout_layer: int
+    readout: Readout
 
 
 def causal_scores(
@@ -70,6 +83,8 @@ def causal_scores(
     n_texts: int = 64,
     seed: int = 0,
     readout_layer: int | None = None,
+    readout: Readout | None = None,
+    refuse: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> CausalScores:
     """Ablate features in held-out texts in which they are active, and read their poles out.
@@ -84,6 +99,8 @@ def causal_scores(
         n_texts: in which each is ablated at most.
         seed: of texts, folds and resamples.
         readout_layer: the block whose output is read out; the last, if not given.
+        readout: an earlier call's, of the same model and texts, which isn't fitted again.
+        refuse: whether a feature whose ablation changes nothing is refused; else it is NaN.
         progress: called with texts read, clean or ablated, and their number.
 
     Raises:
@@ -91,7 +108,8 @@ def causal_scores(
         DataError: `read` doesn't hold its texts' tokens.
         NumericError: an ablation that changes nothing; NaN or infinity in the states.
     """
-    layer = model.n_layers - 1 if readout_layer is None else readout_layer
+    last = model.n_layers - 1 if readout_layer is None else readout_layer
+    layer = readout.layer if readout else last
     if not loaded.layer <= layer < model.n_layers:
         raise UsageError(
             f"ablations at {loaded.site} can't be read out at resid_post.{layer}",
@@ -105,18 +123,22 @@ def causal_scores(
     samples = _samples(read, [*features, *others], n_texts, seed)
     pairs = [(f, text) for f, texts in samples.items() for text in texts]
     ablated, at = np.array(pairs, np.int64).reshape(-1, 2).T
-    step = counting(progress, len(read.encoded) + len(at))
-    clean, _ = _pooled(loaded, model, read.encoded, layer, step=step)
-    weights, r = readout(clean, read.moral, read.train, seed)
+    step = counting(progress, (0 if readout else len(read.encoded)) + len(at))
+    if readout is None:
+        clean, _ = _pooled(loaded, model, read.encoded, layer, step=step)
+        readout = Readout(layer, clean, *fit_readout(clean, read.moral, read.train, seed))
     again, moved = _pooled(loaded, model, [read.encoded[i] for i in at], layer, ablated, step)
-    for f, texts in samples.items():
-        if (changed := moved[ablated == f]).mean() < _LEAST_MOVED:
+    for f, texts in list(samples.items()):
+        if (changed := moved[ablated == f]).mean() >= _LEAST_MOVED:
+            continue
+        del samples[f]
+        if refuse:
             raise NumericError(
                 f"ablating feature {f} doesn't change the states at {loaded.site}",
                 f"in {(~changed).sum()} of {len(texts)} texts that it is active in",
                 "read the features anew with the same model and autoencoder",
             )
-    change = (again - clean[at]) @ weights
+    change = (again - readout.clean[at]) @ readout.weights
 
     def of(f: int, pole: int) -> tuple[float, float, float, int]:
         changes = change[(ablated == f) & moved, pole]
@@ -131,7 +153,7 @@ def causal_scores(
     score, low, high, texts_of = of_all(features)
     null, null_low, null_high, _ = of_all(others)
     return CausalScores(
-        score, low, high, null, null_low, null_high, texts_of.astype(np.int64), r, layer
+        score, low, high, null, null_low, null_high, texts_of.astype(np.int64), readout
     )
 
 

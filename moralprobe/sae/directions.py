@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -134,4 +135,4 @@ def with_others(
         "all": float(np.median(again)),
         "random_directions": float(np.median(by_chance)),
     }
-    return MoralFeatures(frame, {**found.summary, "found_again": medians})
+    return replace(found, frame=frame, summary={**found.summary, "found_again": medians})

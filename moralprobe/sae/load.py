@@ -7,6 +7,7 @@ import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError  # noqa: TID251 - the error's name alone
 from typing import Any, Final
 
 import torch
@@ -304,7 +305,8 @@ def check_fits(loaded: LoadedSAE, explained_variance: float) -> list[str]:
 def load_release(release: str, sae_id: str, *, device: str = "cpu") -> Any:
     """Fetch a public autoencoder through SAELens: of a release that it lists, or of any repo.
 
-    Of a repo SAELens reads `{sae_id}/cfg.json` and safetensors; nothing of it is unpickled.
+    Of a repo SAELens reads `{sae_id}/cfg.json` and safetensors. Of the releases that it lists some
+    are pickles, as Qwen-Scope: of these tensors are read, and anything else is refused.
 
     Args:
         release: for example `gemma-scope-2b-pt-res-canonical`, or a repo on the Hub: `user/name`.
@@ -346,6 +348,7 @@ def load_release(release: str, sae_id: str, *, device: str = "cpu") -> Any:
         TypeError,
         AttributeError,
         SafetensorError,
+        UnpicklingError,
         hub_error(),
     ) as error:
         raise ModelError(
@@ -383,4 +386,6 @@ def save_release(sae: Any, folder: Path) -> None:
             f"there is a {CONFIG} in it",
             "give a new or empty folder",
         )
+    for weight in sae.parameters():  # SAELens turns some releases' about, and can't save that
+        weight.data = weight.data.contiguous()
     sae.save_model(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -57,4 +58,17 @@ def published(r: NDArray[np.float64]) -> dict[str, Any]:
         "li_r": r[np.arange(len(r)), largest],
         "li_strict": strict,
         "li_tuned": tuned,
+    }
+
+
+def counts(columns: Mapping[str, Any]) -> dict[str, int]:
+    """Count the features of each class, those that are strict, and those that are tuned.
+
+    Args:
+        columns: as `published` gives them.
+    """
+    kinds = list(columns["li_class"])
+    return {name: kinds.count(name) for name in ("weak", "mono", "poly")} | {
+        "strict": int(sum(columns["li_strict"])),
+        "tuned": int(sum(columns["li_tuned"])),
     }

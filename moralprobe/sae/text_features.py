@@ -32,7 +32,7 @@ class TextFeatures:
     [texts, any] and their `names` are what else is known of a text; `train` says which texts
     features are chosen by; `dev_text` [rows] and `dev_moral` [rows, 10] are the rows that they are
     chosen by as published, of which text each is and its own moral vector; `encoded` are the texts'
-    tokens.
+    tokens, and `random_sae` is the random dictionary.
     """
 
     texts: list[str]
@@ -48,6 +48,7 @@ class TextFeatures:
     warnings: tuple[str, ...]
     untaught: sparse.csr_array | None = None
     encoded: tuple[Encoded, ...] = ()
+    random_sae: Any = None
 
 
 def read_features(
@@ -93,7 +94,8 @@ def read_features(
     activations, explained = _encode(loaded.sae, states, kept)
     warnings += check_fits(loaded, explained)
     active = round(activations.nnz / max(1, int(kept.sum())))
-    random, _ = _encode(_random_twin(loaded.sae, active, seed), states, kept)
+    random_sae = _random_twin(loaded.sae, active, seed)
+    random, _ = _encode(random_sae, states, kept)
     untaught = None
     if null is not None:
         untaught = sparse.csr_array(means @ _encode(null.sae, states, kept)[0])
@@ -113,6 +115,7 @@ def read_features(
         warnings=tuple(warnings),
         untaught=untaught,
         encoded=table.encoded,
+        random_sae=random_sae,
     )
 
 
@@ -148,6 +151,7 @@ def _random_twin(sae: Any, k: int, seed: int) -> Any:
         twin.W_dec.copy_(directions)
         twin.W_enc.copy_(directions.T)
         twin.b_dec.copy_(sae.b_dec.detach().cpu())
+    twin.cfg.metadata.sink_norm = sae.cfg.metadata.sink_norm
     return twin.to(device=str(sae.device))
 
 

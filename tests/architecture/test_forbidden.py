@@ -25,7 +25,8 @@ PLACES = (
 
 def forbidden(tree: ast.Module) -> Iterator[str]:
     for module, line in imports_of(tree):
-        if module.split(".")[0] in UNPICKLERS:
+        # The error alone runs nothing; a file that isn't what it says raises it.
+        if module.split(".")[0] in UNPICKLERS and module != "pickle.UnpicklingError":
             yield f"line {line}: import {module}"
         if module == "torch.load":
             yield f"line {line}: torch.load"
@@ -63,6 +64,7 @@ def test_nothing_runs_code_from_files_prints_or_swallows_errors(path: Path) -> N
     "code",
     [
         "import pickle",
+        "from pickle import Unpickler",
         "from joblib import load",
         "from torch import load",
         "import torch\ntorch.load('x')",

@@ -6,12 +6,47 @@ import base64
 import hashlib
 import json
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+import huggingface_hub
+import pytest
 import yaml
+from huggingface_hub import constants
 
 REPO = "someone/moral-saes"
+
+
+@contextmanager
+def serving(server: Hub, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Hub]:
+    """Let a hub answer in the place of the real one."""
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    for name, value in {
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+        "HF_HUB_CACHE": str(folder / "cache"),
+        "HF_TOKEN_PATH": str(folder / "no-token"),
+        # What SAELens asks, which knows no endpoint.
+        "ENDPOINT": server.url,
+        "HF_HUB_DISABLE_TELEMETRY": True,  # else a request without a token may come at any time
+        "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
+    }.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    huggingface_hub.close_session()
+    try:
+        yield server
+    finally:
+        huggingface_hub.close_session()
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 class Hub(ThreadingHTTPServer):
@@ -19,8 +54,9 @@ class Hub(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self, repo: str = REPO) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
+        self.repo = repo
         self.files: dict[str, bytes] = {}
         self.blobs: dict[str, bytes] = {}
         self.branches: list[str] = []
@@ -42,7 +78,7 @@ class Handler(BaseHTTPRequestHandler):
     server: Hub
 
     def handle_any(self) -> None:
-        hub, path = self.server, self.path.split("?")[0]
+        hub, repo, path = self.server, self.server.repo, self.path.split("?")[0]
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         hub.asked.append(f"{self.command} {path}")
         refused = [status for part, status in hub.refuses.items() if part in path]
@@ -54,9 +90,9 @@ class Handler(BaseHTTPRequestHandler):
             status = 409 if hub.exists else 200
             if not hub.exists:
                 hub.exists, hub.private = True, json.loads(body).get("visibility") == "private"
-            return self.answer({"url": f"{hub.url}/{REPO}"}, status)
-        if path == f"/api/models/{REPO}" and hub.exists:
-            return self.answer({"id": REPO, "private": hub.private})
+            return self.answer({"url": f"{hub.url}/{repo}"}, status)
+        if path == f"/api/models/{repo}" and hub.exists:
+            return self.answer({"id": repo, "private": hub.private})
         if path == "/api/validate-yaml":
             front = json.loads(body)["content"].split("---\n")[1]
             return self.answer(
@@ -67,7 +103,7 @@ class Handler(BaseHTTPRequestHandler):
             modes = {p: "lfs" if p.endswith(".safetensors") else "regular" for p in paths}
             files = [{"path": p, "uploadMode": m, "shouldIgnore": False} for p, m in modes.items()]
             return self.answer({"files": files})
-        if path == f"/{REPO}.git/info/lfs/objects/batch":
+        if path == f"/{repo}.git/info/lfs/objects/batch":
             objects = json.loads(body)["objects"]
             for item in objects:
                 item["actions"] = {"upload": {"href": f"{hub.url}/upload/{item['oid']}"}}
@@ -84,9 +120,9 @@ class Handler(BaseHTTPRequestHandler):
                     hub.files[value["path"]] = hub.blobs[value["oid"]]
             hub.branches.append(path.rpartition("/")[2])
             return self.answer(
-                {"commitUrl": f"{hub.url}/{REPO}/commit/{hub.commit}", "commitOid": hub.commit}
+                {"commitUrl": f"{hub.url}/{repo}/commit/{hub.commit}", "commitOid": hub.commit}
             )
-        found = re.fullmatch(rf"/{REPO}/resolve/[^/]+/(.+)", path)
+        found = re.fullmatch(rf"/{repo}/resolve/[^/]+/(.+)", path)
         if found and found[1] in hub.files:
             return self.answer(hub.files[found[1]])
         return self.answer({"error": "no such thing"}, 404, {"X-Error-Code": "EntryNotFound"})

@@ -158,8 +158,8 @@ def test_scores_are_the_formula_of_each_text_alone(family: str, share: float | N
         assert abs(score) > 1e-3
     assert found.texts[0] == active[feature]
     assert found.low[0] < found.score[0] < found.high[0]
-    assert found.readout_layer == LAST
-    np.testing.assert_allclose(found.readout_r, r, atol=1e-4)
+    assert found.readout.layer == LAST
+    np.testing.assert_allclose(found.readout.r, r, atol=1e-4)
 
 
 def planted(model: CausalModel) -> tuple[LoadedSAE, TextFeatures]:
@@ -184,7 +184,7 @@ def test_a_feature_that_writes_what_is_read_carries_it_and_another_doesnt() -> N
         loaded, model, read, features, [POLE] * D, np.roll(features, 1), n_texts=10**6
     )
     clean = [states_of(model, text, LAST).numpy() for text in read.encoded]
-    assert found.readout_r[POLE] > 0.99 and abs(found.readout_r[5]) < 0.3
+    assert found.readout.r[POLE] > 0.99 and abs(found.readout.r[5]) < 0.3
     # What the plant itself says, without any read-out fitted.
     direction = loaded.sae.W_dec[0].detach().numpy()
     ablated = [x - np.outer((x @ direction).clip(0), direction) for x in clean]
@@ -334,11 +334,11 @@ def test_too_few_texts_give_no_number() -> None:
     assert np.isfinite(found.null_score[0]) and np.isnan(found.null_score[1:]).all()
     # A pole that is nowhere is read by nothing.
     assert np.isnan(causal_scores(loaded, model, rare, [0], [7], [-1]).score[0])
-    assert np.isnan(found.readout_r[7])
+    assert np.isnan(found.readout.r[7])
     # Neither is any where too few texts are left to fit a read-out, or to try it.
     for train in (np.zeros(N, bool), np.arange(N) >= MIN_ACTIVE - 1):
         none = causal_scores(loaded, model, replace(read, train=train), [0], [POLE], [-1])
-        assert np.isnan(none.score[0]) and np.isnan(none.readout_r).all()
+        assert np.isnan(none.score[0]) and np.isnan(none.readout.r).all()
     nobody = causal_scores(loaded, model, read, [], [], [])
     assert len(nobody.score) == len(nobody.null_score) == 0
 
@@ -379,7 +379,7 @@ def test_a_layer_that_can_be_chosen_is_read_out() -> None:
     clean = np.array([unit_mean(states_of(model, text, 1)) for text in encoded])
     read = features_of(loaded, model, encoded, moral_of(clean @ np.linspace(-1, 1, D)))
     middle, last = (
-        causal_scores(loaded, model, read, [], [], [], readout_layer=layer).readout_r[POLE]
+        causal_scores(loaded, model, read, [], [], [], readout_layer=layer).readout.r[POLE]
         for layer in (1, 2)
     )
     assert middle > 0.999 and middle > last

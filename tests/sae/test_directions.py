@@ -86,8 +86,9 @@ def test_other_seeds_and_a_null_stand_beside_the_features(
     frame = pl.read_parquet(tmp_path / "features" / "FEATURES.parquet")
     null = summary["null_shuffled_activations"]
     page = (tmp_path / "features" / "index.html").read_text()
-    assert f"<b>{null['chosen']}; {null['replicated']}</b>" in page and "other seeds" in page
-    assert f"an autoencoder of shuffled activations: {null['replicated']} of 128 hold" in said
+    assert f"<b>{null['tested']}; {null['chosen']}; {null['replicated']}; " in page
+    assert "other seeds" in page
+    assert f"shuffled activations: {null['chosen']} of {null['tested']} features" in said
     again = summary["found_again"]
     one, other = (load_sae(at).sae.W_dec.detach() for at in (trained / "sae", tmp_path / "other"))
     np.testing.assert_allclose(frame["found_again"], nearest_cosine(one, other), atol=1e-5)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
 from scipy import sparse
+from scipy.stats import spearmanr
 
 from moralprobe.activations.distinct import Tokens, token_paths
 from moralprobe.activations.job import encode_texts
@@ -20,11 +22,14 @@ from moralprobe.data.prompts import get_template
 from moralprobe.data.splits import normalise
 from moralprobe.errors import DataError, ModelError
 from moralprobe.foundations import POLES
+from moralprobe.geometry.association import associate
 from moralprobe.models.load import load_model
 from moralprobe.models.tiny import save_tiny
-from moralprobe.sae.features import _matched, choose, moral_features
+from moralprobe.sae.features import moral_features
 from moralprobe.sae.load import load_sae
+from moralprobe.sae.nulls import leading
 from moralprobe.sae.published import published
+from moralprobe.sae.selection import as_dense, choose
 from moralprobe.sae.text_features import TextFeatures, read_features
 from moralprobe.sae.tokens import judging_tokens
 from tests.activations.test_extract import starter, tiny
@@ -76,6 +81,9 @@ def test_planted_features_are_found_and_hold() -> None:
     assert ten["specificity"].min() > 0.8
     assert (ten["slope_low"] > 0).all()
     assert (ten["half_a"] > 3).all() and (ten["half_b"] > 3).all()
+    rows = frame.filter("replicated").iter_rows(named=True)
+    both = [min(row["half_a"] or 0, row["half_b"] or 0) > 1.645 for row in rows]
+    assert 10 <= found.summary["in_both_halves"] == sum(both)
     # What goes with length, with moral text at all, or with nothing isn't chosen.
     others = frame.filter(pl.col("feature").is_in([LENGTH, MORAL, CONSTANT]))
     assert not others["chosen"].any()
@@ -88,14 +96,166 @@ def test_planted_features_are_found_and_hold() -> None:
     assert max(summary["null_shuffled_chosen"]) <= 2
     assert summary["null_random_dictionary"]["replicated"] <= 1
     matched = summary["others_as_dense"]
-    assert matched["features"] == summary["chosen"]
+    assert matched["tested"] == summary["chosen"]
+    # Moral text at all has the largest t of some poles, and isn't chosen.
+    leaders = summary["strongest_of_poles"]
+    assert leaders["poles"] == 10 and leaders["chosen"] >= leaders["features"] - 1 >= 8
+
+
+def test_each_slope_stands_beside_that_of_another_as_dense() -> None:
+    read = planted()
+    found = moral_features(replace(read, random=read.activations))
+    Y, held = read.activations.toarray(), ~read.train
+    for row in found.frame.filter("chosen").iter_rows(named=True):
+        scores = read.moral[:, POLES.index(row["pole"])]
+        rows = held & (scores > 0)
+        for feature, column in ((row["feature"], "slope"), (row["matched"], "slope_null")):
+            if np.count_nonzero(Y[rows, feature]) < 20:
+                assert row[column] is None
+                continue
+            naive = spearmanr(Y[rows, feature], scores[rows]).statistic
+            assert row[column] == pytest.approx(naive), column
+            assert row[f"{column}_low"] <= row[column] <= row[f"{column}_high"]
+        assert row["slope_n"] == rows.sum()
+    told, others = found.summary["slope"], found.summary["others_as_dense"]["slope"]
+    own = found.frame.filter("chosen")
+    assert told == {
+        "features": own["slope"].count(),
+        "median": own["slope"].median(),
+        "up": own.filter(pl.col("slope_low") > 0).height,
+    }
+    assert told["up"] >= 10 and others["up"] <= 1 and others["features"] < told["features"]
+    # The same dictionary as the null has the same of everything.
+    null = found.summary["null_random_dictionary"]
+    assert null == {"features": FEATURES, **{k: found.summary[k] for k in null if k != "features"}}
+    holding = found.frame.filter("replicated")["specificity"]
+    assert null["specificity_median"] == holding.median()
+    assert null["specific"] == (holding >= 0.5).sum() < len(holding)  # two poles' isn't
+    assert summary_of_others(read, found.frame) == {
+        k: v for k, v in found.summary["others_as_dense"].items() if k != "slope"
+    }
+
+
+def summary_of_others(read: TextFeatures, frame: pl.DataFrame) -> dict[str, Any]:
+    """What others as dense are, on the poles of those chosen, row by row."""
+    half = np.random.default_rng([0, 7]).random(N) < 0.5
+    train, *parts = (
+        associate(read.activations[rows], read.moral[rows], read.covariates[rows])
+        for rows in (
+            read.train,
+            ~read.train,
+            read.train & half,
+            read.train & ~half,
+        )
+    )
+    held, one, two = parts
+    told: dict[str, Any] = {"tested": 0, "replicated": 0, "in_both_halves": 0}
+    specific = []
+    for row in frame.filter("chosen").iter_rows(named=True):
+        f, k = row["matched"], POLES.index(row["pole"])
+        told["tested"] += 1
+        if max(held.p[k, f], held.contrast_p[k, f]) >= 0.05:
+            continue
+        told["replicated"] += 1
+        told["in_both_halves"] += bool(min(one.t[k, f], two.t[k, f]) > 1.645)
+        rivals = [train.effect[j, f] for j in range(10) if j != k]
+        if train.effect[k, f] <= 0:
+            continue
+        specific.append(1 - max(0, *rivals) / train.effect[k, f])
+    told["specificity_median"] = pytest.approx(np.median(specific)) if specific else None
+    told["specific"] = sum(value >= 0.5 for value in specific)
+    return told
+
+
+def test_others_as_dense_are_counted_on_the_poles_of_those_chosen() -> None:
+    read = planted()
+    Y = read.activations.toarray()
+    rng = np.random.default_rng(8)
+    for k in range(10):  # twins of those chosen, which can stand in for them
+        Y[:, 200 + k] = (Y[:, k] != 0) * rng.exponential(1.0, N)
+        # And one that is what it is on held-out texts alone.
+        Y[:, 210 + k] = np.where(read.train, rng.permutation(Y[:, k]), Y[:, k])
+    read = replace(read, activations=sparse.csr_array(Y))
+    found = moral_features(read)
+    others = found.summary["others_as_dense"]
+    assert others["tested"] > others["replicated"] >= 1
+    told = summary_of_others(read, found.frame)
+    assert np.isfinite(others["specificity_median"])
+    assert told == {k: v for k, v in others.items() if k != "slope"}
+
+
+def test_a_feature_that_cant_be_tested_in_a_half_isnt_in_both() -> None:
+    read = planted()
+    half = np.random.default_rng([0, 7]).random(N) < 0.5
+    Y = read.activations.toarray()
+    Y[read.train & half, 0] = 0
+    found = moral_features(replace(read, activations=sparse.csr_array(Y)))
+    row = found.frame.row(0, named=True)
+    assert row["half_a"] is None and row["half_b"] > 5
+    assert found.summary["in_both_halves"] == found.frame.filter("replicated")["half_a"].count()
+    assert row["replicated"] and found.summary["in_both_halves"] < found.summary["replicated"]
+
+
+def test_one_feature_that_leads_for_every_pole_is_told() -> None:
+    """What the paper's rule takes for one pole's may be moral text at all."""
+    read = planted()
+    rng = np.random.default_rng(2)
+    Y = rng.random((N, FEATURES))
+    Y[:, MORAL] = read.moral.max(axis=1) + 0.01 * rng.random(N)
+    found = moral_features(replace(read, activations=sparse.csr_array(Y)))
+    assert found.summary["strongest_of_poles"] == {"poles": 10, "features": 1, "chosen": 0}
+    leaders = found.summary["li2026"]["strongest_of_poles"]
+    assert (leaders["poles"], leaders["features"]) == (10, 1)
+    assert found.frame.filter(feature=MORAL)["r_any_pole"].item() > 0.99
+    r = np.corrcoef(Y[:, 3], read.moral.max(axis=1))[0, 1]
+    assert found.frame.filter(feature=3)["r_any_pole"].item() == pytest.approx(r)
+    strength = np.array([[3.0, 1, 0], [2, 1, 0], [0, np.nan, 1], [-1, -2, 0]])
+    chosen = np.array([True, False, False])
+    assert leading(strength, chosen) == {"poles": 3, "features": 2, "chosen": 1}
+
+
+def test_the_papers_counts_stand_beside_nulls() -> None:
+    read = planted()
+    summary = moral_features(replace(read, random=read.activations)).summary["li2026"]
+    r = [
+        np.corrcoef(column, read.dev_moral[:, k])[0, 1] if np.ptp(column) else 0
+        for column in read.activations.toarray()[read.dev_text].T
+        for k in range(10)
+    ]
+    size = np.abs(r).reshape(-1, 10)
+    tied = size > 0.1
+    mono = [
+        row.sum() == 1 or (row.sum() == 2 and row.nonzero()[0][0] // 2 == row.nonzero()[0][1] // 2)
+        for row in tied
+    ]
+    mono = np.array(mono) & (size.max(1) >= 0.05)
+    assert summary["mono"] == mono.sum()
+    own = {name: summary[name] for name in ("weak", "mono", "poly", "strict", "tuned")}
+    assert summary["null_random_dictionary"] == own
+    assert summary["null_shuffled_activations"] is None
+    shuffled = summary["null_shuffled_texts"]
+    assert len(shuffled) == 5 and len({tuple(twin.values()) for twin in shuffled}) > 1
+    others = summary["others_as_dense"]
+    assert others["features"] == own["mono"]
+    # Each is another of about the density that it has in the rows that are read.
+    density = (read.activations.toarray()[read.dev_text] != 0).sum(0)
+    wanted = mono & (density > 0)
+    chance = [
+        as_dense(wanted, density > 0, density, np.random.default_rng(seed)) for seed in range(20)
+    ]
+    counts = [mono[some[some >= 0]].sum() for some in chance]
+    assert min(counts) <= others["mono"] <= max(counts)
+    assert others["strict"] <= others["mono"]
+    assert len(set(read.dev_text)) == len(read.dev_text)
+    untaught = moral_features(replace(read, untaught=read.random[:, :50])).summary["li2026"]
+    assert sum(untaught["null_shuffled_activations"][n] for n in ("weak", "mono", "poly")) == 50
 
 
 def test_each_chosen_feature_is_matched_by_another_of_its_density() -> None:
     density = np.array([10, 11, 50, 52, 90, 10])
     chosen = np.array([True, False, True, False, False, False])
     tested = np.array([True, True, True, True, True, False])
-    matched = _matched(chosen, tested, density, np.random.default_rng(0))
+    matched = as_dense(chosen, tested, density, np.random.default_rng(0))
     assert matched.tolist() == [1, -1, 3, -1, -1, -1]
 
 
@@ -109,11 +269,9 @@ def test_a_random_dictionary_holds_where_it_does_on_its_own_held_out_texts() -> 
     null = moral_features(replace(read, random=other, untaught=other[:, :200])).summary
     chosen = choose(other[rows], read.moral[rows], read.covariates[rows]).chosen
     assert chosen[:2].all() and chosen.sum() < null["chosen"]
-    assert null["null_random_dictionary"] == {
-        "features": FEATURES,
-        "chosen": int(chosen.sum()),
-        "replicated": 1,
-    }
+    random = null["null_random_dictionary"]
+    assert (random["features"], random["chosen"]) == (FEATURES, chosen.sum())
+    assert random["replicated"] == 1
     untaught = null["null_shuffled_activations"]
     assert untaught["features"] == 200 and untaught["replicated"] == 1
     assert 2 <= untaught["chosen"] < null["chosen"]
@@ -161,6 +319,27 @@ def test_the_papers_rules_as_they_are_written() -> None:
         expected |= {f for f in ranked[:50] if r[f, k] > 0.1}
         expected |= {f for f in ranked[:20] if r[f, k] > 0}
     assert set(np.flatnonzero(found["li_tuned"])) == expected
+
+
+def test_texts_are_shuffled_whole_for_the_papers_null() -> None:
+    """A text stands in many rows with like vectors: shuffled row by row, chance would seem less."""
+    read = planted()
+    rng = np.random.default_rng(0)
+    few = read.dev_text[:60]
+    rows = np.repeat(few, 20)
+    judged = np.clip(read.moral[rows] + 0.05 * rng.random((len(rows), 10)), 0, 1)
+    Y = rng.random((N, FEATURES))  # goes with nothing
+    nothing = replace(read, activations=sparse.csr_array(Y), dev_text=rows, dev_moral=judged)
+    summary = moral_features(nothing).summary["li2026"]
+    tied = [twin["weak"] for twin in summary["null_shuffled_texts"]]
+    # Of 60 texts hardly a feature has ten |r| below 0.05; of 1,200 rows half would have.
+    assert summary["weak"] < 0.02 * FEATURES and max(tied) < 0.02 * FEATURES
+    alone = [
+        np.corrcoef(Y[rows, f], rng.permutation(judged)[:, k])[0, 1]
+        for f in range(50)
+        for k in range(10)
+    ]
+    assert np.mean(np.abs(np.reshape(alone, (50, 10))).max(1) < 0.05) > 0.2
 
 
 def test_published_features_are_chosen_by_the_rows_of_the_dev_split() -> None:
@@ -236,6 +415,14 @@ def test_from_a_model_to_pages(
     summary = json.loads((out / "features.json").read_bytes())
     assert frame.height == summary["features"] == 4 * 32
     assert f"{summary['chosen']} of" in said and "poles shuffled" in said
+    random, others = summary["null_random_dictionary"], summary["others_as_dense"]
+    assert f"null, a random dictionary: {random['chosen']} of {random['tested']} features" in said
+    assert f"on the same poles: {others['replicated']} hold" in said
+    assert f"of {others['tested']}\n" in said and "typicality slopes: these, " in said
+    leading = summary["strongest_of_poles"]
+    assert f"strongest of {leading['poles']} poles: {leading['features']} different" in said
+    li = summary["li2026"]
+    assert f"of a random dictionary {li['null_random_dictionary']['mono']} and " in said
     assert "causal" in frame.columns and "ablated" in said
     pages = sorted(p.name for p in out.glob("feature-*.html"))
     wanted = frame.filter(pl.col("chosen") | pl.col("li_strict"))["feature"].to_list()
@@ -256,6 +443,8 @@ def test_activations_are_the_means_of_each_text_alone(trained: Path) -> None:
     model = load_model(trained / "model", dtype="fp32")
     read = read_features(loaded, model, starter(60))
     assert read.explained_variance > 0
+    # What is ablated of the null are the tokens that it was read from.
+    assert read.random_sae.cfg.metadata.sink_norm == loaded.sink_norm < np.inf
     splits = {normalise(a): s for a, s in starter(60).frame.select("action", "split").iter_rows()}
     assert [splits[normalise(text)] == "train" for text in read.texts] == read.train.tolist()
     dev = starter(60).frame.filter(split="dev")

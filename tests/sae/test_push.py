@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 import sae_lens
 import torch
@@ -22,7 +20,7 @@ from moralprobe.models.load import load_model
 from moralprobe.models.tiny import tiny_model, tiny_tokenizer
 from moralprobe.sae.load import check_belongs, load_release, load_sae, save_release
 from moralprobe.sae.push import layout, push
-from tests.sae.hub import REPO, Hub
+from tests.sae.hub import REPO, Hub, serving
 
 # huggingface_hub's own upload, in the words of an older client.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -30,28 +28,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    server = Hub()
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    for name, value in {
-        "HF_HUB_OFFLINE": False,
-        "HF_HUB_DISABLE_XET": True,
-        "HF_HUB_CACHE": str(tmp_path / "cache"),
-        "HF_TOKEN_PATH": str(tmp_path / "no-token"),
-        # What SAELens asks, which knows no endpoint.
-        "ENDPOINT": server.url,
-        "HF_HUB_DISABLE_TELEMETRY": True,  # else a request without a token may come at any time
-        "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
-    }.items():
-        monkeypatch.setattr(constants, name, value)
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    huggingface_hub.close_session()
-    yield server
-    huggingface_hub.close_session()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Hub(), monkeypatch, tmp_path) as server:
+        yield server
 
 
 def save(folder: Path, layer: int = 1, **metadata: Any) -> Path:

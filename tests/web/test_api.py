@@ -62,7 +62,10 @@ def loaded(model: CausalModel, starter_table: Path) -> Loaded:
             **dict.fromkeys(("contrast_t", "q", "half_a", "half_b", "r_length", "li_r"), 0.25),
             **{"li_class": "mono", "li_pole": "care", "slope_n": 0},
             "li_strict": at == 95,
-            "slope": None,
+            # A table from before slopes stood beside those of others.
+            "slope": [0.25 if i == 3 else None for i in at],
+            "slope_low": 0.125,
+            "slope_high": 0.375,
         }
     )
     return Loaded(
