@@ -278,7 +278,7 @@ def _sae_quality() -> str:
     """What both explain of held-out texts after as many steps from the same weights."""
     measures = ("explained_variance", "recovered_from_zero", "recovered_from_mean")
     lines = []
-    for name in ("topk", "topk-1500", "batchtopk", "batchtopk-300"):
+    for name in ("topk", "topk-1500", "batchtopk"):
         path = RESULTS / f"sae-{name}.json"
         if not path.exists():
             continue

@@ -91,9 +91,9 @@ def test_the_strongest_of_a_random_dictionary_are_ablated_by_its_own_directions(
         random.b_enc.copy_(loaded.sae.b_enc[turn])
         random.W_dec.copy_(loaded.sae.W_dec[turn])
     read = replace(read, random=read.activations[:, turn], random_sae=random)
-    of_random = tried(read, read.random, half)
+    of_random = tried(read, read.random, half, 0)
     features, poles = strongest(of_random, 5)
-    own, own_poles = strongest(tried(read, read.activations, half), 5)
+    own, own_poles = strongest(tried(read, read.activations, half, 0), 5)
     assert len(own) and (turn[features] == own).all() and (poles == own_poles).all()
     frame = pl.DataFrame(
         {
@@ -119,7 +119,7 @@ def test_a_null_that_cant_be_ablated_loses_nothing() -> None:
     read = replace(read, random=read.activations, random_sae=copy.deepcopy(loaded.sae))
     with torch.no_grad():
         read.random_sae.b_enc.fill_(-1e9)  # never active
-    of_random = tried(read, read.random, half)
+    of_random = tried(read, read.random, half, 0)
     frame = pl.DataFrame(
         {
             "feature": [0],

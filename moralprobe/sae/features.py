@@ -71,16 +71,15 @@ def moral_features(read: TextFeatures, *, seed: int = 0) -> MoralFeatures:
     rng = np.random.default_rng([seed, 7])
     Y = read.activations
     half = rng.random(len(train)) < 0.5
-    found, random = tried(read, Y, half), tried(read, read.random, half)
-    untaught = None if read.untaught is None else tried(read, read.untaught, half)
-    selection, features = found.selection, np.arange(Y.shape[1])
+    found, random = (tried(read, of, half, seed) for of in (Y, read.random))
+    untaught = None if read.untaught is None else tried(read, read.untaught, half, seed)
+    selection, slopes, r = found.selection, found.slopes, published_r(read, Y)
     tested = np.asarray(np.isfinite(selection.found.t).any(axis=0))
     matched = as_dense(selection.chosen, tested, np.asarray((Y[train] != 0).sum(axis=0)), rng)
-    chosen = np.where(selection.chosen, features, -1)
-    slopes, others = (slopes_of(read, Y, of, selection.pole, seed) for of in (chosen, matched))
+    others = slopes_of(read, Y, matched, selection.pole, seed)
     frame = pl.DataFrame(
         {
-            "feature": features,
+            "feature": np.arange(Y.shape[1]),
             "density": np.asarray((Y != 0).sum(axis=0)).ravel() / len(train),
             "pole": [POLES[k] if k >= 0 else None for k in selection.pole],
             "effect": selection.at(selection.found.effect),
@@ -101,13 +100,13 @@ def moral_features(read: TextFeatures, *, seed: int = 0) -> MoralFeatures:
             "slope_null_low": others[1],
             "slope_null_high": others[2],
             **_correlations(read),
-            **published(published_r(read, Y)),
+            **published(r),
         }
     ).with_columns(
         pl.col(pl.Float64).fill_nan(None), pl.when(pl.col("matched") >= 0).then("matched")
     )
-    summary = summarise(read, found, random, untaught, matched, (slopes, others), rng, seed)
-    summary["li2026"] = summarise_published(read, frame, rng)
+    summary = summarise(read, found, random, untaught, matched, others, rng)
+    summary["li2026"] = summarise_published(read, frame, r, rng)
     return MoralFeatures(frame, summary, random)
 
 

@@ -13,7 +13,7 @@ from scipy import sparse
 from moralprobe.foundations import POLES
 from moralprobe.geometry.association import pearson_of_features
 from moralprobe.sae.published import counts, published
-from moralprobe.sae.selection import LEVEL, Tried, as_dense, at, choose, slopes_of
+from moralprobe.sae.selection import LEVEL, Tried, as_dense, at, choose
 from moralprobe.sae.text_features import TextFeatures
 
 SPECIFIC: Final = 0.5
@@ -27,9 +27,8 @@ def summarise(
     random: Tried,
     untaught: Tried | None,
     matched: NDArray[np.int64],
-    slopes: tuple[NDArray[np.float64], NDArray[np.float64]],
+    slopes: NDArray[np.float64],
     rng: np.random.Generator,
-    seed: int,
 ) -> dict[str, Any]:
     """Count what was chosen by the audited rule, and what it gives of nulls.
 
@@ -39,36 +38,40 @@ def summarise(
         random: of a random dictionary's.
         untaught: of an autoencoder of shuffled activations, if there is one.
         matched: [features] another of about its density, of features chosen; -1 for none.
-        slopes: [4, features] of features chosen and of those matched, on the same poles.
+        slopes: [4, features] of those matched, on the poles of features chosen.
         rng: shuffles poles.
-        seed: of resamples.
     """
-    train, selection = read.train, found.selection
+    train, pole = read.train, found.selection.pole
     Y, T, C = read.activations[train], read.moral[train], read.covariates[train]
     order = [rng.permutation(len(T)) for _ in range(_SHUFFLES)]
     others = np.full(len(matched), -1)  # by the pole of the feature for which it stands in
-    others[matched[matched >= 0]] = selection.pole[matched >= 0]
+    others[matched[matched >= 0]] = pole[matched >= 0]
     return {
         "texts": len(read.moral),
         "train": int(train.sum()),
         "held_out": int((~train).sum()),
-        "features": len(matched),
-        "chosen": int(selection.chosen.sum()),
-        **_told(found, selection.pole, found.replicated, slopes[0]),
+        **_dictionary(found),
         "replicated_by_pole": {
-            pole: int((found.replicated & (selection.pole == k)).sum())
-            for k, pole in enumerate(POLES)
+            name: int((found.replicated & (pole == k)).sum()) for k, name in enumerate(POLES)
         },
-        "strongest_of_poles": leading(selection.found.t, selection.chosen),
         "null_shuffled_chosen": [int(choose(Y, T[rows], C).chosen.sum()) for rows in order],
-        "null_random_dictionary": _of_another(read, read.random, random, seed),
-        "null_shuffled_activations": None
-        if read.untaught is None or untaught is None
-        else _of_another(read, read.untaught, untaught, seed),
-        "others_as_dense": _told(found, others, (others >= 0) & found.holds(others), slopes[1]),
+        "null_random_dictionary": _dictionary(random),
+        "null_shuffled_activations": None if untaught is None else _dictionary(untaught),
+        "others_as_dense": _told(found, others, found.holds(others), slopes),
         "held_fixed": list(read.names),
         "explained_variance": read.explained_variance,
         "level": LEVEL,
+    }
+
+
+def _dictionary(found: Tried) -> dict[str, Any]:
+    """Count what the audited rule gives of one dictionary."""
+    selection = found.selection
+    return {
+        "features": len(selection.chosen),
+        "chosen": int(selection.chosen.sum()),
+        **_told(found, selection.pole, found.replicated, found.slopes),
+        "strongest_of_poles": leading(selection.found.t, selection.chosen),
     }
 
 
@@ -85,20 +88,6 @@ def _told(
         "specificity_median": float(np.median(own)) if len(own) else None,
         "specific": int((own >= SPECIFIC).sum()),
         "slope": _slope(slopes),
-    }
-
-
-def _of_another(
-    read: TextFeatures, activations: sparse.csr_array, found: Tried, seed: int
-) -> dict[str, Any]:
-    selection = found.selection
-    chosen = np.where(selection.chosen, np.arange(activations.shape[1]), -1)
-    slopes = slopes_of(read, activations, chosen, selection.pole, seed)
-    return {
-        "features": activations.shape[1],
-        "chosen": int(selection.chosen.sum()),
-        **_told(found, selection.pole, found.replicated, slopes),
-        "strongest_of_poles": leading(selection.found.t, selection.chosen),
     }
 
 
@@ -141,7 +130,10 @@ def published_r(read: TextFeatures, activations: sparse.csr_array) -> NDArray[np
 
 
 def summarise_published(
-    read: TextFeatures, frame: pl.DataFrame, rng: np.random.Generator
+    read: TextFeatures,
+    frame: pl.DataFrame,
+    r: NDArray[np.float64],
+    rng: np.random.Generator,
 ) -> dict[str, Any]:
     """Count what the paper's rules give, and what they give of nulls.
 
@@ -150,6 +142,7 @@ def summarise_published(
     Args:
         read: the texts, and how active all features are in them.
         frame: a row a feature, with what the rules gave.
+        r: from `published_r`, by which they gave it.
         rng: shuffles texts, and picks others as dense among the rows that are read.
     """
 
@@ -168,7 +161,7 @@ def summarise_published(
     return {
         **counts(frame.to_dict(as_series=True)),
         "rows": len(row),
-        "strongest_of_poles": leading(published_r(read, read.activations).T, strict),
+        "strongest_of_poles": leading(r.T, strict),
         "null_shuffled_texts": [of(twin, read.activations) for twin in shuffled],
         "null_random_dictionary": of(read, read.random),
         "null_shuffled_activations": None if read.untaught is None else of(read, read.untaught),

@@ -78,13 +78,15 @@ class Tried:
     """A dictionary's features, chosen by the training texts and tried on the others.
 
     `again` is what the held-out texts say, `halves` what each half of the training texts does, by
-    both of which features were chosen. What a method says of a feature it says of a pole, [f]: its
-    own, or another's for which it stands in; -1 for none.
+    both of which features were chosen; `slopes` [4, f] are of features chosen, as `slopes_of` has
+    them. What a method says of a feature it says of a pole, [f]: its own, or another's for which it
+    stands in; -1 for none.
     """
 
     selection: Selection
     again: Associations
     halves: tuple[Associations, Associations]
+    slopes: NDArray[np.float64]
 
     def holds(self, pole: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return where effect and contrast are there in held-out texts, one-sided at `LEVEL`."""
@@ -105,13 +107,16 @@ class Tried:
         return self.selection.chosen & self.holds(self.selection.pole)
 
 
-def tried(read: TextFeatures, activations: sparse.csr_array, half: NDArray[np.bool_]) -> Tried:
+def tried(
+    read: TextFeatures, activations: sparse.csr_array, half: NDArray[np.bool_], seed: int
+) -> Tried:
     """Choose features of a dictionary by the training texts, and try them on the others.
 
     Args:
         read: the texts.
         activations: [texts, features] of the dictionary in them.
         half: [texts] which of the training texts are in the first half.
+        seed: of the slopes' resamples.
     """
     T, C, train = read.moral, read.covariates, read.train
 
@@ -119,7 +124,9 @@ def tried(read: TextFeatures, activations: sparse.csr_array, half: NDArray[np.bo
         return associate(activations[rows], T[rows], C[rows])
 
     selection = choose(activations[train], T[train], C[train])
-    return Tried(selection, of(~train), (of(train & half), of(train & ~half)))
+    chosen = np.where(selection.chosen, np.arange(len(selection.chosen)), -1)
+    slopes = slopes_of(read, activations, chosen, selection.pole, seed)
+    return Tried(selection, of(~train), (of(train & half), of(train & ~half)), slopes)
 
 
 def strongest(found: Tried, most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
