@@ -64,6 +64,25 @@ def test_length_share_equals_a_regression_and_its_resamples() -> None:
         assert permuted_length_share(X, shuffled)[b] == pytest.approx(one, rel=1e-3)
 
 
+def test_many_draws_are_what_each_is_alone() -> None:
+    """They are taken in blocks."""
+    rng = np.random.default_rng(3)
+    lengths = rng.integers(4, 15, 4000)
+    X, inverse = pooled_with_sink(lengths, sink=5.0, d=4), 1 / lengths
+    weights = rng.integers(0, 3, (600, 4000)).astype(np.uint8)
+    shuffled = np.stack([rng.permutation(inverse) for _ in range(600)])
+    some = (rng.random(4000) < 0.2).astype(float)
+    for of, draws in (
+        (lambda drawn: length_share(X, inverse, drawn), weights),
+        (lambda drawn: length_offset(inverse, some, drawn), weights),
+        (lambda drawn: permuted_length_share(X, drawn), shuffled),
+    ):
+        found = of(draws)
+        assert found.shape == (600,) and len(np.unique(found)) == 600
+        for b in (0, 261, 262, 263, 599):
+            assert found[b] == pytest.approx(of(draws[b : b + 1])[0], rel=1e-4)
+
+
 def test_a_sink_turns_length_into_opposed_centres() -> None:
     """The confound itself: no moral signal at all, categories differ in length only."""
     rng = np.random.default_rng(2)

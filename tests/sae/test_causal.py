@@ -234,6 +234,17 @@ def test_at_most_so_many_texts_are_taken_evenly_and_the_same_by_seed_and_company
     assert some.score[0] != every.score[0]
     other = causal_scores(loaded, model, read, [0], [POLE], [-1], n_texts=40, seed=1)
     assert other.score[0] != some.score[0]
+    # A read-out that is there is taken, and the texts aren't read again.
+    seen.clear()
+    doubled = replace(some.readout, weights=2 * some.readout.weights)
+    taken = causal_scores(
+        *(loaded, model, read, [0], [POLE], [-1]),
+        n_texts=40,
+        readout=doubled,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert taken.score[0] == pytest.approx(2 * some.score[0], rel=1e-5)
+    assert seen[-1] == (40, 40)
 
 
 @pytest.mark.parametrize(

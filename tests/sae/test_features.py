@@ -247,8 +247,13 @@ def test_the_papers_counts_stand_beside_nulls() -> None:
     assert min(counts) <= others["mono"] <= max(counts)
     assert others["strict"] <= others["mono"]
     assert len(set(read.dev_text)) == len(read.dev_text)
-    untaught = moral_features(replace(read, untaught=read.random[:, :50])).summary["li2026"]
-    assert sum(untaught["null_shuffled_activations"][n] for n in ("weak", "mono", "poly")) == 50
+    # Each null is counted by its own features, as they would be if they were the autoencoder's.
+    few = read.random[:, :50]
+    beside = moral_features(replace(read, untaught=few)).summary["li2026"]
+    for name, null in (("random_dictionary", read.random), ("shuffled_activations", few)):
+        alone = moral_features(replace(read, activations=null)).summary["li2026"]
+        assert beside[f"null_{name}"] == {kind: alone[kind] for kind in own}
+        assert beside[f"null_{name}"] != own
 
 
 def test_each_chosen_feature_is_matched_by_another_of_its_density() -> None:
