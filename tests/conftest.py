@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,16 @@ _LONG = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if all(item.get_closest_marker("slow") for item in items):
         items.sort(key=lambda item: [name in item.nodeid for name in _LONG], reverse=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Random weights that a test or its fixtures don't seed are the same in every run."""
+    random.seed(0)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
