@@ -86,7 +86,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Targets:
-    """What is read out of the hidden states, one row a text (`audited`) or a pair (`li2026`).
+    """What is read out of the hidden states: a row a text, fold by fold, or a pair (`li2026`).
 
     `rows` index the design's rows; `values` [t, m] are named by `names`; `tags` [t, 5] say which
     axes stand; `control` [t, m] are labels drawn at random for the texts' first words. `shuffles`
@@ -310,15 +310,20 @@ def _text_targets(
     rng = np.random.default_rng([seed, 9])
     heads = facts.first_words if facts.first_words is not None else facts.topics
     drawn = rng.integers(0, len(rows), int(heads.max(initial=0)) + 1)  # a text for each first word
-    strata = strata_of(design.length[rows], facts.topics[text])
+    control = values[drawn[heads[text]]]
+    # Fold by fold, as read-outs take them: a layer's states and permutations aren't copied again.
+    order = np.argsort(design.folds[rows], kind="stable")
+    rows, values, tags, control = rows[order], values[order], tags[order], control[order]
+    strata = strata_of(design.length[rows], facts.topics[design.text[rows]])
     signed = values[:, :10:2].sum(1) - values[:, 1:10:2].sum(1)
+    shuffles = permutations(design.group[rows], strata, signed, keys)
     return Targets(
         rows,
         _VECTOR_TARGETS,
         values,
         tags,
-        values[drawn[heads[text]]],
-        permutations(design.group[rows], strata, signed, keys),
+        control,
+        np.asfortranarray(shuffles),
         np.zeros(len(rows), np.int64),
     )
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
+import pytest
 
-from moralprobe.design import WHOLE, Design
+from moralprobe.analyses import recoverability as analysis
+from moralprobe.design import WHOLE, Design, TextFacts, make_design
+from moralprobe.foundations import POLES
+from moralprobe.moral_vectors import build_vectors
 
 DRAWS = WHOLE + 20
 GROUP = np.array([0, 0, 1, 2, 3, 3])
@@ -38,3 +43,55 @@ def test_what_trains_and_what_is_tested_are_drawn_together_and_then_apart() -> N
     alone, apart = np.split(tested[1 + DRAWS + WHOLE :], 2)
     assert (alone == 1).all()
     np.testing.assert_array_equal(apart, DRAWN[:WHOLE])
+
+
+def of_starter() -> tuple[pl.DataFrame, Design]:
+    frame = build_vectors("starter").frame
+    _, text = np.unique(frame["group"].to_numpy().astype(str), return_inverse=True)
+    n = int(text.max()) + 1
+    lengths = np.random.default_rng(0).integers(5, 20, n)
+    pairs = frame.with_columns(text_index=pl.Series(text), n_tokens=pl.Series(lengths[text]))
+    facts = TextFacts(np.arange(n) % 3, first_words=np.arange(n) // 4)
+    parts = ("recoverability",)
+    return pairs, make_design(pairs, facts, "audited", draws=50, seed=0, analyses=parts)
+
+
+def test_what_is_read_out_stands_fold_by_fold_with_all_that_is_its_own() -> None:
+    pairs, design = of_starter()
+    targets = design.targets
+    assert targets is not None
+    text, folds = design.text[targets.rows], design.folds[targets.rows]
+    assert (np.diff(folds) >= 0).all() and len(np.unique(folds)) == 5
+    assert len(np.unique(text)) == len(text) == pairs["text_index"].n_unique()
+    for t, values, tags in zip(text, targets.values, targets.tags, strict=True):
+        mine = pairs.filter(text_index=t).unique("row")
+        expected = mine.select(*POLES, "judgment", "agreement").mean().row(0)
+        np.testing.assert_allclose(values, expected, atol=1e-12)
+        assert tags.any() and set(np.flatnonzero(values[:10]) // 2) <= set(np.flatnonzero(tags))
+    # A first word's label is that of one text, for all texts that begin with it.
+    for word in np.unique(text // 4):
+        control = targets.control[text // 4 == word]
+        assert (control == control[0]).all()
+        assert (targets.values == control[0]).all(1).any()
+    assert len(targets.shuffles) == 50
+    np.testing.assert_array_equal(
+        np.sort(targets.shuffles, axis=1), np.tile(np.arange(len(text)), (50, 1))
+    )
+    assert (targets.shuffles != np.arange(len(text))).mean() > 0.5
+    assert (text[targets.shuffles] % 3 == text % 3).all(), "within topics"
+
+
+def test_how_many_draws_are_read_out_at_once_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, design = of_starter()
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((len(design.text), 12)).astype(np.float32)[design.text]
+    together = analysis.recoverability(X, design)
+    monkeypatch.setattr(analysis, "_MOVED", 1)
+    alone = analysis.recoverability(X, design)
+    assert {"r2", "r2_low_rank", "selectivity", "tag_auroc"} == {m.name for m in together}
+    for a, b in zip(together, alone, strict=True):
+        np.testing.assert_allclose(
+            [a.value, a.ci_low, a.ci_high, a.p], [b.value, b.ci_low, b.ci_high, b.p], atol=1e-4
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ _TRAINED_AGAIN = 200  # resamples at half strength
 _WHOLE = 100  # whole resamples
 _CHOSEN_AGAIN = 40  # resamples at half strength in which penalties are chosen again
 _CHUNK = 32  # draws at a time
-_MOVED = 1 << 19  # of a [rows, draws] block of targets
+_MOVED = 1 << 21  # of a [rows, draws, targets] block
 
 
 def recoverability(X: Floats, design: Design, *, seed: int = 42) -> list[Measure]:
@@ -114,8 +115,7 @@ def _ridge(X: Floats, design: Design, targets: Targets) -> list[Measure]:
     # Which of the resamples choose their penalties again; one alone would say nothing of a spread.
     some = slice(1, 1 + (min(_CHOSEN_AGAIN, half) if half > 1 else 0))
     again = choose_again(folds, Y[:, :m], predicted[:, :m], shares[some])
-    read = read_again(folds, Y[:, :m], predicted[:, :m], again, shares[some])
-    chosen, kept = weighted_r2(Y[:, :m], read, shares[some]), scores[some]
+    chosen, kept = _scored(folds, Y[:, :m], predicted[:, :m], again, shares[some]), scores[some]
     found += [
         summarise(
             "r2",
@@ -163,9 +163,9 @@ def _ridge(X: Floats, design: Design, targets: Targets) -> list[Measure]:
 
 def _shares(design: Design, rows: Ints) -> NDArray[np.float32]:
     """Return the weights of `Design.weights` of mean 1, as few as read-outs are trained again."""
-    drawn = design.counts(rows)[1:].astype(np.float32)
+    drawn = design.resamples[:_TRAINED_AGAIN, design.group[rows]].astype(np.float32)
     once = np.ones((1, len(rows)), np.float32)
-    return np.concatenate([once, (1 + drawn[:_TRAINED_AGAIN]) / 2, drawn[:_WHOLE]])
+    return np.concatenate([once, (1 + drawn) / 2, drawn[:_WHOLE]])
 
 
 def _again(
@@ -174,17 +174,28 @@ def _again(
     """Return R2 of every target [b, m], and AUROC of the tags [b, 5], under each set of weights."""
     scores = np.empty((len(shares), Y.shape[1]))
     areas = np.empty((len(shares), tags.stop - tags.start))
-    for j in range(Y.shape[1]):
-        mine = slice(j, j + 1)
-        again = read_again(folds, Y[:, mine], predicted[:, mine], penalties[:, mine], shares)
-        scores[:, mine] = weighted_r2(Y[:, mine], again, shares)
+    for j, some in product(range(Y.shape[1]), blocks(len(shares), _MOVED // len(Y))):
+        mine, weights = slice(j, j + 1), shares[some]
+        again = read_again(folds, Y[:, mine], predicted[:, mine], penalties[:, mine], weights)
+        scores[some, mine] = weighted_r2(Y[:, mine], again, weights)
         if tags.start <= j < tags.stop:
             labels = Y[:, j] > 0
-            areas[:, j - tags.start] = [
+            areas[some, j - tags.start] = [
                 weighted_auroc(folds, read, labels, w[None])[0]
-                for read, w in zip(again[:, :, 0].T, shares, strict=True)
+                for read, w in zip(again[:, :, 0].T, weights, strict=True)
             ]
     return scores, areas
+
+
+def _scored(
+    folds: Folds, Y: Floats, predicted: Floats, penalties: Ints, shares: Floats
+) -> NDArray[np.float64]:
+    """Return R2 of targets [b, m] under sets of weights with penalties of their own."""
+    scores = np.empty((len(shares), Y.shape[1]))
+    for some in blocks(len(shares), _MOVED // Y.size):
+        again = read_again(folds, Y, predicted, penalties[:, some], shares[some])
+        scores[some] = weighted_r2(Y, again, shares[some])
+    return scores
 
 
 def _low_rank(
@@ -200,7 +211,7 @@ def _low_rank(
     penalty = _one_for_all(penalties)
     few = targets.shuffles[:_LOW_RANK_SHUFFLES]
     error = np.empty((len(RANKS), len(few), Y.shape[1]))
-    step = _MOVED // len(Y)
+    step = _MOVED // Y.size
     for chunk in blocks(len(few), step):
         shuffled = Y.astype(np.float32)[few[chunk].T]  # [n, c, m]
         error[:, chunk] = np.square(shuffled - reduced_rank(folds, shuffled, penalty, RANKS)).sum(1)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from moralprobe.analyses.common import smaller, too_few
+from moralprobe.analyses.common import CHUNK, smaller, too_few
 from moralprobe.design import Design, Opposition
 from moralprobe.foundations import AXES
-from moralprobe.geometry.arrays import Counts, Floats, Ints
+from moralprobe.geometry.arrays import Counts, Floats, Ints, blocks
 from moralprobe.geometry.draws import Draws, mean_draws
 from moralprobe.geometry.held_out import measure, prepare
 from moralprobe.geometry.measure import MIN_GROUPS, MIN_PROTOTYPES, Measure, not_enough, summarise
@@ -117,10 +117,14 @@ def _held_out(X: Floats, design: Design) -> list[Measure]:
     rows = np.concatenate([side.rows for side in usable])
     virtue = np.concatenate([side.virtue for side in usable])
     pair = np.repeat(np.arange(len(usable)), [len(side.rows) for side in usable])
-    shuffled = np.concatenate([side.virtue[side.shuffles] for side in usable], axis=1)
     read_outs = prepare(X[rows], pair, design.folds[rows])
     observed = measure(read_outs, virtue[None], design.both(rows))
-    null = measure(read_outs, shuffled)
+    null = [np.empty((0, len(usable)))] * 2
+    for some in blocks(len(usable[0].shuffles), CHUNK):
+        shuffled = np.concatenate([side.virtue[side.shuffles[some]] for side in usable], axis=1)
+        null = [
+            np.concatenate(part) for part in zip(null, measure(read_outs, shuffled), strict=True)
+        ]
     for name, values, nulls in zip(_UNITS, observed, null, strict=True):
         parts = [
             design.draws_of_two(values[:, k], nulls[:, k], side.rows)

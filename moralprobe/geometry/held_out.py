@@ -31,13 +31,20 @@ class HeldOut(NamedTuple):
 class _Block:
     """The rows of one pair in one fold, ordered by state; equal states stand once.
 
-    `states` [m, d] as they are; `tested` [m, d] whitened by the fold's own read-out.
+    `first` [m] are rows of `X` that hold them; `tested` [m, d] are whitened by the fold's own
+    read-out.
     """
 
     rows: Ints
     starts: Ints
-    states: NDArray[np.float32]
+    X: Floats
+    first: Ints
     tested: NDArray[np.float32]
+
+    @property
+    def states(self) -> NDArray[np.float32]:
+        """The distinct states as they are, [m, d]; copied when they are read."""
+        return np.asarray(self.X[self.first], np.float32)
 
     def sums(self, weights: Counts) -> NDArray[np.float32]:
         """Return the weight of each distinct state, [b, m]."""
@@ -79,14 +86,15 @@ def prepare(X: Floats, pairs: Ints, folds: Ints) -> ReadOuts:
     all_sums = np.sum(sums, axis=0, dtype=np.float64)
     whiten, kept, train = [], [], []
     for f in range(n_folds):
-        rows = np.flatnonzero(folds != f)
-        counts = onehot[rows].sum(0, dtype=np.float64)
+        others = parts[:f] + parts[f + 1 :]
+        counts = np.sum([onehot[rows].sum(0, dtype=np.float64) for rows in others], axis=0)
         means = (all_sums - sums[f]) / np.maximum(counts, 1)[:, None]
         scatter = all_gram - gram[f] - (means * counts[:, None]).T @ means
-        shrinkage = ledoit_wolf_shrinkage(X[rows], pairs[rows], means, scatter)
-        whiten.append(_whitening(scatter / len(rows), shrinkage))
+        squared = np.concatenate([_squared_lengths(X[rows], pairs[rows], means) for rows in others])
+        shrinkage = _shrinkage(squared, scatter)
+        whiten.append(_whitening(scatter / len(squared), shrinkage))
         kept.append(1 - shrinkage)
-        train.append(len(rows))
+        train.append(len(squared))
     blocks = [
         [_block(X, np.flatnonzero((pairs == k) & (folds == f)), whiten[f]) for f in range(n_folds)]
         for k in range(n_pairs)
@@ -240,12 +248,12 @@ def _won(scores: Floats, plus: Floats, minus: Floats) -> tuple[Floats, Floats]:
 def _block(X: Floats, rows: Ints, whiten: NDArray[np.float32]) -> _Block:
     states = np.ascontiguousarray(X[rows], np.float32)
     if len(rows) == 0:
-        return _Block(rows, rows, states, states)
+        return _Block(rows, rows, X, rows, states)
     keys = states.view(np.dtype((np.void, states.shape[1] * states.itemsize))).ravel()
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     order = np.argsort(inverse, kind="stable")
     starts = np.flatnonzero(np.diff(inverse[order], prepend=-1))
-    return _Block(rows[order], starts, states[first], states[first] @ whiten)
+    return _Block(rows[order], starts, X, rows[first], states[first] @ whiten)
 
 
 def ledoit_wolf_shrinkage(X: Floats, labels: Ints, centres: Floats, scatter: Floats) -> float:
@@ -260,11 +268,19 @@ def ledoit_wolf_shrinkage(X: Floats, labels: Ints, centres: Floats, scatter: Flo
         centres: [k, d].
         scatter: [d, d] sum of the centred rows' outer products.
     """
-    n, d = X.shape
+    return _shrinkage(_squared_lengths(X, labels, centres), scatter)
+
+
+def _squared_lengths(X: Floats, labels: Ints, centres: Floats) -> Floats:
+    """Return the squared lengths of rows less their centres, [n]."""
+    own = (X @ centres.T.astype(X.dtype))[np.arange(len(X)), labels]
+    found: Floats = np.einsum("nd,nd->n", X, X) - 2 * own + np.sum(centres**2, axis=1)[labels]
+    return found
+
+
+def _shrinkage(squared: Floats, scatter: Floats) -> float:
+    n, d = len(squared), len(scatter)
     covariance = scatter / n
-    dots = X @ centres.T.astype(X.dtype)
-    own = dots[np.arange(n), labels]
-    squared = np.einsum("nd,nd->n", X, X) - 2 * own + np.sum(centres**2, axis=1)[labels]
     mean_variance = float(np.trace(covariance)) / d
     spread = float(np.sum(covariance**2))
     delta = (spread - d * mean_variance**2) / d

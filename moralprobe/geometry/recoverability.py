@@ -47,7 +47,8 @@ class Folds:
 
     def ordered(self, shuffles: Ints) -> Ints:
         """Return permutations of the rows [b, n] as the null functions take them, [n, b]."""
-        return np.ascontiguousarray(shuffles.T[self.order])
+        in_order = bool((np.diff(self.order) > 0).all())
+        return np.ascontiguousarray(shuffles.T if in_order else shuffles.T[self.order])
 
     def standardised(self, *without: int) -> _Train:
         """Return the statistics of all folds but some, features at mean 0 and variance 1."""
@@ -105,7 +106,8 @@ def gather(X: Floats, folds: Ints) -> Folds:
     order = np.argsort(folds, kind="stable")
     edges = np.cumsum([0, *np.bincount(folds, minlength=k)])
     parts = [slice(int(a), int(b)) for a, b in pairwise(edges)]
-    X = X[order]
+    if (np.diff(folds) < 0).any():  # a design's targets stand in order: no copy
+        X = X[order]
     sums, gram = np.zeros((k, d)), np.zeros((k, d, d))
     for f, part in enumerate(parts):
         for start in range(part.start, part.stop, _BLOCK):
@@ -128,15 +130,18 @@ def choose_penalties(folds: Folds, Y: Floats) -> NDArray[np.int64]:
     Returns:
         [folds, m] positions in `PENALTIES`.
     """
-    k = folds.n
     if Y.shape[1] == 0:
-        return np.empty((k, 0), np.int64)
+        return np.empty((folds.n, 0), np.int64)
     Y = Y[folds.order]
     if Y.dtype != np.float32:
         Y = Y.astype(np.float64)
-    cross, totals = _products(folds, Y)
-    dtype = cross.dtype
-    errors = np.zeros((k, len(PENALTIES), Y.shape[1]))
+    return _best_penalties(folds, *_products(folds, Y))
+
+
+def _best_penalties(folds: Folds, cross: Floats, totals: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Choose penalties by what `_products` gives of the targets."""
+    k, dtype = folds.n, cross.dtype
+    errors = np.zeros((k, len(PENALTIES), cross.shape[2]))
     for f in range(k):
         for g in range(f + 1, k):
             train = folds.standardised(f, g)
@@ -177,9 +182,13 @@ def choose_again(folds: Folds, Y: Floats, predicted: Floats, weights: Floats) ->
         predicted: [n, m] out of fold.
         weights: [b, n] of a resample, about 1.
     """
-    targets = reweighted(Y, predicted, weights)
-    n, b, m = targets.shape
-    return choose_penalties(folds, targets.reshape(n, b * m)).reshape(folds.n, b, m)
+    n, m = Y.shape
+    products = [_products(folds, np.empty((n, 0), np.float32))]
+    for some in blocks(len(weights), _LABELS // Y.size):
+        targets = reweighted(Y, predicted, weights[some])
+        products.append(_products(folds, targets[folds.order].reshape(n, -1)))
+    cross, totals = (np.concatenate(part, axis=-1) for part in zip(*products, strict=True))
+    return _best_penalties(folds, cross, totals).reshape(folds.n, len(weights), m)
 
 
 def out_of_fold(folds: Folds, Y: Floats, penalties: Ints) -> NDArray[np.float64]:

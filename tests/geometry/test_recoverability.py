@@ -10,6 +10,7 @@ from sklearn.metrics import r2_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from moralprobe.geometry import recoverability
 from moralprobe.geometry.auroc import permuted_auroc, weighted_auroc
 from moralprobe.geometry.explained import adjusted_r2, r2, r2_growth, weighted_r2
 from moralprobe.geometry.recoverability import (
@@ -189,7 +190,9 @@ def test_read_outs_of_weighted_rows_are_weighted_regressions_to_first_order(data
     np.testing.assert_allclose(scores, r2(Y[:, :2], predicted[:, :2], many), atol=1e-6)
 
 
-def test_penalties_chosen_again_are_those_of_weighted_rows() -> None:
+def test_penalties_chosen_again_are_those_of_weighted_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rng = np.random.default_rng(7)
     X = rng.standard_normal((N, D)).astype(np.float32)
     # So little signal that penalties are a matter of chance.
@@ -203,6 +206,10 @@ def test_penalties_chosen_again_are_those_of_weighted_rows() -> None:
     weights = (1 + rng.multinomial(N, np.full(N, 1 / N), 6)) / 2
     found = choose_again(folds, Y, predicted, weights)
     assert found.shape == (5, 6, M)
+    with monkeypatch.context() as few:
+        few.setattr(recoverability, "_LABELS", 4 * N * M)  # four sets at a time
+        np.testing.assert_array_equal(choose_again(folds, Y, predicted, weights), found)
+    assert choose_again(folds, Y, predicted, weights[:0]).shape == (5, 0, M)
     assert (found != penalties[:, None]).mean() > 0.15, "they do jump here"
     lost_now, lost_before = [], []
     for b, w in enumerate(weights):
