@@ -190,7 +190,7 @@ class Artifact:
                 raise StoreError(
                     f"{folder} belongs to another run",
                     "; ".join(_differences(artifact.key, key)),
-                    "give another --out, or repeat the command that made it",
+                    "give another folder, or repeat the command that made it",
                 )
             return artifact
         if folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):

@@ -47,6 +47,7 @@ def train_sae(
     source: str | None = None,
     pooling: str | None = None,
     shuffled: bool = False,
+    states: str | Path | None = None,
     progress: Callable[[State], None] = lambda state: None,
     reading: Reading = _nothing,
 ) -> list[Path]:
@@ -63,6 +64,7 @@ def train_sae(
             recipe is published with, if not given.
         pooling: of pooled vectors; `mean_unit`, or `mean` as published, if not given.
         shuffled: every dimension of token states is shuffled by itself: a null.
+        states: a folder that keeps token states, for other trainings on the same texts.
         progress: called while training.
         reading: called while the model reads, with what is done and what there is.
 
@@ -76,13 +78,20 @@ def train_sae(
         NumericError: a loss that is no number, or hardly a feature that is ever active.
     """
     recipes = [recipe] if isinstance(recipe, Recipe) else list(recipe)
-    source = source_of(recipes, source, shuffled=shuffled)
+    source = source_of(recipes, source, shuffled=shuffled, states=states)
     if not isinstance(texts, TextOptions):
         texts = TextOptions(tuple(_paths(texts)))
     tasks = [Task(layer, r) for layer in parse_layers(layers, model.n_layers) for r in recipes]
     if source == "tokens":
         return train_on_tokens(
-            model, texts, tasks, out, shuffled=shuffled, progress=progress, reading=reading
+            model,
+            texts,
+            tasks,
+            out,
+            shuffled=shuffled,
+            states=None if states is None else Path(states),
+            progress=progress,
+            reading=reading,
         )
     return train_on_pooled(
         model,
@@ -99,11 +108,18 @@ def _paths(texts: Texts) -> list[str]:
     return [str(texts)] if isinstance(texts, str | Path) else list(map(str, texts))
 
 
-def source_of(recipes: Sequence[Recipe], source: str | None, *, shuffled: bool) -> str:
+def source_of(
+    recipes: Sequence[Recipe],
+    source: str | None,
+    *,
+    shuffled: bool,
+    states: str | Path | None = None,
+) -> str:
     """Return what recipes are trained on, once what doesn't go together is refused.
 
     Raises:
-        UsageError: an unknown source, the paper's of tokens, or pooled vectors to be shuffled.
+        UsageError: an unknown source, the paper's of tokens, or pooled vectors to be shuffled or
+            kept with token states.
     """
     published = any(recipe.arch == PUBLISHED for recipe in recipes)
     source = source or ("pooled" if published else "tokens")
@@ -121,6 +137,12 @@ def source_of(recipes: Sequence[Recipe], source: str | None, *, shuffled: bool) 
             "what is shuffled for a null are token states",
             "asked for are pooled vectors",
             "leave out --shuffled, or train an autoencoder of tokens",
+        )
+    if states is not None and source == "pooled":
+        raise UsageError(
+            "what is kept with --states are token states",
+            "asked for are pooled vectors",
+            "leave it out: a store made by extract holds pooled vectors, and may be given as TEXTS",
         )
     return source
 

@@ -76,6 +76,10 @@ def test_what_is_trained_on_follows_from_what_is_trained() -> None:
     ):
         with pytest.raises(UsageError):
             source_of([recipe], source, shuffled=shuffled)
+    assert source_of([Recipe()], None, shuffled=False, states="states") == "tokens"
+    for recipe, source in ((Recipe.published(), None), (Recipe(), "pooled")):
+        with pytest.raises(UsageError, match="token states"):
+            source_of([recipe], source, shuffled=False, states="states")
 
 
 def test_the_strongest_of_a_random_dictionary_are_ablated_by_its_own_directions() -> None:

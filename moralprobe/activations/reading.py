@@ -92,7 +92,7 @@ class _Kept:
             named = dict(zip(self._job.poolings_of[site], pooled, strict=True))
             if site in stats:
                 named |= dict(zip(STATS, stats[site], strict=True))
-            found |= {tensor_name(site, name): _to_numpy(rows) for name, rows in named.items()}
+            found |= {tensor_name(site, name): to_numpy(rows) for name, rows in named.items()}
         return found
 
 
@@ -154,7 +154,8 @@ def _on_host(tensors: Mapping[Site, torch.Tensor]) -> dict[Site, torch.Tensor]:
     return copies
 
 
-def _to_numpy(values: torch.Tensor) -> NDArray[Any]:
+def to_numpy(values: torch.Tensor) -> NDArray[Any]:
+    """Return a tensor's numbers, in bf16 where they are."""
     if values.dtype == torch.bfloat16:
         array: NDArray[Any] = values.contiguous().view(torch.int16).numpy()
         return array.view(ml_dtypes.bfloat16)

@@ -86,7 +86,7 @@ def batches(
             states = source.read(epoch, piece)
             size = len(next(iter(states.values())))
             most = max(most, size)
-            order = torch.from_numpy(_generator(seed, epoch, piece).permutation(size))
+            order = torch.from_numpy(generator(seed, epoch, piece).permutation(size))
             skip = start.at if (epoch, piece) == start[:2] else 0
             for at in range(skip, size // batch):
                 rows = order[at * batch : (at + 1) * batch]
@@ -132,7 +132,7 @@ class Shuffled:
     def _shuffled(self, epoch: int, piece: int) -> dict[int, torch.Tensor]:
         found = {}
         for layer, states in self.source.read(epoch, piece).items():
-            rng = _generator(self._seed, epoch, piece, layer)
+            rng = generator(self._seed, epoch, piece, layer)
             columns = states.T.contiguous()
             for column in columns:
                 column.copy_(column[torch.from_numpy(rng.permutation(len(column)))])
@@ -183,8 +183,7 @@ class TokenSource:
         if self._held is not None:
             return self._held
         pieces = self._pieces(epoch)
-        tokens = self.tokens.take(pieces[piece])
-        states = read_tokens(self.model, tokens, self.layers, share=self._share, step=self._step)
+        states = self._states(pieces[piece])
         kept = ordinary(states, self.limits)
         states = {layer: values[kept.to(values.device)] for layer, values in states.items()}
         if len(pieces) == 1:
@@ -193,16 +192,24 @@ class TokenSource:
 
     def _pieces(self, epoch: int) -> list[NDArray[np.int64]]:
         """Return each piece's texts: all of them, or as many in random order as may be held."""
-        counts = self.tokens.counts
-        if len(self.tokens) <= self._most:
-            return [np.arange(len(counts))]
-        order = _generator(self._seed, epoch, _STREAM).permutation(len(counts))
-        ends = np.concatenate([[0], np.cumsum(counts[order])])
+        return self._in_pieces(self.tokens.counts, epoch)
+
+    def _in_pieces(self, sizes: NDArray[np.int64], epoch: int) -> list[NDArray[np.int64]]:
+        """Return which of some parts of these sizes, in tokens, are held together."""
+        if sizes.sum() <= self._most:
+            return [np.arange(len(sizes))]
+        order = generator(self._seed, epoch, _STREAM).permutation(len(sizes))
+        ends = np.concatenate([[0], np.cumsum(sizes[order])])
         cuts = [0]
         while cuts[-1] < len(order):
             most = ends[cuts[-1]] + self._most
             cuts.append(max(cuts[-1] + 1, int(np.searchsorted(ends, most, side="right")) - 1))
         return [order[a:b] for a, b in pairwise(cuts)]
+
+    def _states(self, piece: NDArray[np.int64]) -> dict[int, torch.Tensor]:
+        """Return the states of a piece, sinks among them."""
+        tokens = self.tokens.take(piece)
+        return read_tokens(self.model, tokens, self.layers, share=self._share, step=self._step)
 
 
 def sink_limits(model: CausalModel, tokens: Tokens, layers: Sequence[int]) -> dict[int, float]:
@@ -322,7 +329,8 @@ def _collate(
     return model.collate([encoded[i] for i in texts])
 
 
-def _generator(*seeds: int) -> np.random.Generator:
+def generator(*seeds: int) -> np.random.Generator:
+    """Return a generator of numbers that the seeds alone decide."""
     return np.random.default_rng([abs(seed) for seed in seeds])
 
 

@@ -69,6 +69,9 @@ def train_command(
     shuffled: Annotated[
         bool, typer.Option("--shuffled", help="Shuffle every dimension by itself: a null.")
     ] = False,
+    states: Annotated[
+        Path | None, typer.Option(help="A folder that keeps token states, for other trainings.")
+    ] = None,
     template: Annotated[str, typer.Option(help="The text around an action.")] = (
         "action-is-morally"
     ),
@@ -104,10 +107,12 @@ def train_command(
         make(expansion=e, seed=s, batch=batch, precision=precision, **given)
         for e, s in itertools.product(_numbers(expansion, "--expansion"), _numbers(seed, "--seed"))
     ]
-    source = source_of(recipes, source, shuffled=shuffled)
+    source = source_of(recipes, source, shuffled=shuffled, states=states)
     options = TextOptions(tuple(texts), template, max_tokens, held_out)
     if dry_run:
-        say(_cost_in_words(training_cost(model, options, layer, recipes, source=source)))
+        stored = states is not None
+        cost = training_cost(model, options, layer, recipes, source=source, stored=stored)
+        say(_cost_in_words(cost))
         return
     if not quiet:
         notice(f"loading {model}")
@@ -133,6 +138,7 @@ def train_command(
             source=source,
             pooling=pooling,
             shuffled=shuffled,
+            states=states,
             progress=progress,
             reading=lambda done, total: read(done, total, read_in),
         )

@@ -27,12 +27,12 @@ class TrainingCost:
 
     `tokens` are about those to read, `activations` what is trained on (these tokens, or vectors
     pooled over them), `epochs` how often each is used; `read_flops` is what reading takes the
-    model, once where the states fit into memory and else once an epoch; `train_flops` the
-    autoencoders' dense products without those that revive dead features. `memory_bytes` are the
-    weights, gradients and two moments of every autoencoder, a batch's pre-activations, and the
-    states that are held; the model's own weights, `model_bytes`, come on top. `disk_bytes` are the
-    results and a checkpoint beside them, and the store of pooled vectors. `tokens_by` says whose
-    tokenizer counted.
+    model, once where the states fit into memory or are kept on disk, and else once an epoch;
+    `train_flops` the autoencoders' dense products without those that revive dead features.
+    `memory_bytes` are the weights, gradients and two moments of every autoencoder, a batch's
+    pre-activations, and the states that are held; the model's own weights, `model_bytes`, come on
+    top. `disk_bytes` are the results and a checkpoint beside them, and the store of pooled vectors
+    or token states. `tokens_by` says whose tokenizer counted.
     """
 
     model: str
@@ -58,6 +58,7 @@ def training_cost(
     recipes: Sequence[Recipe],
     *,
     source: str = "tokens",
+    stored: bool = False,
 ) -> TrainingCost:
     """Return what `sae train` would take.
 
@@ -67,6 +68,7 @@ def training_cost(
         layers: as `parse_layers` reads them.
         recipes: one an autoencoder and layer.
         source: `tokens`, or `pooled` for a vector a text or row.
+        stored: whether token states are kept on disk.
 
     Raises:
         ModelError: a model that isn't known here.
@@ -101,7 +103,9 @@ def training_cost(
     first = recipes[0]
     epochs = first.steps * first.batch / used
     held = used * n_layers * d_in * (_WORD if pooled else _STATE)
-    readings = 1 if pooled or held <= HELD_BYTES else max(1, round(epochs + 0.5))
+    once = pooled or stored or held <= HELD_BYTES
+    readings = 1 if once else max(1, round(epochs + 0.5))
+    kept = cost.disk_bytes if pooled else held if stored else 0
     weights = [2 * d_in * d_in * recipe.expansion for recipe in recipes]
     # Encoder and decoder, forwards and twice backwards; a sparse step has the encoder's alone.
     products = [
@@ -124,7 +128,7 @@ def training_cost(
         + first.batch * d_in * max(recipe.expansion for recipe in recipes) * _STATE
         + (held if pooled else min(held, HELD_BYTES)),
         model_bytes=cost.weights_bytes,
-        disk_bytes=n_layers * sum(weights) * _WORD * 4 + (cost.disk_bytes if pooled else 0),
+        disk_bytes=n_layers * sum(weights) * _WORD * 4 + kept,
     )
 
 

@@ -11,6 +11,7 @@ from moralprobe.activations.distinct import Tokens, windows
 from moralprobe.activations.job import MAX_TOKENS, encode_texts, prompt_of
 from moralprobe.activations.store import VECTORS, TextTable, load_table
 from moralprobe.activations.stream import Shuffled, TokenSource, counting
+from moralprobe.activations.token_store import StoredTokens
 from moralprobe.data.starter import NAME as STARTER
 from moralprobe.data.texts import SUFFIXES, load_lines
 from moralprobe.errors import UsageError
@@ -87,6 +88,7 @@ def train_on_tokens(
     out: Path,
     *,
     shuffled: bool = False,
+    states: Path | None = None,
     progress: Callable[[State], None] = lambda state: None,
     reading: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Path]:
@@ -98,6 +100,7 @@ def train_on_tokens(
         tasks: what is trained; all from one reading of the texts.
         out: the folder; of several autoencoders each has one in it.
         shuffled: every dimension is shuffled by itself: a null, see `stream.Shuffled`.
+        states: the folder of a token store: the states are taken from it, or first put there.
         progress: called while training.
         reading: called while the model reads, with tokens read and their number.
 
@@ -105,12 +108,16 @@ def train_on_tokens(
         The folders.
 
     Raises:
-        As `read_texts` and `sae.train.train`.
+        As `read_texts`, `StoredTokens` and `sae.train.train`.
     """
     tokens, _ = read_texts(model, texts)
     layers = sorted({task.layer for task in tasks})
     step = counting(reading, len(tokens))
-    source = TokenSource(model, tokens, layers, seed=ORDER, step=step)
+    source = (
+        TokenSource(model, tokens, layers, seed=ORDER, step=step)
+        if states is None
+        else StoredTokens(model, tokens, layers, states, seed=ORDER, step=step)
+    )
     about = {
         "source": "tokens",
         "model": model.identity,
@@ -122,6 +129,7 @@ def train_on_tokens(
         "digest": tokens.digest(),
         "pieces": source.pieces(0),
         "shuffled": shuffled,
+        **({} if states is None else {"stored": True}),
     }
     return train(
         Shuffled(source, seed=ORDER) if shuffled else source,

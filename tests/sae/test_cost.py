@@ -29,6 +29,11 @@ def test_tokens_and_disk_are_those_of_a_run(tmp_path: Path) -> None:
     size = (tmp_path / "sae" / "sae_weights.safetensors").stat().st_size
     # A result, and a checkpoint of weights and two moments.
     assert cost.disk_bytes == pytest.approx(4 * size, rel=0.1)
+    kept = training_cost(str(folder), STARTER, "1", [recipe], stored=True)
+    assert kept.disk_bytes - cost.disk_bytes == 2 * 32 * cost.tokens  # in bf16
+    large = training_cost("Qwen/Qwen3-8B", STARTER, "0-35", [Recipe()])
+    assert large.readings > 1
+    assert training_cost("Qwen/Qwen3-8B", STARTER, "0-35", [Recipe()], stored=True).readings == 1
 
 
 def test_the_target_size_is_planned_without_its_weights() -> None:

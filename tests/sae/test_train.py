@@ -18,7 +18,9 @@ from moralprobe.files import hash_file
 from moralprobe.models.load import choose_dtype
 from moralprobe.sae.load import load_sae
 from moralprobe.sae.recipe import ARCHITECTURES, Recipe, Task
+from moralprobe.sae.tokens import TextOptions, train_on_tokens
 from moralprobe.sae.train import State, train
+from tests.activations.test_extract import tiny
 
 D_IN, N, TRUE = 32, 4096, 64
 RECIPE = Recipe(
@@ -276,3 +278,36 @@ def test_what_cant_be_trained_together_is_refused(tmp_path: Path) -> None:
             run(tmp_path / "sae", [Task(0, RECIPE), *others])
     names = {Task(0, replace(RECIPE, arch="relu-l1", sparsity=s)).name for s in (0.5, 1, 2)}
     assert len(names) == 3
+
+
+def test_trainings_from_one_store_of_states_read_the_model_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny()
+    texts = TextOptions(("starter",))
+    recipe = replace(RECIPE, steps=25)
+    read: list[int] = []
+    tap = type(model).run_taps
+    monkeypatch.setattr(
+        type(model), "run_taps", lambda self, *a: (read.append(1), tap(self, *a))[1]
+    )
+
+    def trained(name: str, layer: int, **options: Any) -> dict[str, torch.Tensor]:
+        read.clear()
+        (folder,) = train_on_tokens(model, texts, [Task(layer, recipe)], tmp_path / name, **options)
+        return weights(folder)
+
+    streamed = trained("streamed", 1)
+    whole = len(read)
+    both = tmp_path / "states"
+    train_on_tokens(model, texts, [Task(1, recipe), Task(2, recipe)], tmp_path / "two", states=both)
+    stored = trained("stored", 1, states=both)
+    few = len(read)
+    assert 0 < few < whole, "norms of a few texts alone"
+    assert trained("shuffled", 2, states=both, shuffled=True) and len(read) == few
+    # So few tokens are one shard, in the order of the texts: the same bits.
+    for name, value in streamed.items():
+        assert torch.equal(stored[name], value), name
+    # What was trained without the store isn't continued with it.
+    with pytest.raises(StoreError, match="belongs to another run"):
+        trained("streamed", 1, states=both)
