@@ -113,13 +113,14 @@ def make_job(
     }
     ids = [text.ids for text in encoded]
     plan = best_plan(ids, share=options.share, **sizes)
-    if plan.blocks:
-        sorted_texts, in_order = _in_order(texts, encoded)
-        if why := why_not(model, in_order, max(layers)):
-            say(f"common beginnings are read again for every text: {why}")
-            plan = best_plan(ids, share=False, **sizes)
-        else:
-            texts, encoded = sorted_texts, in_order
+    in_order = sorted(encoded, key=lambda text: text.ids)
+    if plan.blocks and (why := why_not(model, in_order, max(layers))):
+        say(f"common beginnings are read again for every text: {why}")
+        plan = best_plan(ids, share=False, **sizes)
+    texts = texts[
+        [*plan.order, *range(len(encoded), texts.height)]
+    ]  # what can't be read comes last
+    encoded = [encoded[i] for i in plan.order]
     poolings_of = {Site("resid_post", layer): poolings for layer in layers}
     if input_poolings:
         poolings_of |= dict.fromkeys(INPUTS, input_poolings)
@@ -201,13 +202,6 @@ def encode_texts(
         )
     readable = table.filter(pl.col("status") == "ok")["_position"].to_list()
     return table.drop("_position"), [encoded[i] for i in readable]
-
-
-def _in_order(texts: pl.DataFrame, encoded: list[Encoded]) -> tuple[pl.DataFrame, list[Encoded]]:
-    """Return both in the order of the readable texts' token ids; what can't be read comes last."""
-    order = sorted(range(len(encoded)), key=lambda i: encoded[i].ids)
-    rows = [*order, *range(len(encoded), texts.height)]
-    return texts[rows], [encoded[i] for i in order]
 
 
 def _status(action: str, encoded: Encoded) -> str:

@@ -1,8 +1,8 @@
 """In which order texts are read, and what belongs to one batch and to one shard.
 
-Where a model allows it, texts are ordered by their tokens and packed as trees of their common
-beginnings (`models.prefixes`). Elsewhere they are ordered by their number of tokens and batched
-with texts of the same length: nothing is ever padded.
+Where a model allows it, texts that begin alike are packed as trees (`models.prefixes`), and trees
+of about the same size read together. Elsewhere texts are batched with others of the same length:
+nothing is ever padded.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import Any, Final
 
 import xxhash
@@ -33,10 +34,12 @@ products are small (benchmarks/attention.py). It only decides between plans."""
 class Plan:
     """Positions in the ordered texts: all ranges are half-open, [start, stop).
 
-    `lengths` are the texts' tokens. `batches` are made of `blocks`, the texts of one tree each,
-    with `nodes` tokens, where beginnings are shared; else there are none.
+    `order` says which of the texts that were handed over stands where, `lengths` are their tokens.
+    `batches` are made of `blocks`, the texts of one tree each, with `nodes` tokens, where
+    beginnings are shared; else there are none.
     """
 
+    order: tuple[int, ...]
     lengths: tuple[int, ...]
     batches: tuple[tuple[int, int], ...]
     shards: tuple[tuple[int, int], ...]
@@ -106,7 +109,7 @@ def make_plan(
     if len(lengths) > start:
         batches.append((start, len(lengths)))
     shards = _shards(batches, bytes_per_text, shard_bytes)
-    return Plan(tuple(lengths), tuple(batches), shards)
+    return Plan(tuple(range(len(lengths))), tuple(lengths), tuple(batches), shards)
 
 
 def share_beginnings(
@@ -117,41 +120,54 @@ def share_beginnings(
     bytes_per_text: int,
     shard_bytes: int | None = None,
 ) -> Plan:
-    """Cut texts in lexicographic order of their token ids into trees, batches of them and shards.
+    """Cut texts into trees, batches of them and shards; the smallest trees come first.
 
     Args:
-        texts: token ids.
+        texts: token ids, in lexicographic order.
         tree_tokens: at most so many tokens in a tree (one text at least).
         batch_tokens: at most so many tokens in a batch (one text at least).
         bytes_per_text: what one text takes in the store.
         shard_bytes: at most so much in a shard (one batch at least); `SHARD_BYTES`, if not given.
     """
-    blocks, nodes = cut_blocks(texts, min(tree_tokens, batch_tokens))
+    runs, sizes = cut_blocks(texts, min(tree_tokens, batch_tokens))
+    # All trees of a batch take the room of its largest.
+    by_size = sorted(range(len(runs)), key=sizes.__getitem__)
+    nodes = [sizes[i] for i in by_size]
+    order = [text for i in by_size for text in range(*runs[i])]
+    ends = list(accumulate((runs[i][1] - runs[i][0] for i in by_size), initial=0))
+    blocks = list(pairwise(ends))
     batches: list[tuple[int, int]] = []
     first = 0
     for i in range(1, len(blocks) + 1):
-        # All trees of a batch take the room of its largest.
-        if i == len(blocks) or (i - first + 1) * max(nodes[first : i + 1]) > batch_tokens:
+        if i == len(blocks) or (i - first + 1) * nodes[i] > batch_tokens:
             batches.append((blocks[first][0], blocks[i - 1][1]))
             first = i
     shards = _shards(batches, bytes_per_text, shard_bytes)
-    return Plan(tuple(map(len, texts)), tuple(batches), shards, tuple(blocks), tuple(nodes))
+    lengths = tuple(len(texts[i]) for i in order)
+    return Plan(tuple(order), lengths, tuple(batches), shards, tuple(blocks), tuple(nodes))
 
 
 def best_plan(texts: Sequence[list[Any]], *, share: bool, width_cost: float, **sizes: Any) -> Plan:
     """Return the plan with the least work: trees of one size or another, or batches of one length.
 
     Args:
-        texts: token ids, in any order. Those of the plan are in lexicographic order if it has
-            blocks, else by length.
+        texts: token ids, in any order.
         share: whether the model allows trees.
         width_cost: as `Plan.work` takes it.
         **sizes: what `make_plan` and `share_beginnings` have in common.
     """
-    plans = [make_plan(sorted(map(len, texts)), **sizes)]
+
+    def made(order: list[int], plan: Plan) -> Plan:
+        return replace(plan, order=tuple(order[i] for i in plan.order))
+
+    by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    plans = [made(by_length, make_plan([len(texts[i]) for i in by_length], **sizes))]
     if share:
-        in_order = sorted(texts)
-        plans += [share_beginnings(in_order, tree_tokens=n, **sizes) for n in TREE_TOKENS]
+        sorted_ = sorted(range(len(texts)), key=texts.__getitem__)
+        in_order = [texts[i] for i in sorted_]
+        plans += [
+            made(sorted_, share_beginnings(in_order, tree_tokens=n, **sizes)) for n in TREE_TOKENS
+        ]
     return min(plans, key=lambda plan: plan.work(width_cost))
 
 

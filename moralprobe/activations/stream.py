@@ -263,9 +263,7 @@ def read_tokens(
     if share is None:
         share = not why_not(model, encoded, max(layers))
     plan = _plan_of(model, encoded, share)
-    order = np.arange(len(encoded))
-    if not plan.blocks:
-        order = order[np.argsort([len(text) for text in encoded], kind="stable")]
+    order = np.array(plan.order)
     counts, first = tokens.counts, torch.from_numpy(tokens.first)
     layer_of = {Site("resid_post", layer): layer for layer in layers}
     starts = np.concatenate([[0], np.cumsum(counts)])
@@ -275,7 +273,7 @@ def read_tokens(
         rows = torch.from_numpy(
             np.concatenate([np.arange(starts[i], starts[i + 1]) for i in texts])
         )
-        batch = _collate(model, encoded, plan, texts, (start, stop))
+        batch = _collate(model, encoded, plan, (start, stop))
         own = batch.mask & (
             torch.arange(batch.mask.shape[1], device=batch.mask.device)
             >= first[torch.from_numpy(texts)].to(batch.mask.device)[:, None]
@@ -318,15 +316,14 @@ def _plan_of(model: CausalModel, encoded: Sequence[Encoded], share: bool) -> Pla
 
 
 def _collate(
-    model: CausalModel,
-    encoded: Sequence[Encoded],
-    plan: Plan,
-    texts: NDArray[np.int64],
-    batch: tuple[int, int],
+    model: CausalModel, encoded: Sequence[Encoded], plan: Plan, batch: tuple[int, int]
 ) -> Batch:
+    def of(start: int, stop: int) -> list[Encoded]:
+        return [encoded[i] for i in plan.order[start:stop]]
+
     if plan.blocks:
-        return model.collate_trees([encoded[a:b] for a, b in plan.blocks_of(batch)])
-    return model.collate([encoded[i] for i in texts])
+        return model.collate_trees([of(*block) for block in plan.blocks_of(batch)])
+    return model.collate(of(*batch))
 
 
 def generator(*seeds: int) -> np.random.Generator:

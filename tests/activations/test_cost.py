@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ def test_operations_by_hand() -> None:
 def test_operations_of_trees_by_hand() -> None:
     """Of 3 + 2 and of 4 nodes: what fills the second up to five is read too, and isn't a token."""
     texts = [[1, 2, 3], [1, 4, 5], [2, 2, 2, 2]]
-    plan = Plan((3, 3, 4), ((0, 3),), ((0, 3),), ((0, 2), (2, 3)), (5, 4))
+    plan = Plan((0, 1, 2), (3, 3, 4), ((0, 3),), ((0, 3),), ((0, 2), (2, 3)), (5, 4))
     assert cut_blocks(texts, 5) == ([(0, 2), (2, 3)], [5, 4])
     assert plan.n_tokens == 9 and plan.sequences((0, 3)) == (2, 5)
     linear = 2 * (10 + 20) * 2 * 5
@@ -218,15 +219,19 @@ def test_the_plan_with_the_least_work_is_taken() -> None:
             total = 0.0
             for a, b in one.batches:
                 trees = one.blocks_of((a, b))
+                # Of trees texts stand in the order of the plan, handed over in lexicographic one.
+                mine = [[in_order[i] for i in one.order[c:d]] for c, d in trees]
                 nodes = [
-                    len({tuple(t[:k]) for t in in_order[c:d] for k in range(1, len(t) + 1)})
-                    for c, d in trees
+                    len({tuple(t[:k]) for t in tree for k in range(1, len(t) + 1)}) for tree in mine
                 ]
                 rows, width = (len(nodes), max(nodes)) if trees else (b - a, one.lengths[a])
                 total += rows * width * (1 + width * width_cost)
             naive.append(total)
             assert one.work(width_cost) == pytest.approx(total)
-        assert plan == plans[int(np.argmin(naive))]
+        best = int(np.argmin(naive))
+        assert plan == replace(plans[best], order=plan.order)
+        given = sorted(texts, key=len) if best == 0 else in_order
+        assert [texts[i] for i in plan.order] == [given[i] for i in plans[best].order]
         found[width_cost] = bool(plan.blocks)
         assert not best_plan(texts, share=False, width_cost=width_cost, **sizes).blocks
     assert found == {0.0: True, 0.003: True, 1.0: False}

@@ -18,6 +18,12 @@ def test_one_long_text_takes_no_more_room_than_a_batch_may_or_than_itself(longes
     texts = sorted([*([i, j] for i in range(1, 80) for j in range(9)), [81] * longest])
     plan = share_beginnings(texts, tree_tokens=64, batch_tokens=1024, bytes_per_text=1)
     assert [i for a, b in plan.batches for i in range(a, b)] == list(range(len(texts)))
+    assert sorted(plan.order) == list(range(len(texts)))
+    assert list(plan.lengths) == [len(texts[i]) for i in plan.order]
+    # Trees of texts that are neighbours, the smallest first: little room stays empty.
+    for a, b in plan.blocks:
+        assert list(plan.order[a:b]) == list(range(plan.order[a], plan.order[a] + b - a))
+    assert list(plan.nodes) == sorted(plan.nodes)
     for batch in plan.batches:
         rows, width = plan.sequences(batch)
         assert rows * width <= max(1024, longest)
