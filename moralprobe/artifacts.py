@@ -159,7 +159,7 @@ class Artifact:
         if body["format"] != FORMAT or body["kind"] != kind:
             raise StoreError(
                 f"{folder} is no {kind} of format {FORMAT}",
-                f"it is a {body['kind']} of format {body['format']}",
+                f"it holds another: {body['kind']}, format {body['format']}",
                 "give the folder of another artefact, or use the version that wrote it",
             )
         try:

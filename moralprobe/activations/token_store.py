@@ -13,20 +13,25 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+import xxhash
 from numpy.typing import NDArray
 
 from moralprobe.activations.distinct import Tokens
-from moralprobe.activations.plan import SHARD_BYTES, shard_name
+from moralprobe.activations.plan import shard_name
 from moralprobe.activations.reading import to_numpy
 from moralprobe.activations.stream import HELD_BYTES, TokenSource, generator, read_tokens
 from moralprobe.artifacts import MANIFEST, Artifact
 from moralprobe.errors import StoreError
-from moralprobe.files import free_bytes
+from moralprobe.files import canonical_json, check_writable, free_bytes
 from moralprobe.models.causal import CausalModel
+from moralprobe.models.sharing import why_not
 from moralprobe.sites import Site
 
 KIND: Final = "token store"
 LAYOUT: Final = 1
+SHARD_TOKENS: Final = 8192
+"""In a shard, about: so many are read again after a kill. It doesn't depend on the layers, so that
+their tokens stand in the same order in every store."""
 _ORDER: Final = 0x70C
 
 
@@ -44,12 +49,13 @@ class StoredTokens(TokenSource):
         folder: the store's: new, empty, or of the same tokens and model.
         seed: of the order in which pieces follow.
         held_bytes: about what is held of the states at once.
-        shard_bytes: about what one shard holds, and a kill loses.
+        shard_tokens: about what one shard holds.
         step: called with the number of tokens as the store is filled.
 
-    Raises (where states are taken first):
-        StoreError: the folder belongs to other tokens, layers or another model; no space.
-        NumericError: NaN or infinity in the states.
+    Raises:
+        StoreError: the folder belongs to other tokens, layers or another model, or can't be
+            written to; and where states are taken first, no space.
+        NumericError: NaN or infinity in the states, where they are taken first.
     """
 
     def __init__(
@@ -61,45 +67,72 @@ class StoredTokens(TokenSource):
         *,
         seed: int,
         held_bytes: int = HELD_BYTES,
-        shard_bytes: int = SHARD_BYTES,
+        shard_tokens: int = SHARD_TOKENS,
         step: Callable[[int], None] = lambda n: None,
     ) -> None:
         super().__init__(model, tokens, layers, seed=seed, held_bytes=held_bytes, step=step)
         self.folder = Path(folder)
-        self._kept = _layers_there(self.folder, self.layers)
-        self._row = len(self._kept) * model.d_model * model.dtype.itemsize
-        self._parts = _parts(tokens, max(1, shard_bytes // self._row))
+        self._parts = _parts(tokens, shard_tokens)
         self._sizes = np.array([tokens.counts[part].sum() for part in self._parts])
+        if self._there() is None:
+            check_writable(self.folder)
+
+    @property
+    def order(self) -> str:
+        """A hash of the order in which tokens stand, the same for all layers."""
+        return xxhash.xxh3_128_hexdigest(canonical_json([_ORDER, self._sizes.tolist()]))
 
     @cached_property
     def _artifact(self) -> Artifact:
-        """The store, once nothing of it is missing."""
+        """The store, once nothing of it is missing; one that is whole is only read."""
+        there = self._there()
+        if there is not None and len(there.shards) == len(self._parts) and not there.problems():
+            self._step(len(self.tokens))
+            return there
         with Artifact.lock(self.folder):
-            artifact = Artifact.create(self.folder, KIND, self._key())
+            there = self._there()  # another process may have begun it meanwhile
+            layers = sorted(self.layers) if there is None else there.key["layers"]
+            artifact = Artifact.create(self.folder, KIND, self._key(layers))
             artifact.clean()
             for name in artifact.problems():
                 artifact.drop_shard(name)
-            have = sum(shard.n for shard in artifact.shards.values())
-            self._step(have)
-            needed = (len(self.tokens) - have) * self._row
-            if needed > (free := free_bytes(self.folder)):
-                raise StoreError(
-                    f"{self.folder} has no room for the token states",
-                    f"about {needed:,} bytes are needed, {free:,} are free",
-                    "train fewer layers at once, or leave out --states",
-                )
-            first = 0
-            for i, (part, size) in enumerate(zip(self._parts, self._sizes.tolist(), strict=True)):
-                if shard_name(i) not in artifact.shards:
-                    tensors = self._read_part(part)
-                    artifact.add_shard(shard_name(i), tensors, first=first, last=first + size - 1)
-                first += size
+            self._fill(artifact, layers)
         return artifact
 
-    def _read_part(self, part: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        tokens = self.tokens.take(part)
-        states = read_tokens(self.model, tokens, self._kept, share=self._share, step=self._step)
-        return {_name(layer): to_numpy(values.cpu()) for layer, values in states.items()}
+    def _there(self) -> Artifact | None:
+        """Return the store that is there, if it is one of these tokens and holds the layers."""
+        try:
+            if not (self.folder / MANIFEST).exists():
+                return None
+        except OSError as error:
+            raise StoreError(
+                f"can't read {self.folder}", str(error.strerror or error), "check its permissions"
+            ) from error
+        layers = Artifact.open(self.folder, KIND).key["layers"]
+        mine = layers if set(self.layers) <= set(layers) else sorted(self.layers)
+        return Artifact.create(self.folder, KIND, self._key(mine))
+
+    def _fill(self, artifact: Artifact, layers: list[int]) -> None:
+        have = sum(shard.n for shard in artifact.shards.values())
+        self._step(have)
+        row = len(layers) * self.model.d_model * self.model.dtype.itemsize
+        needed = (len(self.tokens) - have) * row
+        if needed > (free := free_bytes(self.folder)):
+            raise StoreError(
+                f"{self.folder} has no room for the token states",
+                f"about {needed:,} bytes are needed, {free:,} are free",
+                "train fewer layers at once, or leave out --states",
+            )
+        # The store's own layers decide, whichever are asked for: they are read together.
+        share = not why_not(self.model, self.tokens.encoded, max(layers))
+        first = 0
+        for i, (part, size) in enumerate(zip(self._parts, self._sizes.tolist(), strict=True)):
+            if shard_name(i) not in artifact.shards:
+                tokens = self.tokens.take(part)
+                states = read_tokens(self.model, tokens, layers, share=share, step=self._step)
+                tensors = {_name(layer): to_numpy(x.cpu()) for layer, x in states.items()}
+                artifact.add_shard(shard_name(i), tensors, first=first, last=first + size - 1)
+            first += size
 
     def _pieces(self, epoch: int) -> list[NDArray[np.int64]]:
         """Return each piece's shards: all of them, or as many in random order as may be held."""
@@ -112,7 +145,7 @@ class StoredTokens(TokenSource):
 
         return {layer: of(layer) for layer in self.layers}
 
-    def _key(self) -> dict[str, Any]:
+    def _key(self, layers: Sequence[int]) -> dict[str, Any]:
         return {
             "layout": LAYOUT,
             "model": self.model.identity,
@@ -121,20 +154,11 @@ class StoredTokens(TokenSource):
             "device": self.model.device.type,
             "torch": torch.__version__,
             "transformers": importlib.metadata.version("transformers"),
-            "layers": self._kept,
+            "layers": list(layers),
             "tokens": len(self.tokens),
             "digest": self.tokens.digest(),
             "shards": self._sizes.tolist(),
         }
-
-
-def _layers_there(folder: Path, layers: Sequence[int]) -> list[int]:
-    """Return the layers of a store that is there, if they hold those asked for; else these."""
-    if (folder / MANIFEST).exists():
-        there = Artifact.open(folder, KIND).key["layers"]
-        if set(layers) <= set(there):
-            return list(there)
-    return sorted(layers)
 
 
 def _parts(tokens: Tokens, rows: int) -> list[NDArray[np.int64]]:

@@ -184,7 +184,7 @@ def choose_again(folds: Folds, Y: Floats, predicted: Floats, weights: Floats) ->
     """
     n, m = Y.shape
     products = [_products(folds, np.empty((n, 0), np.float32))]
-    for some in blocks(len(weights), _LABELS // Y.size):
+    for some in blocks(len(weights), _LABELS // max(1, Y.size)):
         targets = reweighted(Y, predicted, weights[some])
         products.append(_products(folds, targets[folds.order].reshape(n, -1)))
     cross, totals = (np.concatenate(part, axis=-1) for part in zip(*products, strict=True))

@@ -108,16 +108,24 @@ def train_on_tokens(
         The folders.
 
     Raises:
+        UsageError: states and autoencoders in the same folder.
         As `read_texts`, `StoredTokens` and `sae.train.train`.
     """
     tokens, _ = read_texts(model, texts)
     layers = sorted({task.layer for task in tasks})
     step = counting(reading, len(tokens))
-    source = (
-        TokenSource(model, tokens, layers, seed=ORDER, step=step)
-        if states is None
-        else StoredTokens(model, tokens, layers, states, seed=ORDER, step=step)
-    )
+    stored: dict[str, str] = {}
+    if states is None:
+        source = TokenSource(model, tokens, layers, seed=ORDER, step=step)
+    else:
+        if Path(states).resolve() == Path(out).resolve():
+            raise UsageError(
+                "token states and autoencoders have a folder each",
+                f"{out} is to hold both",
+                "give another --states",
+            )
+        source = kept = StoredTokens(model, tokens, layers, states, seed=ORDER, step=step)
+        stored = {"stored": kept.order}
     about = {
         "source": "tokens",
         "model": model.identity,
@@ -129,7 +137,7 @@ def train_on_tokens(
         "digest": tokens.digest(),
         "pieces": source.pieces(0),
         "shuffled": shuffled,
-        **({} if states is None else {"stored": True}),
+        **stored,
     }
     return train(
         Shuffled(source, seed=ORDER) if shuffled else source,

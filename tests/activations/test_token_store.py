@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,12 @@ from moralprobe.models.tiny import tiny_model, tiny_tokenizer
 from tests.activations.test_extract import contents, tiny
 from tests.activations.test_stream import alone, tokens_of
 
-SHARD = 9_000  # bytes: several shards of some texts each
+SHARD = 150  # tokens: several shards of some texts each
 
 
 def store(model: CausalModel, tokens: Tokens, folder: Path, **options: Any) -> StoredTokens:
     layers = options.pop("layers", [0, 2])
-    return StoredTokens(model, tokens, layers, folder, seed=0, **{"shard_bytes": SHARD, **options})
+    return StoredTokens(model, tokens, layers, folder, seed=0, **{"shard_tokens": SHARD, **options})
 
 
 def rows(states: torch.Tensor) -> torch.Tensor:
@@ -133,7 +134,7 @@ def test_pieces_are_shards_and_hold_every_token_once_an_epoch(tmp_path: Path) ->
         assert torch.equal(rows(torch.cat(pieces)), rows(whole))
     assert not all(torch.equal(a, b) for a, b in zip(*epochs, strict=False))
     # Shards are samples of all texts, not of neighbours in the alphabet.
-    parts = store(model, tokens, tmp_path / "more", shard_bytes=10 * SHARD)._parts
+    parts = store(model, tokens, tmp_path / "more", shard_tokens=5 * SHARD)._parts
     assert len(parts) > 3
     assert np.mean([np.ptp(part) for part in parts]) > 0.5 * len(tokens.encoded)
     assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(tokens.encoded)))
@@ -152,20 +153,84 @@ def test_batches_are_those_of_the_model_but_for_their_order(tmp_path: Path) -> N
     torch.testing.assert_close(shuffled.sort(0).values, a[1].sort(0).values)
 
 
-@pytest.mark.parametrize("other", ["layer", "tokens", "model"])
-def test_a_store_of_something_else_is_refused(other: str, tmp_path: Path) -> None:
+def others(model: CausalModel, tokens: Tokens, folder: Path) -> dict[str, Callable[[], Any]]:
+    """Ask for what a store of layer 0 doesn't hold, each as like to it as can be."""
+    swapped = list(tokens.encoded)
+    ids = list(swapped[3].ids)
+    ids[-1], ids[-2] = ids[-2], ids[-1]
+    swapped[3] = replace(swapped[3], ids=ids)  # as many tokens in each text
+    narrow = load_model(tiny_model("llama").to(torch.bfloat16), tokenizer=tiny_tokenizer(bos=True))
+    return {
+        "layer": lambda: store(model, tokens, folder, layers=[0, 1]),
+        "texts": lambda: store(model, tokens_of(model, 50), folder, layers=[0]),
+        "tokens": lambda: store(model, Tokens(swapped, tokens.first), folder, layers=[0]),
+        "weights": lambda: store(tiny(seed=1), tokens, folder, layers=[0]),
+        "dtype": lambda: store(narrow, tokens, folder, layers=[0]),
+    }
+
+
+@pytest.mark.parametrize("other", ["layer", "texts", "tokens", "weights", "dtype"])
+def test_a_store_of_something_else_is_refused_at_once(other: str, tmp_path: Path) -> None:
     model = tiny()
     tokens = tokens_of(model)
     store(model, tokens, tmp_path / "states", layers=[0]).read(0, 0)
     before = contents(tmp_path / "states")
-    changed = {
-        "layer": lambda: store(model, tokens, tmp_path / "states", layers=[0, 1]),
-        "tokens": lambda: store(model, tokens_of(model, 50), tmp_path / "states", layers=[0]),
-        "model": lambda: store(tiny("gpt2"), tokens, tmp_path / "states", layers=[0]),
-    }
     with pytest.raises(StoreError, match="belongs to another run"):
-        changed[other]().read(0, 0)
+        others(model, tokens, tmp_path / "states")[other]()
     assert contents(tmp_path / "states") == before
+
+
+def test_tokens_stand_in_the_same_order_whichever_layers_are_kept(tmp_path: Path) -> None:
+    model = tiny()
+    tokens = tokens_of(model)
+    one = store(model, tokens, tmp_path / "one", layers=[2])
+    two = store(model, tokens, tmp_path / "two", layers=[0, 2])
+    assert one.order == two.order
+    torch.testing.assert_close(one.read(0, 0)[2], two.read(0, 0)[2], rtol=1e-5, atol=1e-5)
+    assert store(model, tokens, tmp_path / "more", shard_tokens=2 * SHARD).order != one.order
+
+
+def test_what_is_missing_is_read_as_the_store_was_whichever_layers_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny()
+    tokens = tokens_of(model)
+    asked: list[int] = []
+    monkeypatch.setattr(token_store, "why_not", lambda m, t, layer: asked.append(layer) or "no")
+    store(model, tokens, tmp_path / "states").read(0, 0)
+    whole = contents(tmp_path / "states")
+    for shard in sorted((tmp_path / "states").glob("shard-*"))[1:]:
+        shard.unlink()
+    store(model, tokens, tmp_path / "states", layers=[0]).read(0, 0)
+    assert contents(tmp_path / "states") == whole
+    assert asked == [2, 2]
+
+
+def test_one_that_another_process_fills_meanwhile_is_taken(tmp_path: Path) -> None:
+    model = tiny()
+    tokens = tokens_of(model)
+    waiting = store(model, tokens, tmp_path / "states", layers=[2])
+    first = store(model, tokens, tmp_path / "states", layers=[0, 2])
+    first.read(0, 0)
+    whole = contents(tmp_path / "states")
+    assert torch.equal(waiting.read(0, 0)[2], first.read(0, 0)[2])
+    assert contents(tmp_path / "states") == whole
+
+
+def test_one_that_is_whole_needs_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny()
+    tokens = tokens_of(model)
+    expected = store(model, tokens, tmp_path / "states").read(0, 0)
+    monkeypatch.setattr(token_store.Artifact, "lock", lambda *_: pytest.fail("it may be read-only"))
+    assert torch.equal(store(model, tokens, tmp_path / "states").read(0, 0)[2], expected[2])
+
+
+def test_a_place_that_cant_be_one_is_refused_at_once(tmp_path: Path) -> None:
+    model = tiny()
+    tokens = tokens_of(model)
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(StoreError, match="can't write"):
+        store(model, tokens, tmp_path / "file")
 
 
 def test_no_room_is_known_before_the_model_reads(
@@ -174,8 +239,15 @@ def test_no_room_is_known_before_the_model_reads(
     model = tiny()
     monkeypatch.setattr(token_store, "free_bytes", lambda folder: 10)
     monkeypatch.setattr(token_store, "read_tokens", lambda *_, **__: pytest.fail("it read"))
+    tokens = tokens_of(model)
     with pytest.raises(StoreError, match="no room"):
-        store(model, tokens_of(model), tmp_path / "states").read(0, 0)
+        store(model, tokens, tmp_path / "states").read(0, 0)
+    monkeypatch.undo()
+    store(model, tokens, tmp_path / "states").read(0, 0)
+    sorted((tmp_path / "states").glob("shard-*"))[0].unlink()
+    # Room for the shard that is missing is enough.
+    monkeypatch.setattr(token_store, "free_bytes", lambda folder: 4 * SHARD * 2 * 32 * 4)
+    store(model, tokens, tmp_path / "states").read(0, 0)
 
 
 def test_what_is_no_number_is_not_written(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from sklearn.metrics import r2_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from moralprobe.analyses import recoverability as analysis
 from moralprobe.geometry import recoverability
 from moralprobe.geometry.auroc import permuted_auroc, weighted_auroc
 from moralprobe.geometry.explained import adjusted_r2, r2, r2_growth, weighted_r2
@@ -249,6 +250,22 @@ def test_sets_may_have_penalties_of_their_own(data) -> None:
             np.testing.assert_allclose(together[:, b, j], alone[:, 0, 0], atol=1e-4)
         alone = reduced_rank(folds, sets[:, b : b + 1], penalties[:, b, 0], (1, 2))
         np.testing.assert_allclose(low_rank[:, :, b], alone[:, :, 0], atol=1e-9)
+
+
+def test_sets_with_penalties_of_their_own_are_scored_in_blocks_as_at_once(
+    data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, Y, fold = data
+    folds = gather((X - X.mean(0)) / np.where(X.std(0) > 0, X.std(0), 1), fold)
+    rng = np.random.default_rng(9)
+    penalties = rng.integers(0, len(PENALTIES), (5, 7, M))
+    weights = rng.integers(1, 4, (7, N)) / 2
+    predicted = out_of_fold(folds, Y, np.full((5, M), 2))
+    at_once = weighted_r2(Y, read_again(folds, Y, predicted, penalties, weights), weights)
+    monkeypatch.setattr(analysis, "_MOVED", 3 * Y.size)
+    found = analysis._scored(folds, Y, predicted, penalties, weights)
+    np.testing.assert_allclose(found, at_once, atol=1e-5)
+    assert np.abs(np.diff(at_once, axis=0)).max() > 1e-2
 
 
 def test_adjusted_r2_falls_with_width_where_there_is_nothing() -> None:

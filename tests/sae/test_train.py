@@ -13,6 +13,7 @@ import sae_lens
 import torch
 from safetensors.torch import load_file
 
+from moralprobe.activations.token_store import StoredTokens
 from moralprobe.errors import IntegrityError, NumericError, StoreError, UsageError
 from moralprobe.files import hash_file
 from moralprobe.models.load import choose_dtype
@@ -305,9 +306,23 @@ def test_trainings_from_one_store_of_states_read_the_model_once(
     few = len(read)
     assert 0 < few < whole, "norms of a few texts alone"
     assert trained("shuffled", 2, states=both, shuffled=True) and len(read) == few
-    # So few tokens are one shard, in the order of the texts: the same bits.
-    for name, value in streamed.items():
-        assert torch.equal(stored[name], value), name
-    # What was trained without the store isn't continued with it.
+    # As from a store of its layer alone, and another one than from the model only by its order.
+    for name, value in trained("alone", 1, states=tmp_path / "one").items():
+        torch.testing.assert_close(stored[name], value, rtol=1e-3, atol=1e-3)
+    assert any(not torch.equal(streamed[name], value) for name, value in stored.items())
+    figures = [
+        json.loads((tmp_path / name / "training.json").read_bytes())
+        for name in ("streamed", "stored", "alone")
+    ]
+    fvu = [next(iter(f["last"].values()))["fvu"] for f in figures]
+    assert fvu[0] == pytest.approx(fvu[1], abs=0.05) and fvu[1] == pytest.approx(fvu[2], abs=1e-3)
+    kept = [f["key"]["about"].get("stored") for f in figures]
+    assert kept[0] is None and kept[1] == kept[2]
+    # What was trained without the store isn't continued with it, or from one in another order.
     with pytest.raises(StoreError, match="belongs to another run"):
         trained("streamed", 1, states=both)
+    with monkeypatch.context() as other, pytest.raises(StoreError, match="belongs to another run"):
+        other.setattr(StoredTokens, "order", "another")
+        trained("stored", 1, states=both)
+    with pytest.raises(UsageError, match="a folder each"):
+        trained("same", 1, states=tmp_path / "same")
