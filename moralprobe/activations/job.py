@@ -113,10 +113,11 @@ def make_job(
     }
     ids = [text.ids for text in encoded]
     plan = best_plan(ids, share=options.share, **sizes)
-    in_order = sorted(encoded, key=lambda text: text.ids)
-    if plan.blocks and (why := why_not(model, in_order, max(layers))):
-        say(f"common beginnings are read again for every text: {why}")
-        plan = best_plan(ids, share=False, **sizes)
+    if plan.blocks:
+        in_order = sorted(encoded, key=lambda text: text.ids)
+        if why := why_not(model, in_order, max(layers), tree_tokens=max(plan.nodes)):
+            say(f"common beginnings are read again for every text: {why}")
+            plan = best_plan(ids, share=False, **sizes)
     texts = texts[
         [*plan.order, *range(len(encoded), texts.height)]
     ]  # what can't be read comes last

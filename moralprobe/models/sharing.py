@@ -15,8 +15,7 @@ from moralprobe.models.tokens import Batch, Encoded
 from moralprobe.sites import Site
 
 TRIED: Final = 512
-"""Tokens in the tree that is tried, more where texts are longer: no tree that is read later may be
-larger, as a window that counts nodes instead of positions cuts nothing from a small one."""
+"""Tokens in the tree that is tried, where it isn't known how large those are that are read."""
 _ALONE: Final = 4  # of its texts that are read alone
 _WINDOWS: Final = ("sliding_window", "window_size", "attention_chunk_size")
 _NEAR: Final = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.15}
@@ -24,7 +23,9 @@ _NEAR: Final = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.15}
 takes less, and a token that sees a wrong one moves by about its own size."""
 
 
-def why_not(model: CausalModel, texts: Sequence[Encoded], layer: int) -> str:
+def why_not(
+    model: CausalModel, texts: Sequence[Encoded], layer: int, *, tree_tokens: int = TRIED
+) -> str:
     """Return why beginnings can't be shared, or nothing.
 
     Sharing needs attention that sees all tokens before one and no other, positions that are handed
@@ -35,12 +36,15 @@ def why_not(model: CausalModel, texts: Sequence[Encoded], layer: int) -> str:
         model: which would read.
         texts: in lexicographic order of their ids.
         layer: the last that is read.
+        tree_tokens: tokens in the tree that is tried, more where texts are longer. None that is
+            read later may be larger: a window that counts nodes instead of positions cuts nothing
+            from a small one.
     """
     longest = max(map(len, texts))
     if why := _model_says(model, longest):
         return why
     # Two of the longest have room in it: a tree of one text would show nothing.
-    nodes = max(TRIED, 2 * longest)
+    nodes = max(tree_tokens, 2 * longest)
     start, stop = max(cut_blocks([text.ids for text in texts], nodes)[0], key=_most_texts)
     tree = list(texts[start:stop])
     try:
