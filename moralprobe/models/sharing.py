@@ -15,7 +15,7 @@ from moralprobe.models.tokens import Batch, Encoded
 from moralprobe.sites import Site
 
 TRIED: Final = 512
-"""Tokens in the tree that is tried, where it isn't known how large those are that are read."""
+"""Tokens in the largest tree that is read later, where the plan isn't known yet."""
 _ALONE: Final = 4  # of its texts that are read alone
 _WINDOWS: Final = ("sliding_window", "window_size", "attention_chunk_size")
 _NEAR: Final = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.15}
@@ -36,16 +36,13 @@ def why_not(
         model: which would read.
         texts: in lexicographic order of their ids.
         layer: the last that is read.
-        tree_tokens: tokens in the tree that is tried, more where texts are longer. None that is
-            read later may be larger: a window that counts nodes instead of positions cuts nothing
-            from a small one.
+        tree_tokens: tokens in the largest tree that is read later. The one that is tried is no
+            smaller: a window that counts nodes instead of positions cuts nothing from a small one.
     """
     longest = max(map(len, texts))
     if why := _model_says(model, longest):
         return why
-    # Two of the longest have room in it: a tree of one text would show nothing.
-    nodes = max(tree_tokens, 2 * longest)
-    start, stop = max(cut_blocks([text.ids for text in texts], nodes)[0], key=_most_texts)
+    start, stop = _tree_to_try([text.ids for text in texts], max(tree_tokens, longest))
     tree = list(texts[start:stop])
     try:
         together = _states(model, model.collate_trees([tree]), layer)
@@ -60,8 +57,15 @@ def why_not(
     return ""
 
 
-def _most_texts(block: tuple[int, int]) -> int:
-    return block[1] - block[0]
+def _tree_to_try(texts: Sequence[list[int]], tokens: int) -> tuple[int, int]:
+    """Return sorted texts whose tree has so many tokens, if there are so many: of those the most.
+
+    Cut at twice as many, only the last tree may have fewer, and two of the longest texts have room
+    in one: a tree of one text would show nothing.
+    """
+    blocks, sizes = cut_blocks(texts, 2 * tokens)
+    large = [block for block, size in zip(blocks, sizes, strict=True) if size >= tokens]
+    return max(large or blocks, key=lambda block: block[1] - block[0])
 
 
 def _states(model: CausalModel, batch: Batch, layer: int) -> torch.Tensor:

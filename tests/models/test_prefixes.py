@@ -10,11 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moralprobe.activations.plan import TREE_TOKENS
+from moralprobe.activations.plan import TREE_TOKENS, share_beginnings
 from moralprobe.models.causal import CausalModel
 from moralprobe.models.load import load_model
 from moralprobe.models.prefixes import ancestors, cut_blocks, grow
-from moralprobe.models.sharing import TRIED, why_not
+from moralprobe.models.sharing import TRIED, _tree_to_try, why_not
 from moralprobe.models.tiny import FAMILIES, tiny_model, tiny_tokenizer
 from moralprobe.models.tokens import Batch, Encoded
 from moralprobe.sites import Site
@@ -179,8 +179,30 @@ def test_a_window_that_counts_nodes_instead_of_positions_is_found_out() -> None:
     assert "states move by" in why_not(model, texts, model.n_layers - 1)
 
 
-def test_no_tree_is_larger_than_the_one_that_is_tried() -> None:
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("size", TREE_TOKENS)
+def test_no_tree_is_larger_than_the_one_that_is_tried(seed: int, size: int) -> None:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, [9, 30, 200][seed % 3], 300)
+    texts = sorted([1, *rng.integers(0, 4, n).tolist()] for n in lengths)
+    plan = share_beginnings(texts, tree_tokens=size, batch_tokens=2048, bytes_per_text=1)
+    start, stop = _tree_to_try(texts, max(*plan.nodes, *map(len, texts)))
+    assert len(grow(texts[start:stop]).ids) >= max(plan.nodes)
+    assert stop - start > 1
     assert max(TREE_TOKENS) <= TRIED
+
+
+def test_a_window_between_two_trees_is_found_out_by_the_larger() -> None:
+    """One of 100 nodes cuts nothing from trees of 64, and something from those of 256."""
+    model = counting_nodes()
+    words = sorted(f"it is often said that {a} and {b}" for a in "abcdefgh" for b in "stealing")
+    texts = sorted(
+        model.encode(words, [(0, len(word)) for word in words], max_tokens=128),
+        key=lambda text: text.ids,
+    )
+    last = model.n_layers - 1
+    assert why_not(model, texts, last, tree_tokens=48) == ""
+    assert "states move by" in why_not(model, texts, last, tree_tokens=256)
 
 
 def test_a_model_that_fails_on_a_tree_reads_texts_alone() -> None:
