@@ -196,7 +196,9 @@ def test_the_store_of_another_model(made: Path, store: Path) -> None:
     save_tiny("llama", Path("model"), n_layers=2, seed=1)
     before = (store / "manifest.json").read_bytes()
     other = ("extract", "model", made / "vectors.parquet", "--dtype", "fp32", "--out", store)
-    refused(moralprobe(*other, "--quiet"), "belongs to another run", r"model\.weights", "another folder")
+    refused(
+        moralprobe(*other, "--quiet"), "belongs to another run", r"model\.weights", "another folder"
+    )
     refused(moralprobe(*extract(made), "--out", store, "--layers", "1"), r"layers: there \[0, 1\]")
     assert (store / "manifest.json").read_bytes() == before
 
