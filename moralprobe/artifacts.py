@@ -193,15 +193,24 @@ class Artifact:
                     "give another folder, or repeat the command that made it",
                 )
             return artifact
-        if folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
+        cls.refuse_others(folder, kind)
+        artifact = cls(folder, kind, key, {})
+        artifact._write_manifest()
+        return artifact
+
+    @staticmethod
+    def refuse_others(folder: Path, kind: str) -> None:
+        """Refuse a folder without a manifest that holds other files.
+
+        Raises:
+            StoreError: as it says.
+        """
+        if folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir()):
             raise StoreError(
                 f"{folder} is not empty and holds no {kind}",
                 f"there is no {MANIFEST} in it",
                 "give a new or empty folder",
             )
-        artifact = cls(folder, kind, key, {})
-        artifact._write_manifest()
-        return artifact
 
     @staticmethod
     @contextlib.contextmanager

@@ -16,7 +16,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from moralprobe.foundations import AXES, AXIS_TAGS, POLES, PROTOTYPE_SCORE
-from moralprobe.geometry.arrays import Bools, Floats, Ints
+from moralprobe.geometry.arrays import Bools, Floats, Ints, distinct
 from moralprobe.geometry.confounds import word_overlap
 from moralprobe.geometry.draws import Draws, resampled, resampled_two
 from moralprobe.geometry.held_out import FOLDS
@@ -352,16 +352,15 @@ def _merged(pairs: pl.DataFrame, design: Design) -> tuple[Ints, Floats, Bools]:
     """Return a row of each text, its mean targets [t, 12] and its tags [t, 5]."""
     once = np.flatnonzero(pairs["row"].is_first_distinct().to_numpy())
     rows = pairs[once]
-    text, inverse = np.unique(design.text[once], return_inverse=True)
+    first, inverse = distinct(design.text[once])
     counts = np.bincount(inverse)
     columns = np.concatenate(
         [rows.select(*POLES, "judgment", "agreement").to_numpy(), tag_matrix(rows["axes"])], axis=1
     ).astype(np.float64)
-    sums = np.zeros((len(text), columns.shape[1]))
+    sums = np.zeros((len(first), columns.shape[1]))
     np.add.at(sums, inverse, columns)
     means = sums / counts[:, None]
-    first = once[np.unique(inverse, return_index=True)[1]]
-    return first, means[:, :12], means[:, 12:] >= 0.5
+    return once[first], means[:, :12], means[:, 12:] >= 0.5
 
 
 def _likenesses(

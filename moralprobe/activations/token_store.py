@@ -56,6 +56,7 @@ class StoredTokens(TokenSource):
         StoreError: the folder belongs to other tokens, layers or another model, or can't be
             written to; and where states are taken first, no space.
         NumericError: NaN or infinity in the states, where they are taken first.
+        IntegrityError: a manifest that isn't what was written.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class StoredTokens(TokenSource):
         self._sizes = np.array([tokens.counts[part].sum() for part in self._parts])
         if self._there() is None:
             check_writable(self.folder)
+            Artifact.refuse_others(self.folder, KIND)
 
     @property
     def order(self) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from moralprobe.analyses.common import CHUNK, joined, too_few
 from moralprobe.design import Design
-from moralprobe.geometry.arrays import Floats, blocks
+from moralprobe.geometry.arrays import Floats, blocks, distinct
 from moralprobe.geometry.confounds import (
     length_offset,
     length_share,
@@ -27,7 +27,7 @@ def length_explains(X: Floats, design: Design) -> Measure:
         X: [n_rows, d] hidden states of the design's rows.
         design: from `make_design`.
     """
-    _, first = np.unique(design.text, return_index=True)  # each text once
+    first, _ = distinct(design.text)  # each text once
     inverse = 1.0 / design.length[first]
     if len(np.unique(design.length[first])) < 2:
         return not_enough(

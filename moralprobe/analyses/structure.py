@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moralprobe.design import Design, Labelled
-from moralprobe.geometry.arrays import Floats, Ints
+from moralprobe.geometry.arrays import Floats, Ints, distinct
 from moralprobe.geometry.draws import Draws, as_spread, narrowed
 from moralprobe.geometry.measure import MIN_GROUPS, Measure, not_enough, summarise
 from moralprobe.geometry.similarity import similarity
@@ -50,7 +50,7 @@ def structure(X: Floats, design: Design, *, density: bool) -> list[Measure]:
         raise ValueError("the design was made without structure")
     # Clusters are found on distinct texts and scored on all rows; those of density are never found
     # again for an interval, which resamples the rows' groups.
-    _, first, text = np.unique(design.text, return_index=True, return_inverse=True)
+    first, text = distinct(design.text)
     found: list[Measure] = []
     if density:
         found += _density(density_clusters(X[first])[text], design, labelled)

@@ -22,7 +22,12 @@ def bag_of_words(texts: Sequence[str], *, dimensions: int = 256) -> NDArray[np.f
         texts: the actions.
         dimensions: of the truncated singular value decomposition; fewer where texts are few.
     """
-    return _reduced(_tfidf(texts), dimensions)
+    # In one order, whichever they are handed over in: what is drawn by chance follows the rows.
+    order = sorted(range(len(texts)), key=texts.__getitem__)
+    reduced = _reduced(_tfidf([texts[i] for i in order]), dimensions)
+    found = np.empty_like(reduced)
+    found[order] = reduced
+    return found
 
 
 def character_ngrams(words: Sequence[str], *, dimensions: int = 256) -> NDArray[np.float32]:
@@ -66,13 +71,16 @@ def topics(texts: Sequence[str], *, most: int = 20, texts_each: int = 100) -> ND
     k = int(np.clip(len(texts) // texts_each, 1, most))
     if k == 1:
         return np.zeros(len(texts), np.int64)
-    features = bag_of_words(texts, dimensions=64)
+    order = sorted(range(len(texts)), key=texts.__getitem__)
+    features = bag_of_words([texts[i] for i in order], dimensions=64)
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", ConvergenceWarning
         )  # texts so alike that they are one topic
         labels = KMeans(k, n_init=1, random_state=0).fit_predict(features)
-    return np.asarray(labels, np.int64)
+    found = np.empty(len(texts), np.int64)
+    found[order] = labels
+    return found
 
 
 def _tfidf(texts: Sequence[str]):  # type: ignore[no-untyped-def]  # a scipy sparse matrix

@@ -60,10 +60,10 @@ def why_not(
 def _tree_to_try(texts: Sequence[list[int]], tokens: int) -> tuple[int, int]:
     """Return sorted texts whose tree has so many tokens, if there are so many: of those the most.
 
-    Cut at twice as many, only the last tree may have fewer, and two of the longest texts have room
-    in one: a tree of one text would show nothing.
+    With room for a text more, only the last tree may have fewer, and two of the longest texts have
+    room in one: a tree of one text would show nothing.
     """
-    blocks, sizes = cut_blocks(texts, 2 * tokens)
+    blocks, sizes = cut_blocks(texts, tokens + max(map(len, texts)))
     large = [block for block, size in zip(blocks, sizes, strict=True) if size >= tokens]
     return max(large or blocks, key=lambda block: block[1] - block[0])
 

@@ -108,7 +108,7 @@ def train_on_tokens(
         The folders.
 
     Raises:
-        UsageError: states and autoencoders in the same folder.
+        UsageError: autoencoders in the folder of the states.
         As `read_texts`, `StoredTokens` and `sae.train.train`.
     """
     tokens, _ = read_texts(model, texts)
@@ -118,10 +118,11 @@ def train_on_tokens(
     if states is None:
         source = TokenSource(model, tokens, layers, seed=ORDER, step=step)
     else:
-        if Path(states).resolve() == Path(out).resolve():
+        place = Path(out).resolve()
+        if Path(states).resolve() in (place, *place.parents):
             raise UsageError(
-                "token states and autoencoders have a folder each",
-                f"{out} is to hold both",
+                "token states have a folder of their own",
+                f"{states} is to hold {out} too",
                 "give another --states",
             )
         source = kept = StoredTokens(model, tokens, layers, states, seed=ORDER, step=step)

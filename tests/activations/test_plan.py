@@ -6,11 +6,14 @@ import pytest
 import torch
 import transformers
 
+from moralprobe.activations import job
 from moralprobe.activations.extract import extract
 from moralprobe.activations.plan import share_beginnings
+from moralprobe.data.texts import Texts
 from moralprobe.models.load import load_model
 from moralprobe.models.tiny import tiny_tokenizer
 from tests.activations.test_extract import starter
+from tests.models.test_prefixes import counting_nodes
 
 
 @pytest.mark.parametrize("longest", [1, 60, 500, 3000])
@@ -45,3 +48,17 @@ def test_a_model_without_attention_is_read(tmp_path) -> None:
     with torch.inference_mode():  # this family's are those after each block, without the input
         alone = network(ids, output_hidden_states=True).hidden_states[0][0, -1]
     torch.testing.assert_close(torch.from_numpy(store.layer("last", 0)[0]), alone)
+
+
+def test_the_tree_that_is_tried_is_no_smaller_than_the_plans(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A window that counts nodes cuts nothing from small trees: a small trial would let it pass."""
+    model = counting_nodes()
+    actions = [f"most people would say {a} and {b}" for a in "abcdefgh" for b in "stealing"]
+    monkeypatch.setattr(job, "width_cost", lambda shape: 0.0)  # the largest trees are the best
+    said: list[str] = []
+    made = job.make_job(model, Texts(actions), job.Options(), said.append)
+    assert not made.plan.blocks and "states move by" in said[0]
+    monkeypatch.setattr(job, "why_not", lambda *_, **__: "")
+    assert max(job.make_job(model, Texts(actions), job.Options()).plan.nodes) > 100

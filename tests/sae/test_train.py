@@ -324,5 +324,11 @@ def test_trainings_from_one_store_of_states_read_the_model_once(
     with monkeypatch.context() as other, pytest.raises(StoreError, match="belongs to another run"):
         other.setattr(StoredTokens, "order", "another")
         trained("stored", 1, states=both)
-    with pytest.raises(UsageError, match="a folder each"):
-        trained("same", 1, states=tmp_path / "same")
+    for name in ("same", "same/one"):
+        with pytest.raises(UsageError, match="a folder of their own"):
+            trained(name, 1, states=tmp_path / "same")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/precious.txt").write_text("mine")
+    with pytest.raises(StoreError, match="not empty"):
+        trained("late", 1, states=tmp_path / "mine")
+    assert not (tmp_path / "late").exists()
