@@ -72,7 +72,7 @@ def topics(texts: Sequence[str], *, most: int = 20, texts_each: int = 100) -> ND
     if k == 1:
         return np.zeros(len(texts), np.int64)
     order = sorted(range(len(texts)), key=texts.__getitem__)
-    features = bag_of_words([texts[i] for i in order], dimensions=64)
+    features = bag_of_words(texts, dimensions=64)[order]
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", ConvergenceWarning

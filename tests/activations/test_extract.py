@@ -156,6 +156,24 @@ def test_each_token_is_read_once_and_the_vectors_travel_along(tmp_path: Path, sh
     assert store.vectors().frame.equals(vectors.frame)
 
 
+@pytest.mark.usefixtures("shared")
+def test_a_text_has_its_own_vectors_whichever_tree_it_is_read_in(tmp_path: Path) -> None:
+    """Trees stand by their size and texts by their length: each must find its states."""
+    # Cut short, texts have more in common.
+    trees = extract(tiny(), starter(), tmp_path / "trees", max_tokens=12)
+    alone = extract(tiny(), starter(), tmp_path / "alone", max_tokens=12, share=False)
+    assert trees.key["batches"] != alone.key["batches"]
+    names = alone.texts["text"].to_list()
+    assert trees.texts["text"].to_list() != names
+    place = [trees.texts["text"].to_list().index(text) for text in names]
+    other = everything(trees)
+    for name, values in everything(alone).items():
+        np.testing.assert_allclose(
+            other[name][place], values, rtol=1e-3, atol=1e-4, err_msg=str(name)
+        )
+    assert alone.texts.equals(trees.texts[place])
+
+
 def test_layers_and_poolings_are_those_asked_for(tmp_path: Path) -> None:
     store = extract(tiny(), starter(20), tmp_path / "s", layers="0-2:2", poolings="last")
     assert store.layers == (0, 2) and store.poolings == ("last",)

@@ -168,13 +168,17 @@ def counting_nodes() -> CausalModel:
     )
 
 
-def test_a_window_that_counts_nodes_instead_of_positions_is_found_out() -> None:
-    model = counting_nodes()
+def many_that_begin_alike(model: CausalModel) -> list[Encoded]:
     words = sorted(f"it is often said that {a} and {b}" for a in "abcdefgh" for b in "stealing")
-    texts = sorted(
+    return sorted(
         model.encode(words, [(0, len(word)) for word in words], max_tokens=128),
         key=lambda text: text.ids,
     )
+
+
+def test_a_window_that_counts_nodes_instead_of_positions_is_found_out() -> None:
+    model = counting_nodes()
+    texts = many_that_begin_alike(model)
     assert max(map(len, texts)) < 100 < len(grow([text.ids for text in texts]).ids)
     assert "states move by" in why_not(model, texts, model.n_layers - 1)
 
@@ -195,11 +199,7 @@ def test_no_tree_is_larger_than_the_one_that_is_tried(seed: int, size: int) -> N
 def test_a_window_between_two_trees_is_found_out_by_the_larger() -> None:
     """One of 100 nodes cuts nothing from trees of 64, and something from those of 256."""
     model = counting_nodes()
-    words = sorted(f"it is often said that {a} and {b}" for a in "abcdefgh" for b in "stealing")
-    texts = sorted(
-        model.encode(words, [(0, len(word)) for word in words], max_tokens=128),
-        key=lambda text: text.ids,
-    )
+    texts = many_that_begin_alike(model)
     last = model.n_layers - 1
     assert why_not(model, texts, last, tree_tokens=48) == ""
     assert "states move by" in why_not(model, texts, last, tree_tokens=256)
